@@ -1,0 +1,1 @@
+"""molino: an experiment harness for small language models on PyTorch Lightning and Hydra."""

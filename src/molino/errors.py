@@ -1,0 +1,49 @@
+"""What can go wrong through no fault of the code, and the exit status that says which.
+
+Every message is one line: what was asked, why it cannot be, what to do. The entry points print it without a
+traceback (`debug=traceback` shows one) and leave with `exit_code`.
+"""
+
+
+class MolinoError(Exception):
+    """Base of all errors a person can mend by changing what was asked or where it runs."""
+
+    exit_code = 1
+
+
+class ConfigError(MolinoError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class DataError(MolinoError):
+    """A corpus, a tokenizer or a prompt cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(MolinoError):
+    """A run or a checkpoint is missing, damaged, finished or does not fit."""
+
+    exit_code = 4
+
+
+class ResourceError(MolinoError):
+    """The machine lacks something: a GPU, disk space, a permission."""
+
+    exit_code = 5
+
+
+class NonFiniteError(MolinoError):
+    """The loss or a gradient became nan or inf."""
+
+    exit_code = 6
+
+
+class Interrupted(MolinoError):
+    """A signal asked the run to stop; it saved a checkpoint first. Exit status 128 + signal, as shells count."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum

@@ -1,0 +1,69 @@
+"""From Hydra's configuration to the plain settings a verb works with, for new runs and for runs that exist."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from molino.errors import ConfigError
+from molino.runs.directory import read_config
+
+# What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
+# `debug` change the plan of the run.
+RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback")
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as a plain dict, its interpolations resolved and its paths without `~`."""
+    OmegaConf.set_readonly(config, False)
+    for name, path in config.paths.items():
+        if isinstance(path, str):
+            config.paths[name] = str(Path(path).expanduser())
+    settings = OmegaConf.to_container(config, resolve=True)
+    settings.pop("debug", None)  # what it says has been done when the configuration was composed
+    if settings.get("data"):
+        settings["data"].pop("path", None)  # short for data.corpus.path, which refers to it
+    return settings
+
+
+def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the settings `run` was started with, with today's paths and, if asked for, hardware.
+
+    Args:
+        settings: what was composed today.
+        overrides: what was typed today.
+
+    Raises:
+        ConfigError: something was typed that would make it another run.
+    """
+    for override in overrides:
+        if not override.lstrip("+").startswith(RESUMABLE):
+            raise ConfigError(
+                f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
+                "start a new run for it"
+            )
+    stored = read_config(run)
+    if any(override.lstrip("+").startswith("hardware") for override in overrides):
+        stored["hardware"] = settings["hardware"]
+    return relocate(stored, settings["paths"])
+
+
+def relocate(stored: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with the paths of this machine in place of those it was trained with."""
+    stored["paths"] = paths
+    for section in (stored["data"], stored["data"]["corpus"]):
+        section.update({name: paths[name] for name in ("cache", "mirror") if name in section and name in paths})
+    return stored
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested settings as {'model.n_layer': 4, ...}; a target by its last name."""
+    leaves: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        elif name == "_target_":
+            leaves[prefix.rstrip(".")] = value.rsplit(".", 1)[-1]
+        elif not name.startswith("_"):
+            leaves[f"{prefix}{name}"] = value
+    return leaves
