@@ -1,0 +1,64 @@
+"""IMDB Large Movie Review v1.0 (Maas et al., ACL 2011): 50,000 reviews, each positive or negative."""
+
+import hashlib
+
+from molino.data.archives import read_members
+from molino.data.corpora.remote import remote_file
+from molino.data.corpus import decode, digest
+from molino.data.download import at_hand, fetch
+from molino.errors import DataError
+
+REVIEWS_PER_FOLDER = 12_500
+# Of the last 10 % of the training reviews. Reviews of one film have neighbouring numbers, so a block keeps a film's
+# reviews on one side where a random choice would spread them over both.
+VALIDATION_REVIEWS = 2_500
+MEMBERS = r"aclImdb/(train|test)/(pos|neg)/\d+_\d+\.txt"
+
+
+class Imdb:
+    """The labelled reviews, ordered by number with positive and negative ones alternating.
+
+    'train' and 'val' are the first 90 % and the last 10 % of the archive's train part, 'test' is its test part.
+
+    Args:
+        licence: its licence.
+        sha256: checksum of the reviews themselves, in their order, each followed by a NUL byte; train part first.
+        whole: url, sha256 and mirror_path of the full archive.
+        labelled: the same of an archive without the unlabelled reviews; taken where it is at hand and the full one is
+            not. Both hold the same reviews.
+        cache: folder for downloads.
+        mirror: folder that holds `raw/`, or None.
+    """
+
+    name = "imdb"
+    documents = True
+    entropy_per_character = None
+
+    def __init__(self, licence: str, sha256: str, whole: dict, labelled: dict, cache: str, mirror: str | None = None):
+        self.licence, self.sha256, self.cache, self.mirror = licence, sha256, cache, mirror
+        archives = [remote_file(whole), remote_file(labelled)]
+        self.file = next((file for file in archives if at_hand(file, cache, mirror)), archives[0])
+
+    def fingerprint(self) -> str:
+        return digest(self.sha256, VALIDATION_REVIEWS)
+
+    def labels(self) -> dict[str, list[int]]:
+        """Return the sentiment of each review, in the order of `read`: 1 positive, 0 negative."""
+        labels = [1, 0] * REVIEWS_PER_FOLDER
+        return {"train": labels[:-VALIDATION_REVIEWS], "val": labels[-VALIDATION_REVIEWS:], "test": labels}
+
+    def read(self) -> dict[str, list[str]]:
+        """Return the reviews. Takes some ten seconds, for the archives are slow to decompress."""
+        path = fetch(self.file, self.cache, self.mirror)
+        reviews = {}
+        for name, contents in read_members(path, MEMBERS):
+            _, part, folder, file_name = name.split("/")
+            reviews[part == "test", int(file_name.split("_")[0]), folder == "neg"] = contents
+        ordered = [reviews[key] for key in sorted(reviews)]
+        found = hashlib.sha256(b"".join(review + b"\0" for review in ordered)).hexdigest()
+        if found != self.sha256:
+            raise DataError(f"{path} does not hold the expected reviews (sha256 {found}, not {self.sha256})")
+        texts = [decode(review, path) for review in ordered]
+        test_start = 2 * REVIEWS_PER_FOLDER
+        val_start = test_start - VALIDATION_REVIEWS
+        return {"train": texts[:val_start], "val": texts[val_start:test_start], "test": texts[test_start:]}

@@ -1,0 +1,89 @@
+"""Text of the user's own: a file, a folder or a pattern."""
+
+import hashlib
+from pathlib import Path
+
+from molino.data.corpus import check_train_fraction, decode, digest, split_documents, split_fraction
+from molino.errors import ConfigError, DataError
+
+SUFFIXES = (".txt", ".md")
+# What a file that is not plain text begins with. UTF-32 stands before UTF-16, whose mark it begins with.
+ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"%PDF": "PDF"}
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
+class UserText:
+    """A file is one continuous text; the files of a folder or a pattern are documents, in the order of their paths.
+
+    Args:
+        path: a file, a folder (its .txt and .md files, at any depth) or a pattern such as `books/**/*.txt`.
+        train_fraction: share of the characters or of the documents, from the start, to train on.
+        encoding: of all the files.
+
+    Raises:
+        ConfigError: `path` is not given.
+        DataError: nothing is there.
+    """
+
+    licence = "the user's own text"
+    entropy_per_character = None
+
+    def __init__(self, path: str | None = None, train_fraction: float = 0.9, encoding: str = "utf-8"):
+        if not path:
+            raise ConfigError("data=text needs data.path=<file, folder or glob>")
+        check_train_fraction(train_fraction)
+        self.paths = _find(Path(path).expanduser())
+        self.name, self.train_fraction, self.encoding = Path(path).absolute().name, train_fraction, encoding
+        self.documents = len(self.paths) > 1
+
+    def fingerprint(self) -> str:
+        checksums = [hashlib.sha256(_bytes(path)).hexdigest() for path in self.paths]
+        return digest(checksums, self.train_fraction, self.encoding)
+
+    def read(self) -> dict[str, list[str]]:
+        """Return the splits; files of white space alone are left out."""
+        texts = [text for text in (_read(path, self.encoding) for path in self.paths) if text.strip()]
+        if not texts:
+            raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
+        if not self.documents:
+            return split_fraction(texts[0], self.train_fraction)
+        return split_documents(texts, self.train_fraction)
+
+
+def _find(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+    else:
+        found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    files = sorted(file for file in found if file.is_file())
+    if not files:
+        reason = f"has no {' or '.join(SUFFIXES)} file" if path.is_dir() else "does not exist"
+        raise DataError(f"data.path={path} {reason}; give a file, a folder or a glob (now in {Path.cwd()})")
+    return files
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _read(path: Path, encoding: str) -> str:
+    data = _bytes(path)
+    for magic, kind in ARCHIVES.items():
+        if data.startswith(magic):
+            raise DataError(f"{path} is a {kind} file, not plain text; unpack it first")
+    guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
+    if guess and guess not in encoding.lower():
+        raise DataError(
+            f"{path} is not {encoding}: its bytes at offset 0 mark {guess}; add data.corpus.encoding={guess}"
+        )
+    return decode(data, path, encoding)

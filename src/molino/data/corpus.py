@@ -1,0 +1,109 @@
+"""What a corpus is, and the pure helpers every corpus is made with.
+
+A corpus is split in contiguous blocks and never shuffled: neighbouring passages resemble one another, so a shuffled
+split would test a model on what it has almost seen.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Protocol
+
+from molino.errors import ConfigError, DataError
+
+
+class Corpus(Protocol):
+    """Text with its name, its licence and its splits.
+
+    Attributes:
+        name: what tables and run directories call it.
+        licence: under which terms the text may be used.
+        documents: True for many independent documents, to be separated by `<|endoftext|>` in the token stream; False
+            for one continuous text.
+        entropy_per_character: exact entropy rate in nats where it is known: no model can have a lower expected loss.
+    """
+
+    name: str
+    licence: str
+    documents: bool
+    entropy_per_character: float | None
+
+    def fingerprint(self) -> str:
+        """Return a sha256 in hex that changes whenever the text or the split changes.
+
+        It follows from pinned checksums where there are some, so that a run whose tokens are cached starts at once.
+        """
+        ...
+
+    def read(self) -> dict[str, list[str]]:
+        """Return the texts of each split: 'train', 'val' and, where the corpus has one, 'test'.
+
+        A continuous text is a list of one element.
+
+        Raises:
+            DataError: the text is missing, damaged, empty or not in the expected encoding.
+            ResourceError: a download cannot be stored.
+        """
+        ...
+
+
+def check_train_fraction(train_fraction: float) -> None:
+    """Raise ConfigError unless 0 < train_fraction < 1."""
+    if not 0 < train_fraction < 1:
+        raise ConfigError(
+            f"train_fraction={train_fraction} leaves no text to train on or none to validate on; "
+            "give a number between 0 and 1, such as 0.9"
+        )
+
+
+def split_fraction(text: str, train_fraction: float) -> dict[str, list[str]]:
+    """Split one continuous text: the first `train_fraction` of its characters are 'train', the rest 'val'.
+
+    Raises:
+        ConfigError: `train_fraction` is not between 0 and 1.
+        DataError: the text is so short that a split would be empty.
+    """
+    check_train_fraction(train_fraction)
+    cut = int(train_fraction * len(text))
+    if not 0 < cut < len(text):
+        raise DataError(f"a text of {len(text)} characters is too short to split; give a longer one")
+    return {"train": [text[:cut]], "val": [text[cut:]]}
+
+
+def split_documents(documents: list[str], train_fraction: float) -> dict[str, list[str]]:
+    """Split whole documents: the first `train_fraction` of them are 'train', the rest 'val', each at least one.
+
+    A single document is split as a continuous text.
+
+    Raises:
+        ConfigError: `train_fraction` is not between 0 and 1.
+        DataError: there is no document, or one that is too short to split.
+    """
+    check_train_fraction(train_fraction)
+    if len(documents) < 2:
+        return split_fraction("".join(documents), train_fraction)
+    cut = min(max(int(train_fraction * len(documents)), 1), len(documents) - 1)
+    return {"train": documents[:cut], "val": documents[cut:]}
+
+
+def decode(data: bytes, origin: str | Path, encoding: str = "utf-8") -> str:
+    """Decode the bytes of `origin`; a byte order mark is dropped, line ends stay as they are.
+
+    Raises:
+        ConfigError: Python knows no such encoding.
+        DataError: the bytes are not in this encoding; names `origin` and the offset of the first bad byte.
+    """
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ConfigError(f"encoding={encoding} is unknown; utf-8, utf-16, latin-1 and cp1252 are common") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{origin} is not {encoding}: byte 0x{data[error.start]:02x} at offset {error.start:,}; "
+            "convert the file or name its encoding with data.corpus.encoding="
+        ) from error
+
+
+def digest(*facts: object) -> str:
+    """Return the sha256 in hex of plain facts (numbers, strings, lists and dicts of them)."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""The LightningDataModule: corpus, tokenizer and batches behind Lightning's interface."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from molino.data.batches import BATCHES, EvaluationWindows, TrainingBlocks, draw_block, evaluation_windows
+from molino.data.corpus import Corpus
+from molino.data.tokens import Split, prepare
+from molino.errors import ConfigError
+
+
+class TextDataModule(LightningDataModule):
+    """Text as blocks of training batches and as windows for exact evaluation.
+
+    Args:
+        corpus: what to read; see molino.data.corpus.
+        tokenizer: a partial that makes a tokenizer of the training texts; see molino.data.tokenizers.
+        batches: `windows` of the token stream or `documents` (a random window of each).
+        block_size: context length in tokens.
+        batch_size: rows of a micro-batch, over all processes together.
+        accumulate: micro-batches of an optimizer step.
+        max_steps: optimizer steps of the run.
+        steps_per_block: optimizer steps drawn, and trained, at once.
+        seed: decides every batch.
+        distinct_batches: train on the batches of the first so many steps over and over, None for always new ones.
+        cache: folder for tokenizers and tokens.
+
+    After `prepare_data` and `setup`: `tokenizer`, `splits` (name -> Split).
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: functools.partial,
+        batches: str,
+        block_size: int,
+        batch_size: int,
+        cache: str,
+        distinct_batches: int | None = None,
+        accumulate: int = 1,
+        max_steps: int = 1,
+        steps_per_block: int = 1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not callable(tokenizer):
+            raise ConfigError(f"data.tokenizer={tokenizer} says nothing to call: choose data/tokenizer={tokenizer}")
+        if not hasattr(corpus, "read"):
+            raise ConfigError(f"data.corpus={corpus} is no corpus: choose one with data=<name>")
+        if batches not in BATCHES:
+            raise ConfigError(f"data.batches={batches} is unknown: choose {' or '.join(BATCHES)}")
+        sizes = {"block_size": block_size, "batch_size": batch_size, "distinct_batches": distinct_batches}
+        for name, value in sizes.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name}={value} must be at least 1")
+        self.corpus, self.train_tokenizer, self.cache = corpus, tokenizer, Path(cache).expanduser()
+        self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
+        self.distinct_batches = distinct_batches
+        self.accumulate, self.max_steps, self.steps_per_block, self.seed = accumulate, max_steps, steps_per_block, seed
+        self.splits: dict[str, Split] = {}
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.accumulate * self.batch_size * self.block_size
+
+    def prepare_data(self) -> None:
+        """Fill the cache. Lightning calls it on one process only."""
+        prepare(self.corpus, self.train_tokenizer, self.cache)
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            self.tokenizer, self.splits = prepare(self.corpus, self.train_tokenizer, self.cache)
+            self.draw = BATCHES[self.batches](
+                self.splits["train"], self.block_size, self.seed, self.tokenizer.padding_id
+            )
+
+    def train_dataloader(self) -> TrainingBlocks:
+        rank, world_size = self._processes()
+        if self.batch_size % world_size:
+            raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {world_size} processes evenly")
+
+        def block(first_step: int, count: int):
+            steps = first_step + np.arange(count)
+            if self.distinct_batches is not None:
+                steps %= self.distinct_batches
+            return draw_block(self.draw, steps, self.accumulate, self.batch_size, rank, world_size)
+
+        return TrainingBlocks(block, lambda: self.trainer.global_step, self.max_steps, self.steps_per_block)
+
+    def val_dataloader(self) -> EvaluationWindows:
+        return evaluation_windows(
+            self.splits["val"], self.block_size, self.block_size, self.tokenizer.size, *self._processes()
+        )
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

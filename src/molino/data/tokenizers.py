@@ -1,0 +1,215 @@
+"""Tokenizers: text to ids and back. Inside is always a Hugging Face `tokenizers.Tokenizer`, saved as tokenizer.json.
+
+The functions `train_*` and `load_pretrained` all have the form `train(texts) -> Tokenizer` once their settings are
+bound; the texts are those of the training split only.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from molino.data import fast_encoders as fast
+from molino.errors import ConfigError, DataError
+from molino.files import write_text
+
+# The names under which the special tokens are looked for in any vocabulary, the likeliest first.
+UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
+PADDING = ("<pad>", "[PAD]", "<|pad|>")
+END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+SPECIALS = (UNKNOWN[0], PADDING[0], END_OF_TEXT[0])  # ids 0, 1, 2 in all kinds that are trained here
+BYTES = 256
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    A text is only ever text: no beginning or end marks are added, nothing is cut off or padded, and the name of a
+    special token in a text is encoded like any other characters. (Where the tokens are words, a word of the corpus
+    that reads `<unk>` is the word `<unk>`.) A lone surrogate is read as U+FFFD.
+
+    Args:
+        backend: is taken over and set up; do not use it elsewhere.
+
+    Attributes:
+        backend: the library's tokenizer.
+        size: number of rows an embedding needs: the largest id + 1.
+        unknown_id, padding_id, end_of_text_id: None where the vocabulary has no such token.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.backend = backend
+        self.size = max(vocabulary.values(), default=-1) + 1
+        self.unknown_id = _first(UNKNOWN, vocabulary)
+        self.padding_id = _first(PADDING, vocabulary)
+        self.end_of_text_id = _first(END_OF_TEXT, vocabulary)
+        self._encoder = fast.encoder_for(backend, self.unknown_id, np.uint16 if self.size <= 1 << 16 else np.uint32)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of `text`, shape (N,), uint16 if all ids fit in it, else uint32."""
+        return self._encoder.encode(text)
+
+    def decode(self, ids: Any) -> str:
+        """Return the text of `ids`, a sequence or array of integers. Special tokens appear by name."""
+        return self.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the distinct characters or words of `text` that are not in the vocabulary, in order of appearance."""
+        return self._encoder.unknown(text)
+
+    def token(self, id: int) -> str:
+        """Return the token with this id, as it stands in the vocabulary.
+
+        Raises:
+            DataError: there is none.
+        """
+        token = self.backend.id_to_token(int(id)) if id >= 0 else None
+        if token is None:
+            raise DataError(f"the tokenizer has no token {id}: its ids go from 0 to {self.size - 1}")
+        return token
+
+    def json(self) -> str:
+        """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
+        return self.backend.to_str()
+
+    def save(self, path: Path) -> None:
+        """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.
+
+        Raises:
+            ResourceError: the place cannot be written.
+        """
+        write_text(Path(path), self.backend.to_str(pretty=True))
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read a tokenizer.json, or the one in the folder `path`.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = Path(path).expanduser()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            text = file.read_text("utf-8")
+        except OSError as error:
+            raise DataError(f"the tokenizer {file} cannot be read ({error.strerror}); check the path") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is no tokenizer.json: it is not text") from error
+        return cls._from_json(text, file)
+
+    @classmethod
+    def _from_json(cls, text: str, origin: object) -> "Tokenizer":
+        try:
+            backend = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # The library raises bare Exception for whatever it cannot read.
+            raise DataError(
+                f"{origin} is no tokenizer.json, or a damaged one ({' '.join(str(error).split())})"
+            ) from error
+        return cls(backend)
+
+    def __reduce__(self):
+        # The library's own copies forget `encode_special_tokens`, which would change ids without a word.
+        return Tokenizer._from_json, (self.json(), "a copied tokenizer")
+
+
+def train_char(texts: list[str]) -> Tokenizer:
+    """One token a code point, by code point. Decoding gives back the exact text, but for unknown characters."""
+    return Tokenizer(fast.char_backend(_numbered([*SPECIALS, *fast.alphabet(texts)])))
+
+
+def train_word(texts: list[str], min_freq: int = 1, max_size: int | None = None) -> Tokenizer:
+    """Words by torchtext's `basic_english` rules: lower-cased, punctuation split off or dropped.
+
+    Args:
+        texts: the training split.
+        min_freq: rarer words are unknown.
+        max_size: largest vocabulary, special tokens included; the most frequent words stay, ties alphabetically.
+
+    Raises:
+        ConfigError: `min_freq` is below 1 or `max_size` below 4.
+    """
+    return _train_words(texts, fast.BASIC_ENGLISH, min_freq, max_size)
+
+
+def train_whitespace(
+    texts: list[str], end_of_line: str | None = "<eos>", min_freq: int = 1, max_size: int | None = None
+) -> Tokenizer:
+    """Words split at white space and otherwise left alone, as for Penn Treebank and WikiText.
+
+    Args:
+        texts: the training split.
+        end_of_line: the token that stands for each newline; None where newlines are mere white space.
+        min_freq: rarer words are unknown.
+        max_size: largest vocabulary, special tokens included; the most frequent words stay, ties alphabetically.
+
+    Raises:
+        ConfigError: `end_of_line` is empty or holds white space, `min_freq` is below 1 or `max_size` below 4.
+    """
+    if end_of_line is not None and end_of_line.split() != [end_of_line]:
+        raise ConfigError(f"end_of_line={end_of_line!r} is not one word: use a name like <eos>, or null for none")
+    return _train_words(texts, fast.whitespace_rules(end_of_line), min_freq, max_size)
+
+
+def train_bpe(texts: list[str], size: int) -> Tokenizer:
+    """Byte-level BPE as in GPT-2: any text is encoded without loss, nothing is unknown.
+
+    Args:
+        texts: the training split.
+        size: vocabulary size: 3 special tokens, 256 bytes, the rest merges. It comes out smaller where the texts have
+            no more to merge.
+
+    Raises:
+        ConfigError: `size` leaves no room for the bytes.
+    """
+    least = BYTES + len(SPECIALS)
+    if size < least:
+        raise ConfigError(f"size={size} is too small: {BYTES} bytes and {len(SPECIALS)} special tokens need {least}")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator((fast.whole(piece) for text in texts for piece in fast.pieces(text, 1 << 15)), trainer)
+    return Tokenizer(backend)
+
+
+def load_pretrained(texts: list[str], path: str) -> Tokenizer:
+    """An existing tokenizer.json, or the folder that holds it. The texts play no part.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    return Tokenizer.load(Path(path))
+
+
+def _train_words(texts: list[str], rules: fast.WordRules, min_freq: int, max_size: int | None) -> Tokenizer:
+    if min_freq < 1:
+        raise ConfigError(f"min_freq={min_freq} must be at least 1")
+    if max_size is not None and max_size <= len(SPECIALS):
+        raise ConfigError(f"max_size={max_size} leaves no room for words: use at least {len(SPECIALS) + 1}, or null")
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for words in rules.words(text):
+            counts.update(words)
+    ranked = sorted((-count, word) for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
+    vocabulary = [*SPECIALS, *(word for _, word in ranked)]
+    return Tokenizer(fast.word_backend(_numbered(vocabulary[:max_size]), rules))
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _first(names: tuple[str, ...], vocabulary: dict[str, int]) -> int | None:
+    return next((vocabulary[name] for name in names if name in vocabulary), None)

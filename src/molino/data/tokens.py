@@ -1,0 +1,159 @@
+"""From corpus to token arrays, through a cache that any number of runs share.
+
+    <cache>/tokenizers/<key>.json     key: sha256 of corpus + how the tokenizer is trained
+    <cache>/tokens/<key>/             key: sha256 of corpus + tokenizer.json
+        train.npy  val.npy  ...       one flat array of ids a split, memory-mapped when read
+        train.documents.npy  ...      where each document's <|endoftext|> marks stand
+        meta.json                     characters, bytes and unknown tokens of each split; written last
+
+Whatever changes text or tokenizer changes the key, so nothing in the cache is ever stale. Each entry is made under a
+lock and takes its name when it is whole: of two runs that prepare the same corpus one works and the other waits.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molino.console import working
+from molino.data.corpus import Corpus
+from molino.data.tokenizers import Tokenizer
+from molino.errors import DataError
+from molino.files import atomic_write, lock, sha256_file, write_text
+
+HINT = "; set MOLINO_CACHE or paths.cache"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tokens of one split.
+
+    Attributes:
+        tokens: ids, shape (N,), memory-mapped.
+        marks: positions that bound the documents, shape (documents + 1,). Document i with the marks around it is
+            `tokens[marks[i] : marks[i + 1] + 1]`; a continuous text is one document from 0 to N - 1.
+        characters, bytes: size of the text (code points; UTF-8 bytes).
+        unknown: how many tokens are <unk>.
+    """
+
+    name: str
+    tokens: np.ndarray
+    marks: np.ndarray
+    characters: int
+    bytes: int
+    unknown: int
+
+
+def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Tokenizer, dict[str, Split]]:
+    """Return the tokenizer that `train` makes of the training split, and every split as tokens.
+
+    Both are made once per corpus and settings, and the corpus is read at most once.
+
+    Raises:
+        DataError: the corpus cannot be read, or what the cache holds of it.
+        ResourceError: the cache cannot be written.
+    """
+    read = functools.cache(corpus.read)
+    path = Path(cache) / "tokenizers" / f"{_digest(corpus.fingerprint(), _settings(train))}.json"
+    _make_once(path, path, f"making a tokenizer of {corpus.name}", lambda: train(read()["train"]).save(path))
+    try:
+        tokenizer = Tokenizer.load(path)
+    except DataError as error:
+        raise DataError(f"{error}: delete that file") from error
+    specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
+    if tokenizer.size <= len(specials):
+        raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
+    return tokenizer, prepare_tokens(corpus, tokenizer, cache, read)
+
+
+def prepare_tokens(
+    corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[str]]] | None = None
+) -> dict[str, Split]:
+    """Return every split of `corpus` as tokens of a tokenizer that exists; as `prepare`.
+
+    Args:
+        read: used in place of `corpus.read`.
+    """
+    directory = Path(cache) / "tokens" / corpus_digest(corpus, tokenizer)
+    _make_once(
+        directory,
+        directory / "meta.json",
+        f"turning {corpus.name} into tokens",
+        lambda: _encode(corpus, (read or corpus.read)(), tokenizer, directory),
+    )
+    try:
+        meta = json.loads((directory / "meta.json").read_text("utf-8"))
+        return {name: _load(directory, name, counts) for name, counts in meta.items()}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"the cache entry {directory} is damaged ({error}): delete that folder") from error
+
+
+def corpus_digest(corpus: Corpus, tokenizer: Tokenizer) -> str:
+    """Return the key of what `prepare_tokens` prepares: it names corpus and tokenizer at once."""
+    return _digest(corpus.fingerprint(), tokenizer.json())
+
+
+def _make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -> None:
+    """Call `make` unless the file `witness` is there; of processes that come at once one makes and the others wait."""
+    if witness.is_file():
+        return
+    with working(what), lock(entry.with_suffix(".lock"), hint=HINT):
+        if not witness.is_file():
+            make()
+
+
+def _encode(corpus: Corpus, splits: dict[str, list[str]], tokenizer: Tokenizer, directory: Path) -> None:
+    meta = {}
+    for name, texts in splits.items():
+        tokens, marks = _flatten(texts, tokenizer, corpus.documents)
+        if len(tokens) < 2:
+            raise DataError(f"the {name} split of {corpus.name} has {len(tokens)} tokens: there is nothing to predict")
+        for suffix, array in ((".npy", tokens), (".documents.npy", marks)):
+            with atomic_write(directory / f"{name}{suffix}", HINT) as file:
+                np.save(file, array)
+        meta[name] = {
+            "characters": sum(len(text) for text in texts),
+            "bytes": sum(len(text.encode("utf-8")) for text in texts),
+            "unknown": 0 if tokenizer.unknown_id is None else int((tokens == tokenizer.unknown_id).sum()),
+        }
+    write_text(directory / "meta.json", json.dumps(meta))
+
+
+def _flatten(texts: list[str], tokenizer: Tokenizer, documents: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Encode texts into one stream. Documents stand between <|endoftext|> marks, also before the first, so that a
+    model learns how a document begins and every token of it is predicted."""
+    encoded = [tokenizer.encode(text) for text in texts]
+    end = tokenizer.end_of_text_id
+    if not documents or end is None:
+        stream = np.concatenate(encoded)
+        return stream, np.array([0, max(len(stream) - 1, 0)], dtype=np.int64)
+    mark = np.array([end], dtype=encoded[0].dtype)
+    stream = np.concatenate([mark, *(part for ids in encoded for part in (ids, mark))])
+    lengths = np.array([len(ids) + 1 for ids in encoded], dtype=np.int64)
+    return stream, np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _load(directory: Path, name: str, counts: dict[str, int]) -> Split:
+    tokens = np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    marks = np.load(directory / f"{name}.documents.npy", allow_pickle=False)
+    return Split(name, tokens, marks, **counts)
+
+
+def _settings(train: functools.partial) -> str:
+    """Describe how a tokenizer is trained. An existing one, or the folder that holds it, stands for its content."""
+    settings: dict[str, Any] = dict(train.keywords)
+    if "path" in settings:
+        path = Path(settings["path"]).expanduser()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if file.is_file():
+            settings["path"] = sha256_file(file)
+    return json.dumps([train.func.__name__, settings], sort_keys=True)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()[:32]

@@ -1,0 +1,55 @@
+"""Language models, one family a file.
+
+Every model is a `torch.nn.Module` with
+
+    block_size: int, vocab_size: int
+    forward(tokens_BT: LongTensor) -> logits_BTV            the scores of the token after each token
+    loss(tokens_BT, targets_BT) -> scalar                   what `next_token_loss` says
+
+`loss` goes through `self(tokens_BT)`, so that a model compiled in place trains compiled, and it is a pure function of
+parameters, buffers and inputs (and of the random numbers dropout draws), so that `torch.func.functional_call` works.
+
+Here is what the families share. Legend of the shape suffixes: B batch, T time (tokens), V vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from molino.errors import ConfigError
+
+IGNORE_INDEX = -100  # a target of this value does not count in the loss: padding, or a prompt that is given
+
+Option = TypeVar("Option")
+
+
+def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross entropy in nats over the targets that are not IGNORE_INDEX; nan where none is left.
+
+    Computed in float32 at least: bfloat16 holds three digits, too few for a loss.
+    """
+    dtype = torch.promote_types(logits_BTV.dtype, torch.float32)
+    return F.cross_entropy(logits_BTV.flatten(0, 1).to(dtype), targets_BT.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def require_positive(settings: Mapping[str, int]) -> None:
+    """Raises ConfigError for the first setting (by the name a user types) that is below 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value} is too small: choose 1 or more")
+
+
+def require_dropout(dropout: float) -> None:
+    """Raises ConfigError unless 0 <= dropout < 1."""
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.dropout={dropout} is out of range: choose from 0 up to, not including, 1")
+
+
+def choose(name: str, value: str, options: Mapping[str, Option]) -> Option:
+    """options[value], or a ConfigError that names the setting and lists what there is."""
+    if value not in options:
+        raise ConfigError(f"{name}={value} is unknown: choose one of {', '.join(options)}")
+    return options[value]

@@ -1,0 +1,214 @@
+"""The GPT family: the decoder of the 2017 transformer, GPT-1, GPT-2 and what lies between, by settings alone.
+
+What is notable:
+- parameters carry GPT-2's names (wte, wpe, h.0.attn.c_attn, h.0.mlp.c_fc, ln_f, lm_head), as Linear weights (out, in)
+- pre-norm blocks (GPT-2) with a final norm, or post-norm blocks (GPT-1, the 2017 transformer) without one
+- learned or sinusoidal positions, up to block_size
+- dropout where GPT-2 has it: after the embeddings, on attention weights, at the end of each residual branch. There is
+  none inside the MLP (`torch.nn.TransformerEncoderLayer` has one there; the papers have not)
+- the head has no bias, and is the token table transposed where weights are tied
+
+Shape suffixes: B batch, T time (tokens), C channels (n_embd), V vocabulary.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from molino.errors import ConfigError
+from molino.models import choose, next_token_loss, require_dropout, require_positive
+from molino.models.attention import CausalSelfAttention
+
+
+class SinusoidalPositions(nn.Module):
+    """The fixed position table of Vaswani et al. 2017, section 3.5, called like an `nn.Embedding`.
+
+    table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos(t / 10000^(2i/C)). Not saved: it can be computed.
+    Raises ConfigError for an odd n_embd.
+    """
+
+    def __init__(self, block_size: int, n_embd: int):
+        super().__init__()
+        if n_embd % 2:
+            raise ConfigError(
+                f"model.n_embd={n_embd} is odd, but model.positions=sinusoidal pairs sines with cosines: make it even"
+            )
+        # float64 until the end: the rounding of large angles would show in the table.
+        frequency = 10000.0 ** (-torch.arange(0, n_embd, 2, dtype=torch.float64) / n_embd)
+        angle = torch.arange(block_size, dtype=torch.float64)[:, None] * frequency
+        table_TC = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        self.register_buffer("table", table_TC.float(), persistent=False)
+
+    def forward(self, positions_T: Tensor) -> Tensor:
+        """(T,) -> (T, C)."""
+        return self.table[positions_T]
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them, applied at each position: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, n_embd: int, n_inner: int, dropout: float, bias: bool, activation: nn.Module):
+        super().__init__()
+        self.c_fc = nn.Linear(n_embd, n_inner, bias=bias)
+        self.activation = activation
+        self.c_proj = nn.Linear(n_inner, n_embd, bias=bias)
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x_BTC))))
+
+
+class PreNormBlock(nn.Module):
+    """Attention, then MLP, each reading a normed copy of the residual stream (GPT-2): (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, ln_1: nn.Module, attn: nn.Module, ln_2: nn.Module, mlp: nn.Module):
+        super().__init__()
+        self.ln_1, self.attn = ln_1, attn
+        self.ln_2, self.mlp = ln_2, mlp
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC))
+        return x_BTC + self.mlp(self.ln_2(x_BTC))
+
+
+class PostNormBlock(nn.Module):
+    """Attention, then MLP, with a norm on each sum (the 2017 transformer, GPT-1): (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, ln_1: nn.Module, attn: nn.Module, ln_2: nn.Module, mlp: nn.Module):
+        super().__init__()
+        self.attn, self.ln_1 = attn, ln_1
+        self.mlp, self.ln_2 = mlp, ln_2
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BTC = self.ln_1(x_BTC + self.attn(x_BTC))
+        return self.ln_2(x_BTC + self.mlp(x_BTC))
+
+
+POSITIONS = {"learned": nn.Embedding, "sinusoidal": SinusoidalPositions}
+BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
+ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "relu": nn.ReLU}
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer.
+
+    Args:
+        vocab_size: V.
+        block_size: the longest sequence, in tokens.
+        n_layer: number of blocks.
+        n_head: attention heads a block; must divide n_embd.
+        n_embd: C, the width of the residual stream.
+        n_inner: width inside the MLP; None is 4 * n_embd.
+        dropout: one probability for all the places named at the top of this file.
+        bias: whether linear layers and norms have biases (the head never has).
+        positions: "learned" (GPT) or "sinusoidal" (Vaswani et al. 2017).
+        norm: "pre" (GPT-2) or "post" (GPT-1).
+        activation: "gelu", "gelu_tanh" (the approximation that GPT-1 and GPT-2 use) or "relu".
+        tie_weights: one table for token embeddings and head (Press and Wolf 2017).
+        scale_embeddings: multiply token embeddings by sqrt(n_embd) (Vaswani et al. 2017).
+        init: "gpt2" or "xavier_uniform", see `initialise`.
+
+    Raises ConfigError for a setting out of range, with its name and what to choose.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        n_inner: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        positions: str = "learned",
+        norm: str = "pre",
+        activation: str = "gelu",
+        tie_weights: bool = True,
+        scale_embeddings: bool = False,
+        init: str = "gpt2",
+    ):
+        super().__init__()
+        n_inner = 4 * n_embd if n_inner is None else n_inner
+        require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
+        require_positive({"model.n_layer": n_layer, "model.n_head": n_head})
+        require_positive({"model.n_embd": n_embd, "model.n_inner": n_inner})
+        require_dropout(dropout)
+        new_positions = choose("model.positions", positions, POSITIONS)
+        new_block = choose("model.norm", norm, BLOCKS)
+        new_activation = choose("model.activation", activation, ACTIVATIONS)
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        self.embedding_scale = math.sqrt(n_embd) if scale_embeddings else 1.0
+
+        def block() -> nn.Module:
+            attn = CausalSelfAttention(n_embd, n_head, dropout, bias)
+            mlp = MLP(n_embd, n_inner, dropout, bias, new_activation())
+            return new_block(nn.LayerNorm(n_embd, bias=bias), attn, nn.LayerNorm(n_embd, bias=bias), mlp)
+
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.wpe = new_positions(block_size, n_embd)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(block() for _ in range(n_layer))
+        # A post-norm block already ends with a norm.
+        self.ln_f = nn.LayerNorm(n_embd, bias=bias) if norm == "pre" else nn.Identity()
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        if tie_weights:
+            self.lm_head.weight = self.wte.weight
+        initialise(self, init)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each token. Raises ConfigError where T is above block_size."""
+        T = tokens_BT.shape[1]
+        if self.block_size < T:
+            raise ConfigError(
+                f"a sequence of {T} tokens is longer than the model's block_size={self.block_size}: "
+                "shorten it, or train with a larger data.block_size"
+            )
+        positions_T = torch.arange(T, device=tokens_BT.device)
+        x_BTC = self.drop(self.wte(tokens_BT) * self.embedding_scale + self.wpe(positions_T))
+        for block in self.h:
+            x_BTC = block(x_BTC)
+        return self.lm_head(self.ln_f(x_BTC))
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""
+        return next_token_loss(self(tokens_BT), targets_BT)
+
+
+def initialise(model: GPT, init: str) -> None:
+    """Sets every parameter, from torch's global random state. Raises ConfigError for an unknown `init`.
+
+    weight                                gpt2 (normal, std)         xavier_uniform (std)
+    wte.weight, wpe.weight                0.02                       sqrt(2 / (rows + columns))
+    lm_head.weight, where not tied        0.02                       sqrt(2 / (rows + columns))
+    attn.c_attn.weight                    0.02                       sqrt(2 / (rows + columns)), rows = 3C
+    mlp.c_fc.weight                       0.02                       sqrt(2 / (rows + columns))
+    attn.c_proj.weight, mlp.c_proj.weight 0.02 / sqrt(2 * n_layer)   sqrt(2 / (rows + columns))
+    weights of the norms                  1, constant                1, constant
+    biases                                0, constant                0, constant
+
+    gpt2: Radford et al. 2019, section 2.3. Each block adds two branches to the residual stream; the factor keeps its
+    variance independent of depth. xavier_uniform: Glorot and Bengio 2010, uniform in +-sqrt(6 / (rows + columns)); the
+    fused projection counts as one matrix, as in `torch.nn.MultiheadAttention`.
+    """
+    residual_std = 0.02 / math.sqrt(2 * len(model.h))
+    fill_residual, fill_matrix = choose(
+        "model.init",
+        init,
+        {
+            "gpt2": (partial(nn.init.normal_, std=residual_std), partial(nn.init.normal_, std=0.02)),
+            "xavier_uniform": (nn.init.xavier_uniform_, nn.init.xavier_uniform_),
+        },
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 1:
+            nn.init.ones_(parameter)
+        elif name.endswith("c_proj.weight"):
+            fill_residual(parameter)
+        else:
+            fill_matrix(parameter)

@@ -1,0 +1,123 @@
+"""Fixtures that several test files share."""
+
+import contextlib
+import io
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# As the scripts do: before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ROOT = Path(__file__).resolve().parent.parent
+PIECES = ("en un lugar ", "de la Mancha, ", "de cuyo nombre ", "no quiero\n", "acordarme. ", "¡señor! ")
+# Tiny products are faster on one thread.
+CPU = ("hardware=cpu", "hardware.threads=1")
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder with raw/<corpus>/<file>: MOLINO_MIRROR, or shared/data beside the checkout."""
+    for candidate in (os.environ.get("MOLINO_MIRROR"), ROOT.parent / "shared" / "data"):
+        if candidate and (Path(candidate) / "raw").is_dir():
+            return Path(candidate)
+    pytest.skip("no mirror of the corpora: set MOLINO_MIRROR to a folder with raw/<corpus>/<file>")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def molino() -> Callable[..., Outcome]:
+    """Run scripts/<verb>.py with these arguments in this process, many times faster than in one of its own."""
+    return run_command
+
+
+def run_command(verb: str, *arguments: str) -> Outcome:
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+
+    from molino import cli
+
+    out, err, status, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
+    script = str(ROOT / "scripts" / f"{verb}.py")
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.setattr(sys, "stdin", io.StringIO())
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # these two are set by the command; the patch takes them back
+        patch.setenv("MOLINO_RUN", "")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.command(script)
+            except SystemExit as left:
+                status = left.code or 0
+    GlobalHydra.instance().clear()
+    torch.set_num_threads(threads)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def small_text(seed: int, pieces: int) -> str:
+    """A text with some structure, capitals, accents and line ends."""
+    return "".join(random.Random(seed).choices(PIECES, k=pieces))
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run of 20 steps of a small transformer on a small text, and what it was made with.
+
+    `settings` are the overrides that every later command about it needs.
+    """
+
+    path: Path
+    text: str
+    file: Path
+    outputs: Path
+    cache: Path
+
+    @property
+    def settings(self) -> list[str]:
+        return [f"paths.outputs={self.outputs}", f"paths.cache={self.cache}", *CPU]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, molino) -> TinyRun:
+    """One trained run, made once. Tests must not change it: those that damage something work on a copy."""
+    home = tmp_path_factory.mktemp("tiny")
+    text, file = small_text(0, 400), home / "mancha.txt"
+    file.write_text(text, "utf-8")
+    run = train(molino, home, f"data.path={file}")
+    return TinyRun(run, text, file, home / "outputs", home / "cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_documents(tmp_path_factory, molino) -> TinyRun:
+    """As `tiny`, but for a folder of short documents, after which the model knows <|endoftext|>."""
+    home = tmp_path_factory.mktemp("tiny_documents")
+    folder = home / "texts"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02}.txt").write_text(small_text(number, 2), "utf-8")
+    run = train(molino, home, f"data.path={folder}", "data.batches=documents", "optimizer.lr=0.05", "model.n_layer=1")
+    return TinyRun(run, "", folder, home / "outputs", home / "cache")
+
+
+def train(molino: Callable[..., Outcome], home: Path, *settings: str) -> Path:
+    sizes = ("data.block_size=16", "data.batch_size=4", "model.n_layer=2", "model.n_head=2", "model.n_embd=16")
+    places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
+    done = molino("train", "data=text", *CPU, "debug=fast", *sizes, *places, *settings)
+    assert done.status == 0, done.err
+    (run,) = [path for path in (home / "outputs").iterdir() if path.is_dir()]
+    return run
