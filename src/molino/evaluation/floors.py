@@ -1,0 +1,114 @@
+"""The losses that counting alone reaches, to stand beside every loss of a model."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from molino.console import working
+from molino.data.corpus import Corpus
+from molino.data.tokenizers import Tokenizer
+from molino.data.tokens import Split, corpus_digest
+from molino.evaluation.ngrams import (
+    add_alpha_loss,
+    bigram_counts,
+    bigram_optimum,
+    interpolated_losses,
+    unigram_loss,
+)
+from molino.files import write_text
+
+KEYS = frozenset({"floor/unigram", "floor/bigram", "floor/bigram_train", "floor/ngram", "floor/ngram_order"})
+ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+# What the floors are called in tables, in the order of their appearance there.
+NAMES = {
+    "floor/unigram": "unigram floor",
+    "floor/bigram": "bigram floor",
+    "floor/bigram_train": "bigram optimum on train",
+    "floor/ngram": "n-gram floor",
+    "floor/source": "true entropy",
+}
+
+
+def split_floors(
+    corpus: Corpus, tokenizer: Tokenizer, splits: dict[str, Split], name: str, cache: Path
+) -> dict[str, float]:
+    """Return the floors of split `name`, counted on the training split, once per corpus and tokenizer.
+
+    A corpus of known entropy adds `floor/source`: the loss that no model can be below for long.
+    """
+    split = splits[name]
+    path = Path(cache) / "floors" / f"{corpus_digest(corpus, tokenizer)}-{name}.json"
+    found = cached_floors(path, splits["train"].tokens, split.tokens, tokenizer.size)
+    if name == "train":
+        # Scored on what was counted, n-grams recite; what is left to say of the training split is exact.
+        found = {key: found[key] for key in ("floor/unigram", "floor/bigram_train")}
+    if corpus.entropy_per_character is None:
+        return found
+    return {**found, "floor/source": corpus.entropy_per_character * split.characters / len(split.tokens)}
+
+
+def describe_floors(found: dict[str, float], loss: float | None = None) -> dict[str, str]:
+    """Return the floors as rows of a table, each with how far `loss`, measured on the same split, is from it."""
+    rows = {}
+    for key, name in NAMES.items():
+        if key in found:
+            away = "" if loss is None or key == "floor/bigram_train" else f" ({loss - found[key]:+.4f})"
+            order = f", order {found['floor/ngram_order']}" if key == "floor/ngram" else ""
+            rows[name] = f"{found[key]:.4f}{away}{order}"
+    return rows
+
+
+def floors(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> dict[str, float]:
+    """Count on `train`, score on `heldout`; all in nats per token, under TensorBoard's tags.
+
+    - floor/unigram: add-one unigram.
+    - floor/bigram: add-alpha bigram with the best alpha of ALPHAS.
+    - floor/bigram_train: the exact optimum of a bigram table on `train` itself.
+    - floor/ngram, floor/ngram_order: interpolated absolute discounting of the best order from 2 to 7, and that order.
+
+    Alpha and order are chosen on `heldout`, which flatters the floors by a hair. Arguments, the limit on long streams
+    and the DataError as in `ngrams.unigram_loss`.
+    """
+    pair_P, followed_P = bigram_counts(train, heldout, vocab_size)
+    losses = interpolated_losses(train, heldout, vocab_size)
+    order = min(losses, key=losses.__getitem__)
+    return {
+        "floor/unigram": unigram_loss(train, heldout, vocab_size),
+        "floor/bigram": min(add_alpha_loss(pair_P, followed_P, vocab_size, alpha) for alpha in ALPHAS),
+        "floor/bigram_train": bigram_optimum(train),
+        "floor/ngram": losses[order],
+        "floor/ngram_order": order,
+    }
+
+
+def cached_floors(path: Path, train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> dict[str, float]:
+    """`floors`, read from the JSON file `path` where it holds them, else counted and written there atomically.
+
+    The caller names the file after the tokens: nothing in it says which tokens were counted.
+
+    Raises:
+        DataError: as `floors`.
+        ResourceError: `path` cannot be written.
+    """
+    found = _read(path)
+    if found is None:
+        with working("counting n-grams"):
+            found = floors(train, heldout, vocab_size)
+        write_text(path, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    """The floors in `path`; None where the file is absent, damaged or from another version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.keys() != KEYS:
+        return None
+    sound = all(type(value) in (int, float) and math.isfinite(value) for value in found.values())
+    return found if sound else None

@@ -1,0 +1,162 @@
+"""Where runs live: make one, find one, tell whether it is done.
+
+A run is a directory that holds `config.yaml`. It is done if and only if it also holds `summary.json`, which is
+written last. This module imports no torch, so that listing a thousand runs costs nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from molino.errors import CheckpointError, ConfigError
+from molino.files import explain_os_errors, lock, write_text
+
+CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+TOKENIZER = "tokenizer.json"
+LAST = "checkpoints/last.ckpt"
+BEST = "checkpoints/best.ckpt"
+LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
+
+
+def create(parent: Path, name: str) -> Path:
+    """Make and return a new directory `parent/name`, or `name-2`, `name-3`, ... where that exists.
+
+    mkdir is atomic, so that two runs started in the same second get two directories.
+
+    Raises:
+        ConfigError: `name` is more than a name.
+        ResourceError: the directory cannot be made.
+    """
+    parent = Path(parent)
+    if name in ("", "..") or Path(name).name != name:
+        raise ConfigError(f"{name} cannot name a run's directory: choose a name without /")
+    with explain_os_errors(parent, "; set paths.outputs"):
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            run = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                run.mkdir()
+                return run
+            except FileExistsError:
+                number += 1
+
+
+def readable_name(overrides: list[str]) -> str:
+    """Return a directory name that tells what a run of a sweep was asked for."""
+    text = ",".join(overrides).replace("/", "-").replace(" ", "") or "defaults"
+    encoded = text.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return text
+    return f"{encoded[: LONGEST_NAME - 13].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:12]}"
+
+
+@contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Keep a second process from writing the same run.
+
+    Raises:
+        CheckpointError: another process does.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(Path(run) / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise CheckpointError(f"{run.name} is being trained by another process: wait for it or stop it") from error
+        yield
+
+
+def is_done(run: Path) -> bool:
+    """Return whether a run ended well."""
+    return (Path(run) / SUMMARY).is_file()
+
+
+def list_runs(outputs: Path) -> list[Path]:
+    """Return all runs below `outputs`, oldest first."""
+    found = [config.parent for config in Path(outputs).rglob(CONFIG)]
+    return sorted(found, key=lambda run: (_started(run), run.name))
+
+
+def find(run: str | None, outputs: Path) -> Path:
+    """Return the run that `run` names: a path, a run's name below `outputs`, or `latest`.
+
+    Raises:
+        ConfigError: nothing was named.
+        CheckpointError: there is no such run, or several bear the name.
+    """
+    if not run:
+        raise ConfigError("no run was named: add run=latest, run=<name> or run=<path>")
+    path = Path(run).expanduser()
+    if (path / CONFIG).is_file():
+        return path
+    runs = list_runs(outputs)
+    if run == "latest":
+        if not runs:
+            raise CheckpointError(f"there is no run below {outputs}: train one with python scripts/train.py")
+        return runs[-1]
+    named = [candidate for candidate in runs if candidate.name == run]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise CheckpointError(f"{len(named)} runs are called {run}: name one by its path, such as {named[-1]}")
+    latest = f"; the latest is {runs[-1].name}" if runs else ""
+    raise CheckpointError(f"there is no run {run}, neither as a path nor as a name below {outputs}{latest}")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the resolved configuration a run was made with.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return _read_mapping(Path(run) / CONFIG, yaml.safe_load)
+
+
+def write_summary(run: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`, flat, with TensorBoard's tags as keys. From then on the run counts as done."""
+    write_text(Path(run) / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Return a done run's summary.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return _read_mapping(Path(run) / SUMMARY, json.loads)
+
+
+def checkpoint_path(run: Path, which: str) -> Path:
+    """Return the path of a run's checkpoint: `best` (by held-out loss; `last` where there is none yet) or `last`.
+
+    Raises:
+        ConfigError: `which` is neither.
+        CheckpointError: the run has saved none.
+    """
+    choices = {"best": (BEST, LAST), "last": (LAST,)}
+    if which not in choices:
+        raise ConfigError(f"checkpoint={which} is unknown: choose best or last")
+    for name in choices[which]:
+        if (Path(run) / name).is_file():
+            return Path(run) / name
+    raise CheckpointError(f"{run} has no checkpoint yet: it ended before its first one was saved")
+
+
+def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no settings" if content else f"{path} is empty")
+    return content
+
+
+def _started(run: Path) -> int:
+    return (run / CONFIG).stat().st_mtime_ns

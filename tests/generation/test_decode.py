@@ -1,0 +1,226 @@
+"""The decoding loop: exact frequencies, greedy by hand, independence of samples, stops, and streamed text."""
+
+import math
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+
+from molino.errors import ConfigError, DataError, NonFiniteError
+from molino.generation.decode import decode_text, draw, generate
+
+
+class Windowed(nn.Module):
+    """Logits depend on all tokens in the window and on their places; dropout makes train mode visible."""
+
+    def __init__(self, vocab_size: int = 11, block_size: int = 6):
+        super().__init__()
+        self.block_size = block_size
+        self.token = nn.Embedding(vocab_size, 16)
+        self.place = nn.Embedding(block_size, 16)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(16, vocab_size)
+
+    def forward(self, tokens_BT):
+        T = tokens_BT.shape[1]
+        x_BTC = self.token(tokens_BT) * self.place(torch.arange(T))
+        return self.head(3 * self.drop(x_BTC.cumsum(1)))
+
+
+class Fixed(nn.Module):
+    """The same distribution after every token."""
+
+    def __init__(self, probabilities: list[float]):
+        super().__init__()
+        self.block_size = 4
+        self.logits_V = nn.Parameter(torch.tensor(probabilities).log())
+
+    def forward(self, tokens_BT):
+        return self.logits_V.expand(*tokens_BT.shape, -1)
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Windowed().double()
+
+
+def run(model, prompt=(1, 2), count=20, seed=0, **settings) -> list[list[int]]:
+    """Token lists, one a sample."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack(list(generate(model, torch.tensor(prompt), count, generator=generator, **settings)), 1).tolist()
+
+
+def chi_square(tokens: list[int], probabilities: list[float]) -> float:
+    counts = torch.bincount(torch.tensor(tokens), minlength=len(probabilities)).tolist()
+    assert all(count == 0 for count, p in zip(counts, probabilities, strict=True) if p == 0)
+    expected = [p * len(tokens) for p in probabilities]
+    return sum((c - e) ** 2 / e for c, e in zip(counts, expected, strict=True) if e)
+
+
+P = [0.4, 0.3, 0.2, 0.06, 0.04]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, P),
+        ({"temperature": 0.5}, [p * p / sum(q * q for q in P) for p in P]),
+        ({"top_k": 3}, [4 / 9, 3 / 9, 2 / 9, 0, 0]),
+        ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"forbidden_ids": [0, 4]}, [0, 30 / 56, 20 / 56, 6 / 56, 0]),
+        # 0.16 0.09 0.04 of temperature 0.5 and top-k 3; the first two are 0.862 of the three.
+        ({"temperature": 0.5, "top_k": 3, "top_p": 0.86}, [16 / 25, 9 / 25, 0, 0, 0]),
+    ],
+)
+def test_frequencies_are_the_filtered_probabilities(settings, expected):
+    samples = run(Fixed(P), count=200, samples=100, **settings)
+    # 20,000 draws; a chi square with 4 degrees of freedom exceeds 18.5 once in a thousand.
+    assert chi_square([token for sample in samples for token in sample], expected) < 18.5
+    # Over samples at one step, and over steps of one sample: no stream repeats another.
+    assert chi_square([sample[7] for sample in samples], expected) < 18.5
+    assert chi_square(samples[3], expected) < 18.5
+
+
+def test_a_draw_never_takes_a_token_without_mass():
+    logits_BV = torch.tensor([[-math.inf, 0.0, -math.inf, 0.3, 0.1, -math.inf]], dtype=torch.float64).expand(3, -1)
+    largest = 1 - 2.0**-53
+    assert draw(logits_BV, torch.tensor([0.0, 0.5, largest], dtype=torch.float64)).tolist() == [1, 3, 4]
+
+
+def test_greedy_is_argmax_over_the_cropped_window(model):
+    model.eval()
+    tokens = [1, 2]
+    with torch.no_grad():
+        for _ in range(20):
+            tokens.append(int(model(torch.tensor([tokens[-model.block_size :]]))[0, -1].argmax()))
+    assert run(model, temperature=0, samples=2) == [tokens[2:]] * 2
+
+
+def test_a_prompt_longer_than_the_window_equals_its_tail(model):
+    long = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+    assert run(model, long) == run(model, long[-model.block_size :])
+    assert run(model, long) != run(model, long[:2])
+
+
+def test_a_seed_decides_and_the_global_state_is_left_alone(model):
+    state = torch.get_rng_state()
+    assert run(model, seed=1) == run(model, seed=1) != run(model, seed=2)
+    prompt_T = torch.tensor([1])
+    assert len({tuple(map(int, generate(model, prompt_T, 20))) for _ in range(3)}) == 3
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_generator_moves_on(model):
+    generator = torch.Generator().manual_seed(0)
+    first, second = ([int(t) for t in generate(model, torch.tensor([1]), 20, generator=generator)] for _ in range(2))
+    assert first != second
+
+
+def test_a_sample_depends_neither_on_later_samples_nor_on_the_length(model):
+    many = run(model, samples=5, count=20)
+    assert len({tuple(sample) for sample in many}) == 5
+    assert run(model, samples=2, count=20) == many[:2]
+    assert run(model, samples=5, count=8) == [sample[:8] for sample in many]
+
+
+def test_stopped_samples_repeat_the_stop_and_all_stopped_end_the_loop(model):
+    free = run(model, samples=4, count=60)
+    stop = 3
+    ends = [sample.index(stop) for sample in free]  # each sample meets the stop at its own step
+    assert len(set(ends)) > 1
+    stopped = run(model, samples=4, count=60, stop_id=stop)
+    steps = max(ends) + 1
+    assert steps < 60
+    assert stopped == [sample[:end] + [stop] * (steps - end) for sample, end in zip(free, ends, strict=True)]
+
+
+def test_forbidden_tokens_never_come_out(model):
+    forbidden = [0, 3, 7]
+    for settings in ({"temperature": 0}, {"temperature": 50.0}, {"top_k": 2}, {"top_p": 0.9}):
+        samples = run(model, samples=20, count=20, forbidden_ids=forbidden, **settings)
+        assert not {token for sample in samples for token in sample} & set(forbidden)
+    assert {3, 7} & {token for sample in run(model, samples=20, count=20) for token in sample}
+
+
+def test_tokens_are_plain_tensors_on_the_cpu(model):
+    for tokens_B in generate(model, torch.tensor([1]), 3, samples=2):
+        assert (tokens_B.shape, tokens_B.dtype, tokens_B.device.type) == ((2,), torch.long, "cpu")
+        assert not tokens_B.is_inference()
+        assert not torch.is_inference_mode_enabled()
+        tokens_B.zero_()  # the loop keeps its own copy
+
+
+@pytest.mark.parametrize("leave", [lambda stream: list(stream), lambda stream: stream.close()])
+def test_modes_are_restored_each_module_its_own(model, leave):
+    model.train()
+    model.head.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    stream = generate(model, torch.tensor([1]), 3)
+    next(stream)
+    assert not any(module.training for module in model.modules())
+    leave(stream)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_what_cannot_be_generated_is_said_before_the_first_token(model):
+    with pytest.raises(ConfigError, match="top_k=0"):
+        generate(model, torch.tensor([1]), 3, top_k=0)
+    for prompt_T in (torch.tensor([], dtype=torch.long), torch.tensor([[1]])):
+        with pytest.raises(DataError, match="one token or more"):
+            generate(model, prompt_T, 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_model_is_named(model, value):
+    model.head.bias.data[2] = value
+    with pytest.raises(NonFiniteError, match="diverged"):
+        next(generate(model, torch.tensor([1]), 3))
+
+
+def test_bfloat16_logits():
+    assert len(run(Fixed(P).bfloat16(), samples=3, top_p=0.9)) == 3
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Byte-level BPE without merges: one token a byte, the hardest case."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def test_text_holds_back_unfinished_characters():
+    tokenizer = byte_tokenizer()
+    text = "año 漢字 😀!"
+    ids = tokenizer.encode(text).ids
+    assert len(ids) == len(text.encode())
+    pieces = list(decode_text(tokenizer.decode, iter(ids)))
+    assert pieces == list(text)
+    assert list(decode_text(tokenizer.decode, ids, context=tokenizer.encode("El ").ids)) == list(text)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_of_random_bytes_join_to_the_whole(seed):
+    tokenizer = byte_tokenizer()
+    ids = torch.randint(256, (60,), generator=torch.Generator().manual_seed(seed)).tolist()
+    assert "".join(decode_text(tokenizer.decode, ids)) == tokenizer.decode(ids)
+
+
+def test_an_unfinished_end_is_shown():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode("añ").ids[:-1]
+    assert list(decode_text(tokenizer.decode, ids)) == ["a", "\ufffd"]
+
+
+def test_words_join_the_context_with_a_space():
+    words = ["", "hello", "world"]  # token 0 shows as nothing, as a special token does
+
+    def decode(ids):
+        return " ".join(words[i] for i in ids if i)
+
+    assert list(decode_text(decode, [1, 2, 0, 1])) == ["hello", " world", " hello"]
+    assert list(decode_text(decode, [2], context=[1])) == [" world"]
