@@ -1,0 +1,6 @@
+"""Measure molino against plain PyTorch. `python scripts/benchmark.py --help` lists the benchmarks."""
+
+from molino.benchmark import main
+
+if __name__ == "__main__":
+    main(__file__)

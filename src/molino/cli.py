@@ -1,0 +1,134 @@
+"""What every script does around its verb: compose the configuration, run, and say what went wrong in one line.
+
+Exit status: 2 configuration, 3 data, 4 checkpoint, 5 resources, 6 non-finite numbers, 128 + n for signal n, 1 for
+anything else (a defect: that comes with its traceback). `debug=traceback` shows the traceback of the others too.
+"""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from molino.config import suggest
+from molino.errors import ConfigError, Interrupted, MolinoError, ResourceError
+from molino.files import NO_SPACE, UNWRITABLE
+from molino.help import help_text
+
+# Settings whose value is text or a path, in any characters.
+TEXTS = {"prompt", "run", "resume", "data.path", "paths.outputs", "paths.cache", "paths.mirror"}
+
+
+def command(script: str) -> None:
+    """Run the verb that a script is named after, with the configuration `conf/<verb>.yaml`.
+
+    `scripts/train.py` calls `command(__file__)`, which composes conf/train.yaml and calls `molino.train.run(config)`.
+    Nothing heavy is imported before the configuration is composed, so that `--help` and mistakes answer at once.
+    """
+    verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
+    if {"-h", "--help"} & set(sys.argv):
+        print(help_text(verb, conf))
+        return
+    share_cores()
+    if not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
+    # Hydra prints errors its own way unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    @hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)
+    def task(config: Any) -> Any:
+        try:
+            return importlib.import_module(f"molino.{verb}").run(config)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough. Nothing is left to be said, also not at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except Exception as error:
+            # Hydra goes on with the next job of a sweep after an exception, but a signal is meant for all of them.
+            if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Interrupted):
+                _leave(error)
+            _say(error)
+            raise
+
+    try:
+        task()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _leave(error)
+
+
+def share_cores() -> None:
+    """Let idle threads sleep instead of spin; has to come before torch is imported.
+
+    Spinning threads win some percent on a machine of one's own, but beside one busy neighbour (another run of a sweep)
+    a step of two threads takes several times as long. OMP_WAIT_POLICY in the environment is respected.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def quote(argument: str) -> str:
+    """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
+
+    A value that already stands in quotes is left as it is.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or not value or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+        return argument
+    escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
+    return f"{key}='{escaped}'"
+
+
+def _leave(error: Exception) -> NoReturn:
+    """Say what went wrong and exit with its status; a defect is raised again."""
+    explained = _explain(error)
+    if explained is None or "debug=traceback" in sys.argv:
+        raise error
+    _say(explained)
+    sys.exit(explained.exit_code)
+
+
+def _say(error: Exception) -> None:
+    print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+
+
+def _explain(error: Exception) -> MolinoError | None:
+    """Return the error as one of ours, or None for a defect."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if isinstance(error, MolinoError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError(_explain_hydra(error))
+    if isinstance(error, YAMLError):
+        return ConfigError(f"a configuration file is no YAML: {' '.join(str(error).split())}")
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return ConfigError("a group takes the name of one of its choices, such as model=gpt, not null or a number")
+    if isinstance(error, OSError) and error.errno in (*NO_SPACE, *UNWRITABLE):
+        place = f" ({error.filename})" if error.filename else ""
+        return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
+    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if no_memory or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return ResourceError(
+            "out of memory: lower data.batch_size (and raise trainer.accumulate), samples or the model"
+        )
+    return None
+
+
+def _explain_hydra(error: Exception) -> str:
+    """Put Hydra's message on one line, with the nearest key in place of its advice to add the misspelt one."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        key, full = str(cause.key), cause.full_key or str(cause.key)
+        return f"{full} is not a setting{suggest(key, map(str, cause.parent_node), full.removesuffix(key))}"
+    # Where Hydra looked for its files is more than one wants to know.
+    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))

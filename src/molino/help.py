@@ -1,0 +1,49 @@
+"""What `--help` prints: the choices and settings under conf/, in the words of their own comments.
+
+Hydra's help composes a configuration for every group, which takes a second; reading the files takes none.
+"""
+
+from pathlib import Path
+
+
+def help_text(verb: str, conf: Path) -> str:
+    """Return usage, groups with their choices, and the settings of conf/<verb>.yaml with their comments."""
+    root = (conf / f"{verb}.yaml").read_text("utf-8")
+    groups = "\n".join(_describe_group(group) for group in _groups(conf, root))
+    settings = _settings(root)
+    return f"""Usage: python scripts/{verb}.py [group=choice ...] [setting=value ...]
+
+Groups:
+{groups}
+
+Settings (those of a choice are in its file under conf/):
+
+{settings}
+More: --cfg job --resolve  prints all settings with their values, as they would be used
+      -m seed=0,1,2        runs every combination of listed values
+      --hydra-help         Hydra's own flags
+"""
+
+
+def _groups(conf: Path, root: str) -> list[Path]:
+    """Return the folders that conf/<verb>.yaml lists under `defaults`, in its order, those below them included."""
+    names = [line.split(":")[0].strip(" -") for line in root.splitlines() if line.startswith("  - ") and ":" in line]
+    folders = [conf / name for name in names if (conf / name).is_dir()]
+    return [found for folder in folders for found in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
+
+
+def _describe_group(group: Path) -> str:
+    conf = next(parent for parent in group.parents if parent.name == "conf")
+    lines = [f"  {group.relative_to(conf)}="]
+    for path in sorted(group.glob("*.yaml")):
+        comments = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
+        words = [comment for comment in comments if not comment.startswith(("@package", "COMMAND: "))]
+        lines.append(f"    {path.stem:<20} {words[0] if words else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def _settings(root: str) -> str:
+    """Return a root configuration without its list of defaults and without what it says to Hydra."""
+    sections = root.split("\n\n")
+    kept = [s for s in sections if not s.startswith(("hydra:", "defaults:")) and "\ndefaults:" not in s]
+    return "\n\n".join(kept).rstrip() + "\n"

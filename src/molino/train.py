@@ -1,0 +1,266 @@
+"""python scripts/train.py: from a configuration to a trained model, its held-out loss and its run directory."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+
+from molino.config import build, check, check_names
+from molino.data.module import TextDataModule
+from molino.data.tokens import corpus_digest
+from molino.errors import CheckpointError, ConfigError
+from molino.evaluation.floors import split_floors
+from molino.evaluation.loss import loss_units, perplexity
+from molino.generation.start import start_token
+from molino.runs import directory
+from molino.runs.load import load_checkpoint
+from molino.runs.record import record
+from molino.settings import flatten, resolve, resume
+from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from molino.training.hardware import Hardware
+from molino.training.loggers import TensorBoard, log_floors
+from molino.training.module import LanguageModel
+from molino.training.plan import Plan
+from molino.training.progress import ProgressDisplay
+from molino.training.report import conclude, count_parameters, introduce
+from molino.training.samples import Samples
+from molino.training.schedules import check_schedule
+
+# What a configuration consists of.
+SECTIONS = {
+    "name": str, "seed": int, "resume": str | None, "data": dict, "model": dict, "optimizer": dict, "scheduler": dict,
+    "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict, "paths": dict,
+}  # fmt: skip
+
+
+def run(config: Any) -> float:
+    """Train, or go on training; return the held-out loss in nats per token."""
+    started = time.perf_counter()
+    overrides = list(HydraConfig.get().overrides.task)
+    settings, path = resolve(config), None
+    check_sections(settings)
+    if settings["resume"]:
+        path = directory.find(settings["resume"], settings["paths"]["outputs"])
+        if directory.is_done(path):
+            raise CheckpointError(f"{path.name} is finished, there is nothing to resume: start a new run")
+        settings = resume(path, settings, overrides)
+    parts = assemble(settings)
+    resumed, path = path is not None, path or new_run(settings, overrides)
+    with directory.exclusive(path) if is_main_process() else nullcontext():
+        checkpoints = fit(parts, settings, path, resumed)
+        if is_main_process():
+            summary = summarise(parts, checkpoints, time.perf_counter() - started)
+            directory.write_summary(path, summary)
+            conclude(path, settings["paths"]["outputs"], summary, "test" in parts.data.splits)
+    return parts.module.val_metrics["val/loss"]
+
+
+def check_sections(settings: dict[str, Any]) -> None:
+    """Refuse a configuration with a section too many, too few or of the wrong kind, and a seed out of range."""
+    check_names(settings, SECTIONS)
+    seed = settings.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
+    for name, kind in SECTIONS.items():
+        if not isinstance(settings.get(name), kind):
+            raise ConfigError(f"{name}={settings.get(name)} must be {getattr(kind, '__name__', kind)}")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, built and checked before its directory exists."""
+
+    hardware: Hardware
+    plan: Plan
+    data: TextDataModule
+    module: LanguageModel
+    floors: dict[str, float]
+
+
+def assemble(settings: dict[str, Any]) -> Parts:
+    """Build every part, cheapest first, so that a mistake shows before anything is downloaded or counted."""
+    seed = settings["seed"]
+    check(settings["callbacks"], "callbacks")
+    for name, node in settings["logger"].items():
+        check(node, f"logger.{name}", ("directory", "first_step"))
+    hardware: Hardware = build(settings["hardware"], "hardware")
+    hardware.apply()
+    plan: Plan = build(settings["trainer"], "trainer")
+    optimizer, schedule = build(settings["optimizer"], "optimizer"), build(settings["scheduler"], "scheduler")
+    check_schedule(schedule, plan.max_steps)
+    data: TextDataModule = build(
+        settings["data"],
+        "data",
+        accumulate=plan.accumulate,
+        max_steps=plan.max_steps,
+        steps_per_block=plan.steps_per_block,
+        seed=seed,
+    )
+    # On this device nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
+    # an optimizer.
+    with torch.device("meta"):
+        trial = build(settings["model"], "model", vocab_size=8)
+        LanguageModel(trial, optimizer, schedule, max_steps=1, log_every=1).configure_optimizers()
+    data.prepare_data()
+    data.setup()
+    # The same seed gives the same weights, whatever was drawn before.
+    torch.manual_seed(seed)
+    model = build(settings["model"], "model", vocab_size=data.tokenizer.size)
+    module = LanguageModel(
+        model,
+        optimizer,
+        schedule,
+        max_steps=plan.max_steps,
+        log_every=plan.log_every,
+        clip=plan.clip,
+        seed=seed,
+        loss_units=loss_units(data.splits["val"]),
+    )
+    if hardware.compile:
+        # In place, so that no key of a checkpoint tells whether the model was compiled.
+        model.compile()
+    floors = split_floors(data.corpus, data.tokenizer, data.splits, "val", data.cache) if is_main_process() else {}
+    return Parts(hardware, plan, data, module, floors)
+
+
+def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool) -> Checkpoints:
+    """Train in the run directory `path`, from its last checkpoint where it is resumed and has one."""
+    plan, data = parts.plan, parts.data
+    start_id = start_token(data.tokenizer, data.corpus.documents)
+    facts = {"start_id": start_id, "data": corpus_digest(data.corpus, data.tokenizer)}
+    checkpoint = path / directory.LAST if resumed and (path / directory.LAST).is_file() else None
+    first_step = resume_step(checkpoint, facts["data"]) if checkpoint else 0
+    loggers: list[Logger] = []
+    if is_main_process():
+        data.tokenizer.save(path / directory.TOKENIZER)
+        introduce(path, data, parts.module.model, parts.hardware, parts.floors, plan.max_steps, first_step)
+        loggers = start_loggers(parts, settings, path, first_step if resumed else None)
+
+    def validation_due(step: int) -> bool:
+        return step % plan.val_every == 0 or step >= plan.max_steps
+
+    checkpoints = Checkpoints(path, plan.checkpoint_every, facts, validation_due)
+    callbacks = [build(node, f"callbacks.{name}") for name, node in settings["callbacks"].items() if node]
+    if plan.sample_tokens and parts.hardware.strategy != "fsdp":  # no process holds all the weights to sample with
+        callbacks.append(Samples(path, data.tokenizer, start_id, plan.sample_tokens, settings["seed"]))
+    quiet_lightning()
+    trainer = Trainer(
+        max_epochs=1,
+        max_steps=plan.max_steps,
+        # In blocks. A validation also follows the last one; see LanguageModel.training_step.
+        val_check_interval=min(plan.val_every // plan.steps_per_block, -(-plan.max_steps // plan.steps_per_block)),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers,
+        # Checkpoints come last: they save when all else that belongs to a step has happened.
+        callbacks=[ProgressDisplay(), *callbacks, checkpoints],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=path,
+        **parts.hardware.trainer_arguments(),
+    )
+    trainer.fit(parts.module, data, ckpt_path=checkpoint)
+    if not parts.module.val_metrics:
+        raise CheckpointError(f"{path.name} trained nothing: its last checkpoint already stands at the last step")
+    return checkpoints
+
+
+def resume_step(checkpoint: Path, data: str) -> int:
+    """Return the step a checkpoint stands at.
+
+    Raises:
+        CheckpointError: it was trained on other data than are there now.
+    """
+    content = load_checkpoint(checkpoint)
+    if content.get("data") != data:
+        raise CheckpointError(
+            f"{checkpoint} was trained on a text or with a tokenizer that has changed since: bring that back, or start "
+            "a new run"
+        )
+    return content["global_step"]
+
+
+def summarise(parts: Parts, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
+    """Return the flat summary of a run, with TensorBoard's tags as keys."""
+    steps = parts.module.trainer.global_step
+    return {
+        **parts.module.val_metrics,
+        "val/best_loss": checkpoints.best_loss,
+        "val/best_perplexity": perplexity(checkpoints.best_loss),
+        "best_step": checkpoints.best_step,
+        **parts.module.train_metrics,
+        **parts.floors,
+        "steps": steps,
+        "tokens": steps * parts.data.tokens_per_step,
+        "tokens_per_second": parts.module.train_metrics["train/tokens_per_second"],
+        "seconds": seconds,
+        "parameters": count_parameters(parts.module.model),
+        "corpus": parts.data.corpus.name,
+        "corpus_sha256": parts.data.corpus.fingerprint(),
+    }
+
+
+def start_loggers(parts: Parts, settings: dict[str, Any], path: Path, first_step: int | None) -> list[Logger]:
+    """Build the loggers; for a new run (`first_step` None) fill the HParams tab and draw the floors."""
+    nodes = {name: node for name, node in settings["logger"].items() if node}
+    loggers = [build(node, f"logger.{name}", directory=path, first_step=first_step) for name, node in nodes.items()]
+    for logger in loggers:
+        if isinstance(logger, TensorBoard) and first_step is None:
+            logger.log_settings(compared(settings))
+            log_floors(path / "floors", parts.floors, parts.plan.max_steps)
+    return loggers
+
+
+def compared(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what the HParams tab compares: what changes results, without where things lie and how often one looks."""
+    data, trainer = settings["data"], settings["trainer"]
+    return {
+        "data": data["corpus"].get("name") or data["corpus"]["_target_"].rsplit(".", 1)[-1],
+        **flatten({name: data[name] for name in ("tokenizer", "batches", "batch_size", "block_size")}),
+        **flatten({name: settings[name] for name in ("model", "optimizer", "scheduler")}),
+        **{name: trainer[name] for name in ("max_steps", "accumulate", "clip")},
+        "seed": settings["seed"],
+    }
+
+
+def new_run(settings: dict[str, Any], overrides: list[str]) -> Path:
+    """Make the run's directory, with a record of what it starts from; other ranks learn of it by the environment."""
+    outputs = settings["paths"]["outputs"]
+    if not is_main_process():
+        return Path(os.environ.get("MOLINO_RUN", outputs))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # What differs between the runs of a sweep is what was not typed as it stands.
+        varied = [override for override in overrides if override not in sys.argv]
+        path = directory.create(HydraConfig.get().sweep.dir, directory.readable_name(varied or overrides))
+    else:
+        path = directory.create(outputs, f"{settings['name']}_{datetime.now():%Y%m%d-%H%M%S}")
+    record(path, settings, overrides)
+    os.environ["MOLINO_RUN"] = str(path)
+    return path
+
+
+def is_main_process() -> bool:
+    """Tell whether this process writes the run directory: the first of a distributed job, or the only one."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def quiet_lightning() -> None:
+    """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (r".*isinstance\(treespec, LeafSpec\).*", r".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message)

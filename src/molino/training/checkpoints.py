@@ -1,0 +1,113 @@
+"""Checkpoints that are whole or absent, written when nothing of a step is pending.
+
+`checkpoints/last.ckpt` every N steps, at the end and on a signal; `checkpoints/best.ckpt` whenever the held-out loss
+is the lowest so far. They hold plain Python values and tensors, so that `weights_only=True` loads them.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from molino.errors import Interrupted
+from molino.files import atomic_write, remove_orphans
+from molino.runs.directory import BEST, LAST
+from molino.runs.load import load_checkpoint
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, syncs and renames; verifies checksums before it loads, and never unpickles code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        with atomic_write(Path(path), hint="; an earlier checkpoint is untouched") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # A write that fails makes torch's archive writer stumble over itself; the first error tells why.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load_checkpoint(Path(path), map_location)
+
+    def remove_checkpoint(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """Saves `last` and `best`, and stops cleanly on SIGTERM and SIGINT.
+
+    Args:
+        run: the run directory.
+        every: optimizer steps between two saves of `last`.
+        facts: plain values kept with the weights: where a text starts, which text the model was trained on.
+        validation_due: tells whether a validation follows the block that ended at a step. A checkpoint of that step
+            is written after it, so that a resumed run neither repeats nor misses one.
+
+    Raises:
+        Interrupted: a signal came; the block was finished and a checkpoint saved. A second signal ends at once.
+    """
+
+    def __init__(self, run: Path, every: int, facts: dict[str, Any], validation_due: Callable[[int], bool]):
+        self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
+        self.best_loss, self.best_step = float("inf"), 0
+        self.signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss": self.best_loss, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= self.facts
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            remove_orphans(self.run / "checkpoints")
+        # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing.
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if not self.validation_due(trainer.global_step):
+            self._between_blocks(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        loss = module.val_metrics["val/loss"]
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, trainer.global_step
+            trainer.save_checkpoint(self.run / BEST)
+        self._between_blocks(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _between_blocks(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        # Ranks of a distributed job may be signalled at different moments; they must agree before they save.
+        stop = trainer.strategy.reduce(torch.tensor(float(self.signal or 0)), reduce_op="max").item()
+        if stop or step % self.every == 0 or trainer.should_stop:
+            # What is logged up to here must be as safe as the checkpoint that will not log it again.
+            for logger in trainer.loggers:
+                logger.save()
+            trainer.save_checkpoint(self.run / LAST)
+        if stop:
+            name = signal.Signals(int(stop)).name
+            raise Interrupted(
+                f"{name} after step {step}: saved; go on with python scripts/train.py resume={self.run.name}", int(stop)
+            )
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"\nfinishing the block of steps and saving; once more ends at once\n")

@@ -1,0 +1,117 @@
+"""The machine a run uses: the `hardware` section of the configuration."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from molino.errors import ConfigError, ResourceError
+
+# Lightning's names; the value is what autocast computes matrix products in.
+PRECISIONS = {"auto": None, "32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
+MATMUL = ("highest", "high", "medium")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Which devices compute, and how exactly.
+
+    Attributes:
+        accelerator: `auto` (CUDA, else Apple's GPU, else CPU), `cpu`, `gpu`.
+        devices: how many, on one node.
+        num_nodes: machines.
+        strategy: Lightning's name: `auto`, `ddp`, `fsdp`, `ddp_spawn`.
+        precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16, else 32-true.
+        matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
+        compile: torch.compile the model, in place.
+        threads: CPU threads a process, None for torch's choice.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    matmul_precision: str = "high"
+    compile: bool = False
+    threads: int | None = None
+
+    def __post_init__(self):
+        known = {"precision": PRECISIONS, "matmul_precision": MATMUL, "strategy": STRATEGIES}
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"hardware.{name}={getattr(self, name)} is unknown: choose {', '.join(choices)}")
+        if self.accelerator not in ("auto", "cpu", "gpu"):
+            raise ConfigError(f"hardware.accelerator={self.accelerator} is unknown: choose auto, cpu or gpu")
+        for name in ("devices", "num_nodes", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"hardware.{name}={getattr(self, name)} must be at least 1")
+        if self.accelerator == "gpu" and self.kind == "cpu":
+            raise ResourceError("hardware asks for a GPU, but torch finds none here: choose hardware=cpu or auto")
+        if self.kind == "cuda" and self.devices > torch.cuda.device_count():
+            raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
+        if self.kind == "cpu" and self.precision == "16-mixed":
+            raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
+
+    @property
+    def kind(self) -> str:
+        """`cuda`, `mps` or `cpu`: what the run computes on."""
+        if self.accelerator == "cpu":
+            return "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
+    @property
+    def resolved_precision(self) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return "bf16-mixed" if self.kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+    @property
+    def device(self) -> torch.device:
+        """The device of a single-process job such as evaluation or sampling."""
+        return torch.device(self.kind)
+
+    def apply(self) -> None:
+        """Set what torch keeps per process."""
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        # Denormal numbers make some CPU kernels several times slower, and only threads made after this call see it.
+        torch.set_flush_denormal(True)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of a single-process job."""
+        dtype = PRECISIONS[self.resolved_precision]
+        return torch.autocast(self.kind, dtype) if dtype else contextlib.nullcontext()
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for lightning.pytorch.Trainer."""
+        return {
+            "accelerator": {"cuda": "gpu"}.get(self.kind, self.kind),
+            "devices": self.devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self._strategy(),
+            "precision": self.resolved_precision,
+        }
+
+    def describe(self) -> str:
+        threads = f"{self.kind} ({torch.get_num_threads()} threads)"
+        name = torch.cuda.get_device_name() if self.kind == "cuda" else threads
+        many = f"{self.devices * self.num_nodes} x " if self.devices * self.num_nodes > 1 else ""
+        extra = ", compiled" if self.compile else ""
+        strategy = f", {self.strategy}" if self.strategy != "auto" else ""
+        return f"{many}{name}, {self.resolved_precision}{strategy}{extra}"
+
+    def _strategy(self) -> Any:
+        if self.strategy != "fsdp":
+            return self.strategy
+        if self.kind != "cuda":
+            raise ResourceError("hardware=fsdp needs GPUs: choose hardware=ddp on CPUs")
+        from lightning.pytorch.strategies import FSDPStrategy
+
+        # One whole checkpoint file, written by rank 0, so that runs load anywhere.
+        return FSDPStrategy(state_dict_type="full", auto_wrap_policy=None)

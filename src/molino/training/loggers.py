@@ -1,0 +1,114 @@
+"""Where metrics go: TensorBoard events and `metrics.csv`, both in the run directory, both exact after a resume."""
+
+import csv
+import io
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from molino.files import write_text
+
+# What TensorBoard's HParams tab shows for each run: the last value logged under these tags.
+HPARAMS_METRICS = ("val/loss", "val/perplexity", "train/loss")
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard events, right in `directory`, so that TensorBoard names the run after it.
+
+    Args:
+        directory: the run directory.
+        first_step: where a resumed run goes on: TensorBoard drops what the killed process logged after it. None for a
+            new run.
+    """
+
+    def __init__(self, directory: Path, first_step: int | None):
+        purge = {} if first_step is None else {"purge_step": first_step + 1}
+        super().__init__(directory, name="", version="", default_hp_metric=False, **purge)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Make what was logged safe. Lightning would also write the settings, which config.yaml holds."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    def log_settings(self, settings: dict[str, Any]) -> None:
+        """Fill the HParams tab: settings, and the tags whose last values stand beside them.
+
+        Lightning's own way would begin each of the metrics' charts with a made-up point.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+        for summary in hparams(plain, dict.fromkeys(HPARAMS_METRICS)):
+            self.experiment.file_writer.add_summary(summary)
+        # A resumed run does not log them again.
+        self.save()
+
+
+class MetricsFile(Logger):
+    """`metrics.csv`: one row a step, one column a metric, in order of appearance.
+
+    Args:
+        directory: the run directory.
+        first_step: where a resumed run goes on; rows of later steps, left by a killed process, are dropped. None for a
+            new run.
+    """
+
+    def __init__(self, directory: Path, first_step: int | None):
+        super().__init__()
+        self.path = Path(directory) / "metrics.csv"
+        self.rows: dict[int, dict[str, str]] = {}
+        if first_step is not None and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if int(row["step"]) <= first_step:
+                        self.rows[int(row["step"])] = {k: v for k, v in row.items() if v and k != "step"}
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.setdefault(step, {}).update({tag: repr(float(value)) for tag, value in metrics.items()})
+
+    @rank_zero_only
+    def save(self) -> None:
+        columns = ["step", *dict.fromkeys(tag for row in self.rows.values() for tag in row)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+        write_text(self.path, text.getvalue())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def log_floors(directory: Path, floors: dict[str, float], last_step: int) -> None:
+    """Draw each count-based floor as a level line in the chart of `val/loss` (and of `val/perplexity`).
+
+    TensorBoard puts lines into one chart when they share a tag, so each floor is a small run of its own below the run.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    for tag in ("floor/unigram", "floor/bigram", "floor/ngram", "floor/source"):
+        if (loss := floors.get(tag)) is None:
+            continue
+        with SummaryWriter(str(directory / tag.removeprefix("floor/"))) as writer:
+            for step in (0, last_step):
+                writer.add_scalar("val/loss", loss, step)
+                writer.add_scalar("val/perplexity", math.exp(loss), step)

@@ -1,0 +1,227 @@
+"""The LightningModule: blocks of optimizer steps in one tight loop.
+
+A Lightning batch is a block of S consecutive training batches, and `training_step` takes the S optimizer steps by
+manual optimization: Lightning's cost per batch (about a millisecond, four times a bigram's step) is paid once a block.
+S never changes what is computed. Everything else (logging, validation, checkpoints) happens between blocks.
+
+Shapes: S steps, A micro-batches, B rows, T tokens.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.nn.utils import clip_grad_norm_
+
+from molino.data.batches import Block
+from molino.errors import ConfigError, NonFiniteError
+from molino.evaluation.loss import nll_sum, perplexity
+
+
+class LanguageModel(LightningModule):
+    """Trains any model that has `loss(tokens_BT, targets_BT) -> scalar`.
+
+    Args:
+        model: the network; see molino.models.
+        optimizer: a partial that takes parameter groups, such as functools.partial(torch.optim.AdamW, lr=1e-3).
+        schedule: a function (step, max_steps) -> factor of the learning rate; see molino.training.schedules.
+        max_steps: optimizer steps of the run.
+        log_every: steps between two lines of metrics.
+        clip: largest gradient norm, or None.
+        seed: decides, with the step, what dropout draws.
+
+    Logs (to every logger) `train/loss` (mean over the last block), `train/perplexity`, `train/learning_rate`,
+    `train/gradient_norm` (before clipping), `train/tokens_per_second`, `val/loss` and `val/perplexity`.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is nan or inf at the end of a block.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: functools.partial,
+        schedule: Callable[[int, int], float],
+        *,
+        max_steps: int,
+        log_every: int,
+        clip: float | None = None,
+        seed: int = 0,
+        loss_units: dict[str, float] | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.make_optimizer, self.schedule = model, optimizer, schedule
+        # Asked now: a strategy that shards the model flattens what it shards.
+        self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
+        self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
+        self.loss_units = loss_units or {}
+        self.train_metrics: dict[str, float] = {}
+        self.val_metrics: dict[str, float] = {}
+        self._seconds, self._tokens = 0.0, 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        try:
+            return self.make_optimizer(parameter_groups(self.model, self._matrices))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+
+    # Training
+
+    def on_train_start(self) -> None:
+        strategy, scaler = self.trainer.strategy, getattr(self.trainer.precision_plugin, "scaler", None)
+        # The raw path skips Lightning's optimizer wrapper, which costs as much as a bigram's whole step. Strategies
+        # that synchronise gradients and the loss scaling of fp16 need their hooks.
+        raw = isinstance(strategy, SingleDeviceStrategy) and scaler is None
+        self._take_step = self._raw_step if raw else self._hooked_step
+        self._raw_optimizer = self.optimizers(use_pl_optimizer=False)
+        self._base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self._raw_optimizer.param_groups]
+        self._trained = [p for group in self._raw_optimizer.param_groups for p in group["params"]]
+        # A model that is sharded over processes knows how to take the norm over all of them.
+        clip_own = functools.partial(clip_grad_norm_, self._trained)
+        self._clip_norm = getattr(self.trainer.model, "clip_grad_norm_", clip_own)
+        if scaler is not None and not getattr(self._raw_optimizer, "_step_supports_amp_scaling", False):
+            raise ConfigError("hardware.precision=16-mixed needs optimizer.fused=true")
+
+    def training_step(self, block: Block, batch_idx: int) -> None:
+        started = time.perf_counter()
+        first, losses = self.trainer.global_step, []
+        for s, weights_A in enumerate(block.weights_SA):
+            self._prepare_step(first + s)
+            last = s + 1 == len(block.weights_SA)
+            loss, norm = self._take_step(block.inputs_SABT[s], block.targets_SABT[s], weights_A, last)
+            losses.append(loss)
+        self._finish_block(first, torch.stack(losses), norm)
+        self._seconds += time.perf_counter() - started
+        self._tokens += block.inputs_SABT.numel() * self.trainer.world_size
+        if self.trainer.global_step % self.log_every == 0 or self.trainer.global_step >= self.max_steps:
+            self._log_training()
+        if self.trainer.global_step >= self.max_steps:
+            # Lightning validates at multiples of its interval, and when it is asked to stop.
+            self.trainer.should_stop = True
+
+    def _prepare_step(self, step: int) -> None:
+        """Seed what the step draws by (seed, step) and set its learning rate: a resumed run is the same run."""
+        seed_step(self.seed, step, self.trainer.global_rank, self.device)
+        factor = self.schedule(step, self.max_steps)
+        for group, rate in zip(self._raw_optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _raw_step(self, inputs_ABT, targets_ABT, weights_A, last: bool):
+        total = None
+        for inputs_BT, targets_BT, weight in zip(inputs_ABT, targets_ABT, weights_A, strict=True):
+            loss = self.model.loss(inputs_BT, targets_BT)
+            if weight != 1.0:
+                loss = loss * weight
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        norm = self._clip(last)
+        self._raw_optimizer.step()
+        for parameter in self._trained:
+            parameter.grad = None
+        return total, norm
+
+    def _hooked_step(self, inputs_ABT, targets_ABT, weights_A, last: bool):
+        optimizer, total = self.optimizers(), 0.0
+        for inputs_BT, targets_BT, weight in zip(inputs_ABT, targets_ABT, weights_A, strict=True):
+            loss = self.model.loss(inputs_BT, targets_BT) * weight
+            self.manual_backward(loss)
+            total = total + loss.detach()
+        if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
+            scaler.unscale_(self._raw_optimizer)
+        norm = self._clip(last)
+        optimizer.step()
+        optimizer.zero_grad()
+        return total, norm
+
+    def _clip(self, last: bool) -> torch.Tensor | None:
+        """Clip the gradients; return their norm, which is computed without clipping only at the end of a block."""
+        if self.clip is None and not last:
+            return None
+        return self._clip_norm(math.inf if self.clip is None else self.clip)
+
+    def _finish_block(self, first: int, losses_S: torch.Tensor, norm: torch.Tensor) -> None:
+        if self._take_step == self._raw_step:
+            # Lightning counts the steps of its own optimizer wrapper only.
+            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+            progress.ready += len(losses_S)
+            progress.completed += len(losses_S)
+        losses_S = self.trainer.strategy.reduce(losses_S, reduce_op="mean")
+        mean, norm = losses_S.double().mean().item(), norm.item()
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            bad = (~torch.isfinite(losses_S)).nonzero().flatten()
+            what = f"the loss became {losses_S[bad[0]].item()}" if len(bad) else f"the gradient norm became {norm}"
+            step = first + int(bad[0]) + 1 if len(bad) else first + len(losses_S)
+            raise NonFiniteError(
+                f"{what} at step {step}: lower optimizer.lr, set trainer.clip, or start from the last good checkpoint"
+            )
+        self.train_metrics |= {
+            "train/loss": mean,
+            "train/perplexity": perplexity(mean),
+            "train/learning_rate": self._raw_optimizer.param_groups[0]["lr"],
+            "train/gradient_norm": norm,
+        }
+
+    def _log_training(self) -> None:
+        self.train_metrics["train/tokens_per_second"] = self._tokens / self._seconds
+        self._seconds, self._tokens = 0.0, 0
+        self._write(self.train_metrics)
+
+    # Validation: the whole held-out split, exactly
+
+    def on_validation_epoch_start(self) -> None:
+        self._nll, self._count = torch.zeros((), dtype=torch.float64, device=self.device), 0
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        nll, count = nll_sum(self.model, *batch)
+        self._nll += nll
+        self._count += count
+
+    def on_validation_epoch_end(self) -> None:
+        sums = torch.stack([self._nll, self._nll.new_tensor(self._count)])
+        nll, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        loss = nll / count
+        self.val_metrics = {"val/loss": loss, "val/perplexity": perplexity(loss)}
+        self.val_metrics |= {f"val/{unit}": loss * factor for unit, factor in self.loss_units.items()}
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the held-out loss became {loss} at step {self.trainer.global_step}")
+        # For callbacks that watch trainer.callback_metrics, such as early stopping; the loggers are written below.
+        # Every process has the same values; sync_dist says so to Lightning.
+        self.log_dict(self.val_metrics, logger=False, sync_dist=True)
+        self._write(self.val_metrics)
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step)
+
+
+def parameter_groups(model: torch.nn.Module, matrices: set[str]) -> list[dict]:
+    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in named if name in matrices]},
+        {"params": [parameter for name, parameter in named if name not in matrices], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Seed torch's generator of `device` by (seed, step, rank), so that dropout needs no saved state."""
+    mixed = _mix(_mix(_mix(seed) + step) + rank)
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(mixed)
+
+
+def _mix(z: int) -> int:
+    """One round of splitmix64: neighbouring numbers become unrelated ones."""
+    z = (z + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return z ^ (z >> 31)

@@ -1,0 +1,67 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+
+import time
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from molino.console import console, say
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class ProgressDisplay(Callback):
+    """Shows step, loss, perplexity, tokens/s and the time left; a line for every validation."""
+
+    def __init__(self):
+        self.bar: Progress | None = None
+        self._last_line = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._started, self._first_step = time.perf_counter(), trainer.global_step
+        if not (trainer.is_global_zero and console.is_terminal):
+            return
+        self.bar = Progress(
+            TextColumn("step {task.completed:>{task.fields[width]}}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        width = len(str(trainer.max_steps))
+        self.task = self.bar.add_task(
+            "", total=trainer.max_steps, completed=trainer.global_step, metrics="", width=width
+        )
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, metrics=_describe(module.train_metrics))
+        elif trainer.is_global_zero and time.perf_counter() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.perf_counter()
+            done = trainer.global_step - self._first_step
+            left = (trainer.max_steps - trainer.global_step) / done * (self._last_line - self._started)
+            self._say(trainer, f"{_describe(module.train_metrics)} | {left:.0f} s left")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            loss, perplexity = module.val_metrics["val/loss"], module.val_metrics["val/perplexity"]
+            self._say(trainer, f"held-out loss {loss:.4f} perplexity {perplexity:.2f}")
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _say(self, trainer: Trainer, text: str) -> None:
+        width = len(str(trainer.max_steps))
+        say(f"step {trainer.global_step:>{width}}/{trainer.max_steps} | {text}")
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    text = f"loss {metrics['train/loss']:.4f} perplexity {metrics['train/perplexity']:.2f}"
+    rate = metrics.get("train/tokens_per_second")
+    return text if rate is None else f"{text} | {rate:,.0f} tokens/s"

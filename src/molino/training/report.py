@@ -1,0 +1,65 @@
+"""What a run says of itself when it starts and when it ends."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from molino.console import say, show_facts
+from molino.data.module import TextDataModule
+from molino.evaluation.floors import describe_floors
+from molino.training.hardware import Hardware
+
+
+def introduce(
+    run: Path,
+    data: TextDataModule,
+    model: torch.nn.Module,
+    hardware: Hardware,
+    floors: dict[str, float],
+    max_steps: int,
+    first_step: int,
+) -> None:
+    """Print what was composed, before the first step."""
+    train, val, per_step = data.splits["train"], data.splits["val"], data.tokens_per_step
+    epochs = max_steps * per_step / len(train.tokens)
+    facts = {
+        "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.corpus.fingerprint()[:12]}",
+        "text": f"{train.characters:,} + {val.characters:,} characters, train + held out",
+        "tokens": f"{len(train.tokens):,} + {len(val.tokens):,}, vocabulary {data.tokenizer.size:,}",
+        "model": f"{type(model).__name__}, {count_parameters(model):,} parameters, context {data.block_size} tokens",
+        "training": f"{max_steps:,} steps of {per_step:,} tokens: {epochs:.1f} epochs",
+        "device": hardware.describe(),
+        **describe_floors(floors),
+        "run": run,
+    }
+    if first_step:
+        facts["resumed"] = f"after step {first_step:,}"
+    show_facts("molino", facts)
+
+
+def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -> None:
+    """Print what came out, the last sample and what to type next."""
+    loss = summary["val/loss"]
+    facts = {
+        "held-out loss": f"{loss:.4f} nats a token after step {summary['steps']:,}",
+        "perplexity": f"{summary['val/perplexity']:.4f}",
+        "bits per character": f"{summary['val/bits_per_character']:.4f}",
+        "best held-out loss": f"{summary['val/best_loss']:.4f} after step {summary['best_step']:,}",
+        "train loss": f"{summary['train/loss']:.4f}, mean of the last steps",
+        **describe_floors(summary, loss),
+        "time": f"{summary['seconds']:.1f} s; {summary['tokens_per_second']:,.0f} tokens/s in training",
+        "run": run,
+    }
+    show_facts("result", facts)
+    samples = run / "samples.txt"
+    if samples.is_file():
+        say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
+    say(f'next: python scripts/generate.py run={run.name} prompt="..."')
+    say(f"      python scripts/evaluate.py run={run.name} split={'test' if has_test else 'val'}")
+    say(f"      tensorboard --logdir {outputs}")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return how many numbers a model learns; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,120 @@
+"""Every file under conf/ is used: composed, checked and, where the machine can, trained with for some steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Outcome
+
+from molino.runs import directory
+
+CONF = ROOT / "conf"
+TINY = ("data.block_size=8", "data.batch_size=4", "model.n_layer=1", "model.n_head=2", "model.n_embd=8")
+BIGRAM = ("model=bigram", "data.block_size=8", "data.batch_size=4")
+# Vocabularies are kept small: every run reads its whole held-out split twice.
+SMALL_VOCABULARY = {
+    "ptb": ("data.tokenizer.max_size=50",),
+    "wikitext2": ("data.tokenizer.max_size=50",),
+    "imdb": ("data.tokenizer.max_size=50",),
+    "text8": ("data.block_size=256",),
+    "grammar": ("data.corpus.characters=20000",),
+}
+NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A cache that all runs of this file share, so that a corpus is read once."""
+    return tmp_path_factory.mktemp("conf")
+
+
+@pytest.fixture
+def train(molino, places, tmp_path):
+    def run(*settings: str) -> Outcome:
+        return molino("train", "debug=fast", f"paths.cache={places}", f"paths.outputs={tmp_path}", *settings)
+
+    return run
+
+
+def assert_trained(done: Outcome, outputs: Path) -> Path:
+    assert done.status == 0, done.err
+    (run,) = directory.list_runs(outputs)
+    assert directory.read_summary(run)["steps"] == 20
+    return run
+
+
+def test_no_group_is_forgotten_here():
+    tested = {"data", "data/tokenizer", "debug", "experiment", "hardware", "logger", "model", "optimizer", "scheduler"}
+    groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
+    assert groups == tested | {"trainer"} and choices("trainer") == choices("logger") == ["default"]
+    assert choices(".") == ["evaluate", "generate", "train"]
+    assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
+
+
+@pytest.mark.parametrize("name", sorted({*choices("data")} - {"text"}))
+def test_corpora(train, mirror, tmp_path, name):
+    run = assert_trained(
+        train(f"data={name}", *BIGRAM, *SMALL_VOCABULARY.get(name, ()), f"paths.mirror={mirror}"), tmp_path
+    )
+    assert (run / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("name", choices("data/tokenizer"))
+def test_tokenizers(train, tiny, tmp_path, name):
+    more = {
+        "bpe": ("data.tokenizer.size=280",),
+        "pretrained": (f"data.tokenizer.path={tiny.path / 'tokenizer.json'}",),
+        "word": ("data.tokenizer.min_freq=2",),
+    }
+    done = train("data=text", f"data.path={tiny.file}", f"data/tokenizer={name}", *TINY, *more.get(name, ()))
+    assert_trained(done, tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_models(train, tiny, tmp_path, name):
+    sizes = BIGRAM[1:] if name == "bigram" else TINY
+    assert_trained(train("data=text", f"data.path={tiny.file}", f"model={name}", *sizes), tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("optimizer"))
+def test_optimizers(train, tiny, tmp_path, name):
+    assert_trained(train("data=text", f"data.path={tiny.file}", f"optimizer={name}", *TINY), tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("scheduler"))
+def test_schedulers(train, tiny, tmp_path, name):
+    assert_trained(train("data=text", f"data.path={tiny.file}", f"scheduler={name}", *TINY), tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("hardware"))
+def test_hardware(train, tiny, tmp_path, name):
+    settings = ("data=text", f"data.path={tiny.file}", f"hardware={name}", *TINY)
+    if name == "ddp":
+        # Two processes are tested in test_train.py; one process takes the same path through Lightning.
+        settings = (*settings, "hardware.devices=1", "hardware.accelerator=cpu")
+    done = train(*settings)
+    if name in NEEDS_GPU and not torch.cuda.is_available():
+        assert done.status == 5 and "GPU" in done.err
+    elif name in NEEDS_GPU and torch.cuda.device_count() < 2 and name == "fsdp":
+        assert done.status == 5 and "GPUs" in done.err
+    else:
+        assert_trained(done, tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_experiments(train, mirror, tmp_path, name):
+    first_lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:6]
+    assert first_lines[0] == "# @package _global_"
+    assert any(line.startswith(f"# COMMAND: python scripts/train.py experiment={name}") for line in first_lines)
+    assert sum(line.startswith(("# TIME: ", "# RESULT: ")) for line in first_lines) == 2
+    sizes = ["data.batch_size=4", "trainer.sample_tokens=5"]
+    if "bigram" not in name:
+        sizes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=8"]
+    if name.startswith(("ptb", "wikitext2", "imdb")):
+        sizes += ["data.tokenizer.max_size=50"]
+    run = assert_trained(train(f"experiment={name}", f"paths.mirror={mirror}", *sizes), tmp_path)
+    assert run.name.startswith(f"{name}_")

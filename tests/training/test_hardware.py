@@ -1,0 +1,141 @@
+"""The hardware section: what `auto` finds, what is refused, and what Lightning and torch are told."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+
+from molino.errors import ConfigError, ResourceError
+from molino.training.hardware import PRECISIONS, Hardware
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make torch believe in another machine."""
+
+    def make(gpus: int = 0, bf16: bool = True, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: bf16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Mill")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return make
+
+
+def test_auto_is_what_torch_finds_on_this_machine():
+    hardware = Hardware()
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert hardware.kind == hardware.device.type == found
+    assert torch.ones(2, device=hardware.device).sum().item() == 2
+
+
+@pytest.mark.parametrize(
+    ("computer", "kind", "precision", "accelerator"),
+    [
+        ({}, "cpu", "32-true", "cpu"),
+        ({"mps": True}, "mps", "32-true", "mps"),
+        ({"gpus": 1}, "cuda", "bf16-mixed", "gpu"),
+        ({"gpus": 1, "bf16": False}, "cuda", "32-true", "gpu"),
+        ({"gpus": 2, "mps": True}, "cuda", "bf16-mixed", "gpu"),
+    ],
+)
+def test_auto_takes_the_best_of_what_is_there(computer, kind, precision, accelerator, machine):
+    machine(**computer)
+    assert Hardware().kind == kind and Hardware().resolved_precision == precision
+    assert Hardware().trainer_arguments() == {
+        "accelerator": accelerator,
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "precision": precision,
+    }
+    # What is asked for by name is not second-guessed.
+    assert Hardware(accelerator="cpu").kind == "cpu" and Hardware(accelerator="cpu").resolved_precision == "32-true"
+    assert Hardware(precision="32-true").resolved_precision == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "bf16"}, "hardware.precision=bf16 is unknown: choose auto, 32-true, bf16-mixed, 16-mixed"),
+        ({"matmul_precision": "low"}, "hardware.matmul_precision=low is unknown: choose highest, high, medium"),
+        ({"accelerator": "tpu"}, "hardware.accelerator=tpu is unknown: choose auto, cpu or gpu"),
+        ({"devices": 0}, "hardware.devices=0 must be at least 1"),
+        ({"num_nodes": 0}, "hardware.num_nodes=0 must be at least 1"),
+        ({"threads": 0}, "hardware.threads=0 must be at least 1"),
+        ({"precision": "16-mixed"}, "hardware.precision=16-mixed needs a GPU"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message, machine):
+    machine()
+    with pytest.raises(ConfigError, match=message):
+        Hardware(**settings)
+
+
+def test_a_machine_that_lacks_what_is_asked_for_says_so(machine):
+    machine(gpus=0)
+    with pytest.raises(ResourceError, match="torch finds none here: choose hardware=cpu or auto"):
+        Hardware(accelerator="gpu")
+    with pytest.raises(ResourceError, match="hardware=fsdp needs GPUs: choose hardware=ddp on CPUs"):
+        Hardware(strategy="fsdp").trainer_arguments()
+    machine(gpus=2)
+    assert Hardware(accelerator="gpu", devices=2).devices == 2
+    with pytest.raises(ResourceError, match=r"hardware\.devices=3, but there are 2 GPUs here"):
+        Hardware(accelerator="gpu", devices=3)
+    assert Hardware(accelerator="cpu", devices=3).devices == 3
+
+
+def test_sharding_writes_one_whole_checkpoint(machine):
+    machine(gpus=2)
+    strategy = Hardware(accelerator="gpu", devices=2, strategy="fsdp").trainer_arguments()["strategy"]
+    assert isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "full"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_lightning_takes_the_arguments(precision, strategy, tmp_path):
+    hardware = Hardware(accelerator="cpu", precision=precision, strategy=strategy)
+    trainer = Trainer(logger=False, default_root_dir=tmp_path, **hardware.trainer_arguments())
+    assert trainer.precision == precision and trainer.num_devices == 1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_autocast_computes_products_in_the_precision(precision, dtype):
+    assert PRECISIONS[precision] in (None, dtype)
+    with Hardware(accelerator="cpu", precision=precision).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_apply_sets_what_torch_keeps():
+    # In a process of its own: torch keeps these until it ends.
+    code = """
+import torch
+from molino.training.hardware import MATMUL, Hardware
+before = torch.get_num_threads()
+for precision in MATMUL:
+    Hardware(accelerator="cpu", matmul_precision=precision).apply()
+    print(torch.get_float32_matmul_precision(), torch.get_num_threads() == before)
+Hardware(accelerator="cpu", threads=before + 1).apply()
+print(torch.get_num_threads() - before, (torch.tensor([1e-40]) * 1.0).item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["highest", "True", "high", "True", "medium", "True", "1", "0.0"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "NVIDIA Mill, bf16-mixed"),
+        ({"devices": 2, "num_nodes": 3, "strategy": "ddp"}, "6 x NVIDIA Mill, bf16-mixed, ddp"),
+        ({"precision": "32-true", "compile": True}, "NVIDIA Mill, 32-true, compiled"),
+        ({"accelerator": "cpu"}, f"cpu ({torch.get_num_threads()} threads), 32-true"),
+    ],
+)
+def test_a_line_says_what_computes(settings, text, machine):
+    machine(gpus=2)
+    assert Hardware(**settings).describe() == text

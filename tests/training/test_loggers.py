@@ -1,0 +1,164 @@
+"""Logged metrics, read back from the files: with csv, and with TensorBoard's own reader."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from molino.training.loggers import (
+    HPARAMS_METRICS,
+    MetricsFile,
+    TensorBoard,
+    log_floors,
+)
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def events(directory: Path) -> EventAccumulator:
+    return EventAccumulator(str(directory)).Reload()
+
+
+def scalars(directory: Path, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in events(directory).Scalars(tag)]
+
+
+# metrics.csv
+
+
+def test_one_row_a_step_and_one_column_a_metric_in_order_of_appearance(tmp_path):
+    file = MetricsFile(tmp_path, None)
+    file.log_metrics({"train/loss": 2.5, "train/perplexity": math.exp(2.5)}, step=10)
+    file.log_metrics({"train/loss": 0.1 + 0.2, "train/perplexity": 1.25}, step=20)
+    file.log_metrics({"val/loss": 1e-30}, step=20)
+    file.log_metrics({"val/loss": math.inf}, step=30)
+    assert not (tmp_path / "metrics.csv").exists()
+    file.save()
+    text = (tmp_path / "metrics.csv").read_text()
+    assert text.splitlines()[0] == "step,train/loss,train/perplexity,val/loss"
+    assert text.splitlines()[3] == "30,,,inf" and "\r" not in text
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == ["10", "20", "30"]
+    # As exact as the number that was logged.
+    assert float(rows[0]["train/perplexity"]) == math.exp(2.5)
+    assert float(rows[1]["train/loss"]) == 0.1 + 0.2 and float(rows[1]["val/loss"]) == 1e-30
+
+
+def test_the_end_of_a_run_writes_what_is_left(tmp_path):
+    file = MetricsFile(tmp_path, None)
+    file.log_metrics({"val/loss": 1.5}, step=1)
+    file.log_hyperparams({"lr": 0.1})
+    file.finalize("failed")
+    assert rows_of(tmp_path) == [{"step": "1", "val/loss": "1.5"}]
+
+
+def test_a_resumed_run_drops_later_rows_and_ends_as_if_never_stopped(tmp_path):
+    def log(file: MetricsFile, steps: range) -> None:
+        for step in steps:
+            file.log_metrics({"train/loss": 1 / step}, step)
+            if step % 20 == 0:
+                file.log_metrics({"val/loss": 2 / step}, step)
+        file.save()
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    log(MetricsFile(tmp_path / "whole", None), range(10, 101, 10))
+    log(MetricsFile(tmp_path / "killed", None), range(10, 81, 10))
+    resumed = MetricsFile(tmp_path / "killed", 50)
+    resumed.save()
+    assert [row["step"] for row in rows_of(tmp_path / "killed")] == ["10", "20", "30", "40", "50"]
+    log(resumed, range(60, 101, 10))
+    one, other = (tmp_path / name / "metrics.csv" for name in ("whole", "killed"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_run_resumed_before_its_first_line_and_a_new_one_start_empty(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    file.log_metrics({"train/loss": 1.0}, 10)
+    file.save()
+    for first_step in (0, None):
+        assert MetricsFile(tmp_path, first_step).rows == {}
+    assert list(MetricsFile(tmp_path, 10).rows) == [10]
+
+
+# TensorBoard
+
+
+def test_event_files_lie_right_in_the_run(tmp_path):
+    logger = TensorBoard(tmp_path / "run", None)
+    logger.log_metrics({"train/loss": 2.5, "val/loss": 2.25}, step=10)
+    logger.log_metrics({"train/loss": 1.5}, step=20)
+    logger.finalize("success")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_dir()] == []
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+    # TensorBoard names a run after its folder.
+    assert set(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Runs()) == {"run"}
+    assert sorted(events(tmp_path / "run").Tags()["scalars"]) == ["train/loss", "val/loss"]
+    assert scalars(tmp_path / "run", "train/loss") == [(10, 2.5), (20, 1.5)]
+
+
+@pytest.mark.parametrize("first_step", [0, 20, 30])
+def test_a_resumed_run_shows_each_step_once(first_step, tmp_path):
+    steps = [10, 20, 30, 40]
+    killed = TensorBoard(tmp_path, None)
+    for step in steps:
+        killed.log_metrics({"train/loss": 1.0}, step)
+    killed.finalize("failed")
+    # TensorBoard reads files in the order of their names, which hold the second they were made in.
+    for file in tmp_path.glob("events.*"):
+        file.rename(tmp_path / "events.out.tfevents.0000000001.killed")
+    resumed = TensorBoard(tmp_path, first_step)
+    for step in range(first_step + 10, 61, 10):
+        resumed.log_metrics({"train/loss": 2.0}, step)
+    resumed.finalize("success")
+    assert scalars(tmp_path, "train/loss") == [(step, 1.0 if step <= first_step else 2.0) for step in range(10, 61, 10)]
+
+
+def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
+    settings = {"optimizer.lr": 0.1, "model": "GPT", "model.bias": True, "seed": 3, "path": None, "betas": [0.9, 0.95]}
+    logger = TensorBoard(tmp_path, None)
+    logger.log_settings(settings)
+    # On disk at once: a run that is killed and resumed does not log them again.
+    found = events(tmp_path).summary_metadata
+    content = {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+        for tag, metadata in found.items()
+        if metadata.plugin_data.plugin_name == "hparams"
+    }
+    values = content["_hparams_/session_start_info"].session_start_info.hparams
+    assert values["optimizer.lr"].number_value == 0.1 and values["seed"].number_value == 3
+    assert values["model"].string_value == "GPT" and values["model.bias"].number_value == 1
+    assert values["path"].string_value == "None" and values["betas"].string_value == "[0.9, 0.95]"
+    metrics = content["_hparams_/experiment"].experiment.metric_infos
+    assert {metric.name.tag for metric in metrics} == set(HPARAMS_METRICS)
+
+    logger.log_metrics({"val/loss": 2.25}, 10)
+    logger.finalize("success")
+    assert events(tmp_path).Tags()["scalars"] == ["val/loss"]
+    assert scalars(tmp_path, "val/loss") == [(10, 2.25)]
+
+
+def test_floors_are_level_lines_in_the_chart_of_the_loss(tmp_path):
+    floors = {"floor/unigram": 3.25, "floor/bigram": 2.5, "floor/bigram_train": 2.375, "floor/ngram": 1.75}
+    log_floors(tmp_path / "floors", {**floors, "floor/ngram_order": 5}, last_step=1000)
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    assert set(runs.Runs()) == {"floors/unigram", "floors/bigram", "floors/ngram"}
+    for run in runs.Runs():
+        level = floors[run.replace("floors", "floor")]
+        assert sorted(runs.Runs()[run]["scalars"]) == ["val/loss", "val/perplexity"]
+        assert [(event.step, event.value) for event in runs.Scalars(run, "val/loss")] == [(0, level), (1000, level)]
+        assert [event.value for event in runs.Scalars(run, "val/perplexity")] == pytest.approx([math.exp(level)] * 2)
+
+
+def test_a_known_entropy_is_a_floor_too(tmp_path):
+    log_floors(tmp_path, {"floor/source": 1.0}, 10)
+    assert scalars(tmp_path / "source", "val/loss") == [(0, 1.0), (10, 1.0)]
+    log_floors(tmp_path / "none", {}, 10)
+    assert not (tmp_path / "none").exists()

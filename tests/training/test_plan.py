@@ -1,0 +1,40 @@
+"""The plan of a run: counts that make sense, and how many steps go in one block."""
+
+import dataclasses
+
+import pytest
+
+from molino.errors import ConfigError
+from molino.training.plan import Plan
+
+PLAN = Plan(max_steps=100, log_every=10, val_every=20, checkpoint_every=50)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "steps"), [((10, 20, 50), 10), ((7, 20, 50), 1), ((50, 250, 1000), 50), ((12, 18, 30), 6)]
+)
+def test_a_block_is_the_longest_that_ends_at_every_interval(intervals, steps):
+    plan = Plan(1000, *intervals)
+    assert plan.steps_per_block == steps
+    assert max(n for n in range(1, 1001) if all(interval % n == 0 for interval in intervals)) == steps
+
+
+@pytest.mark.parametrize("name", ["max_steps", "log_every", "val_every", "checkpoint_every", "accumulate"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_counts_are_at_least_one(name, value):
+    assert getattr(dataclasses.replace(PLAN, **{name: 1}), name) == 1
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}={value} must be at least 1"):
+        dataclasses.replace(PLAN, **{name: value})
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_clipping_needs_a_norm_above_zero(clip):
+    assert PLAN.clip is None and dataclasses.replace(PLAN, clip=0.1).clip == 0.1
+    with pytest.raises(ConfigError, match=rf"trainer\.clip={clip} must be above 0; null turns clipping off"):
+        dataclasses.replace(PLAN, clip=clip)
+
+
+def test_samples_may_be_left_out_but_not_be_negative():
+    assert dataclasses.replace(PLAN, sample_tokens=0).sample_tokens == 0
+    with pytest.raises(ConfigError, match=r"trainer\.sample_tokens=-1 must be at least 0"):
+        dataclasses.replace(PLAN, sample_tokens=-1)
