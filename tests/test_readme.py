@@ -1,0 +1,105 @@
+"""Every command of the README runs, shortened; what it says of the project is so."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, small_text
+
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line for block in BLOCKS for line in block.splitlines() if line.startswith(("python scripts/", "tensorboard"))
+]
+SMALL = ("data.block_size=8", "data.batch_size=4", "debug=fast")
+
+
+def test_the_test_command_is_what_ci_runs():
+    (command,) = [line for block in BLOCKS for line in block.splitlines() if "pytest" in line]
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+
+
+def test_the_main_job_is_the_default_run(molino, tmp_path):
+    (command,) = [line for block in BLOCKS for line in block.splitlines() if line.endswith("scripts/train.py")]
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e . && ")
+    done = molino("train", "debug=fast", f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    assert done.status == 0, done.err
+    for name in (
+        "held-out loss",
+        "perplexity",
+        "bits per character",
+        "unigram floor",
+        "n-gram floor",
+        "--- step 20 ---",
+    ):
+        assert name in done.out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and "ddp" not in c and "resume" not in c])
+def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
+    # Shells take the quotes away and leave the pattern to the program.
+    (tmp_path / "my texts").mkdir()
+    for number in range(3):
+        (tmp_path / "my texts" / f"{number}.txt").write_text(small_text(number, 100), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command, comments=True)[2:]
+    done = molino("train", *arguments, *SMALL, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
+    assert done.status == 0, done.err
+    runs = 4 if "-m" in arguments else 1
+    assert len(list((tmp_path / "outputs").rglob("summary.json"))) == runs
+
+
+def test_commands_about_a_run(molino, tiny):
+    about = [c for c in COMMANDS if "evaluate.py" in c or "generate.py" in c]
+    assert len(about) == 3
+    for command in about:
+        verb = Path(command.split()[1]).stem
+        # Sampling needs no corpus, so it knows no cache.
+        settings = [s for s in tiny.settings if verb != "generate" or not s.startswith("paths.cache")]
+        done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
+        assert done.status == 0 and done.out.strip(), done.err
+
+
+def test_resume_command(molino, tiny, tmp_path):
+    assert any("resume=latest" in command for command in COMMANDS)
+    shutil.copytree(tiny.path, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.copy(tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt")
+    done = molino("train", "resume=latest", f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}")
+    # The copy stands at its last step: there is nothing to train, which is no success.
+    assert done.status == 4 and "trained nothing" in done.err
+
+
+def test_tensorboard_reads_the_outputs(tiny):
+    assert any(command.startswith("tensorboard --logdir outputs") for command in COMMANDS)
+    command = [sys.executable, "-m", "tensorboard.main", "--inspect", "--logdir", str(tiny.outputs)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert "val/loss" in shown and f"{tiny.path.name}/floors/bigram" in shown
+
+
+def test_choices_in_the_table_are_those_there_are():
+    rows = dict(re.findall(r"^\| `([a-z/]+)=` \| (.*) \|$", README, re.MULTILINE))
+    for group, text in rows.items():
+        named = set(re.findall(r"`([a-z0-9_]+)`", text))
+        assert named == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}, group
+    assert len(rows) == 8
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_benchmark_command(mirror, tmp_path):
+    assert any(command.startswith("python scripts/benchmark.py training") for command in COMMANDS)
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "training", "--rounds", "1", "--steps", "200"]
+    environment = os.environ | {"MOLINO_MIRROR": str(mirror)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for name in ("molino", "raw loop, fused AdamW", "ratio"):
+        assert name in done.stdout
