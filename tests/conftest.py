@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -54,18 +55,22 @@ def run_command(verb: str, *arguments: str) -> Outcome:
     out, err, status, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
     script = str(ROOT / "scripts" / f"{verb}.py")
     GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", [script, *arguments])
-        patch.setattr(sys, "stdin", io.StringIO())
-        patch.setenv("HYDRA_FULL_ERROR", "1")  # these two are set by the command; the patch takes them back
-        patch.setenv("MOLINO_RUN", "")
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                cli.command(script)
-            except SystemExit as left:
-                status = left.code or 0
-    GlobalHydra.instance().clear()
-    torch.set_num_threads(threads)
+    try:
+        # What the command and Lightning put into the environment ends with the command.
+        with (
+            mock.patch.dict(os.environ),
+            mock.patch.object(sys, "argv", [script, *arguments]),
+            mock.patch.object(sys, "stdin", io.StringIO()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            cli.command(script)
+    except SystemExit as left:
+        status = left.code or 0
+    finally:
+        GlobalHydra.instance().clear()
+        torch.set_num_threads(threads)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

@@ -12,9 +12,11 @@ from conftest import ROOT, small_text
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from molino.cli import quote
-from molino.runs.directory import LAST
+from molino.cli import arrange, quote
+from molino.errors import ConfigError
+from molino.runs.directory import BEST, LAST
 
+EARLY = "lightning.pytorch.callbacks.EarlyStopping"
 DEFAULTS = ("hardware=cpu", "hardware.threads=1", "model=bigram", "debug=fast")
 
 
@@ -59,6 +61,16 @@ def assert_one_line(outcome, verb, status, *parts):
         (["scheduler._target_=molino.files.os.system"], ["scheduler._target_=molino.files.os.system is not allowed"]),
         (["seed=-1"], ["seed=-1 must be a whole number"]),
         (["seed=abc"], ["seed=abc must be a whole number"]),
+        (["seed=true"], ["seed=True must be a whole number"]),
+        (["name="], ["name is empty"]),
+        (["data.batch_size=10000000000000000000000"], ["data.batch_size=10000000000000000000000 is out of range"]),
+        (["hardware=ddp", "hardware.accelerator=cpu", "data.batch_size=3"], ["cannot be shared by 2 processes"]),
+        (["--foo"], ["unrecognized arguments: --foo", "--hydra-help"]),
+        (["+callbacks.x=1"], ["callbacks.x=1 says nothing that can be built"]),
+        (["+callbacks.x={_target_: torch.optim.Optimizer, params: [], defaults: {}}"], ["callbacks.x"]),
+        ([f"+callbacks.x={{_target_: {EARLY}, monitor: val/los}}"], ["callbacks.x.monitor=val/los is not measured"]),
+        ([f"+callbacks.x={{_target_: {EARLY}, monitor: val/loss, mode: up}}"], ["callbacks.x: `mode` can be"]),
+        (["+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint}"], ["checkpoints", "are kept already"]),
         (["trainer.max_steps=0"], ["trainer.max_steps=0 must be at least 1"]),
         (["name=a/b"], ["a/b_", "cannot name a run's directory"]),
         (["model=null"], ["a group takes the name of one of its choices"]),
@@ -159,6 +171,18 @@ def test_places_that_cannot_be_written(molino, text, places, tmp_path, setting, 
     assert_one_line(outcome, "train", 5, str(tmp_path / "file"), setting)
 
 
+@pytest.mark.parametrize("setting", ["paths.cache", "paths.outputs"])
+def test_places_that_cannot_be(molino, text, places, setting):
+    assert_one_line(molino("train", *DEFAULTS, *text, *places, f"{setting}=/proc/x"), "train", 5, "/proc/x", setting)
+
+
+@pytest.mark.parametrize("width", [4_000_000, 1_000_000_000])
+def test_a_model_larger_than_memory(molino, text, places, width):
+    settings = [s for s in DEFAULTS if s != "model=bigram"]
+    outcome = molino("train", *settings, *text, *places, f"model.n_embd={width}", "data.block_size=8")
+    assert outcome.status == 5 and "out of memory" in outcome.err and outcome.err.count("\n") == 1
+
+
 def test_a_gpu_where_there_is_none(molino, text, places, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -197,7 +221,18 @@ def test_a_damaged_checkpoint(molino, tiny, tmp_path, verb):
     (run / LAST).write_bytes((run / LAST).read_bytes()[:-100])
     prompt = ["prompt=a"] if verb == "generate" else []
     outcome = molino(verb, *prompt, f"run={run}", "checkpoint=last", "hardware=cpu")
-    assert_one_line(outcome, verb, 4, "last.ckpt is damaged")
+    assert_one_line(outcome, verb, 4, "last.ckpt is damaged", "use checkpoint=best; to resume from it, copy best.ckpt")
+    (run / BEST).unlink()
+    outcome = molino(verb, *prompt, f"run={run}", "checkpoint=last", "hardware=cpu")
+    assert_one_line(outcome, verb, 4, "last.ckpt is damaged", "use another one")
+
+
+def test_the_latest_run_to_sample_from_is_one_with_weights(molino, tiny, tmp_path):
+    shutil.copytree(tiny.path, tmp_path / "trained")
+    (tmp_path / "failed").mkdir()
+    shutil.copyfile(tiny.path / "config.yaml", tmp_path / "failed" / "config.yaml")
+    done = molino("evaluate", "run=latest", *tiny.settings, f"paths.outputs={tmp_path}", "floors=false")
+    assert done.status == 0 and "trained, best checkpoint" in done.out, done.err
 
 
 def test_a_finished_run_is_not_resumed(molino, tiny):
@@ -240,6 +275,7 @@ def test_nobody_to_ask_for_a_prompt(molino, tiny):
 @pytest.mark.parametrize(
     ("settings", "status", "part"),
     [
+        (["split=all"], 2, "split=all is unknown: choose train, val or test"),
         (["split=test"], 3, "mancha.txt has no test split: choose split=train, split=val"),
         (["stride=0"], 2, "stride=0 must be between 1 and the context of 16"),
         (["stride=17"], 2, "stride=17 must be between 1 and the context of 16"),
@@ -253,12 +289,10 @@ def test_bad_settings_of_an_evaluation(molino, tiny, settings, status, part):
     assert_one_line(outcome, "evaluate", status, part)
 
 
-def test_a_traceback_on_demand(text, places):
-    command = [sys.executable, "scripts/train.py", *DEFAULTS, *text, *places, "debug=traceback", "seed=-1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode != 0
-    assert "Traceback (most recent call last)" in done.stderr
-    assert "ConfigError: seed=-1" in done.stderr
+def test_a_traceback_on_demand(molino, text, places):
+    # What is raised, Python itself shows with its traceback.
+    with pytest.raises(ConfigError, match="seed=-1"):
+        molino("train", *DEFAULTS, *text, *places, "debug=traceback", "seed=-1")
 
 
 def test_defects_keep_their_traceback(molino, monkeypatch):
@@ -312,7 +346,6 @@ AWKWARD = [
     "two\nlines\tand a tab",
     "  spaces  ",
     "$(1+1) `x` #y",
-    "null",
     "1605",
     "'",
     '"',
@@ -327,6 +360,22 @@ def test_any_text_passes_unchanged(key, value):
     assert OmegaConf.create({"value": override.value(), "other": 1}).value == value
 
 
-@pytest.mark.parametrize("argument", ["prompt='a, b'", 'prompt="it\'s"', "prompt=", "prompt", "model=gpt", "seed=1,2"])
+@pytest.mark.parametrize(
+    "argument", ["prompt='a, b'", 'prompt="it\'s"', "prompt=", "prompt", "prompt=null", "seed=1,2"]
+)
 def test_what_is_quoted_already_or_no_text_stays(argument):
     assert quote(argument) == argument
+
+
+def test_in_a_sweep_lists_are_hydras():
+    assert arrange(["seed=0,1", "-m", "data.path=my texts/*.txt"]) == ["-m", "seed=0,1", "data.path='my texts/*.txt'"]
+    assert arrange(["-m", "data.path=a,b"]) == ["-m", "data.path=a,b"] and arrange(["name=a,b"]) == ["name='a,b'"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], DEFAULTS])
+def test_output_that_nobody_reads_to_its_end(tmp_path, tiny, arguments):
+    settings = ["data=text", f"data.path={tiny.file}", f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments, *settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141

@@ -17,6 +17,7 @@ from conftest import ROOT, small_text
 
 from molino.runs import directory
 from molino.runs.load import load_checkpoint
+from molino.training.checkpoints import Checkpoints
 
 # Dropout, a schedule and accumulation are on, so that whatever a step draws or counts has to be restored.
 SMALL = (
@@ -25,7 +26,7 @@ SMALL = (
     "trainer.accumulate=2", "trainer.log_every=5", "trainer.val_every=25", "trainer.checkpoint_every=10",
     "trainer.sample_tokens=10",
 )  # fmt: skip
-LONG = (*SMALL, "trainer.max_steps=1500")
+LONG = (*SMALL, "trainer.max_steps=1000")
 TIMINGS = {"train/tokens_per_second"}
 
 
@@ -37,10 +38,12 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, text) -> Path:
+def undisturbed(tmp_path_factory, molino, text) -> Path:
     """A run that nothing happened to."""
-    home = tmp_path_factory.mktemp("undisturbed") / "home"
-    finish(start(home, *LONG, f"data.path={text}"))
+    home = tmp_path_factory.mktemp("undisturbed")
+    places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
+    done = molino("train", *LONG, f"data.path={text}", *places)
+    assert done.status == 0, done.err
     return only_run(home)
 
 
@@ -131,23 +134,43 @@ def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undi
     assert not list(only_run(home).rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, undisturbed, number, status):
+def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, undisturbed):
     home = tmp_path / "stopped"
     process = start(home, *LONG, f"data.path={text}")
-    wait_for_step(process, home, 5)
-    process.send_signal(number)
-    message = finish(process, status)
-    run = only_run(home)
-    assert f"saved; go on with python scripts/train.py resume={run.name}" in message and "Traceback" not in message
-    assert load_checkpoint(run / directory.LAST)["global_step"] % 5 == 0 and not directory.is_done(run)
-    finish(start(home, f"resume={run.name}"))
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        wait_for_step(process, home, 5)
+        process.send_signal(number)
+        message = finish(process, status)
+        run = only_run(home)
+        again = f"resume={run.relative_to(home)}"
+        assert f"saved; go on with python scripts/train.py {again}\n" in message and "Traceback" not in message
+        assert load_checkpoint(run / directory.LAST)["global_step"] % 5 == 0 and not directory.is_done(run)
+        process = start(home, again)
+    finish(process)
     assert_same_run(run, undisturbed)
 
 
-def test_two_processes_share_a_batch_and_train_the_same_model(tmp_path, text):
+def test_a_signal_after_the_last_step_changes_nothing(molino, text, tmp_path, monkeypatch):
+    told = []
+
+    def interrupt(checkpoints, trainer, module):
+        if trainer.global_step == 20:
+            checkpoints.signal = signal.SIGINT
+            told.append(trainer.global_step)
+        on_validation_end(checkpoints, trainer, module)
+
+    on_validation_end = Checkpoints.on_validation_end
+    monkeypatch.setattr(Checkpoints, "on_validation_end", interrupt)
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, "debug=fast", f"data.path={text}", *places)
+    assert done.status == 0 and told == [20] and directory.is_done(only_run(tmp_path)), done.err
+
+
+def test_two_processes_share_a_batch_and_train_the_same_model(molino, tmp_path, text):
     settings = (*SMALL, "model.dropout=0.0", f"data.path={text}", "trainer.max_steps=50")
-    finish(start(tmp_path / "one", *settings))
+    places = (f"paths.outputs={tmp_path / 'one' / 'outputs'}", f"paths.cache={tmp_path / 'cache'}")
+    assert molino("train", *settings, *places).status == 0
     finish(start(tmp_path / "two", *settings, "hardware=ddp", "hardware.accelerator=cpu"))
     one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
     for mine, wanted in zip(metrics(two), metrics(one), strict=True):
@@ -216,6 +239,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(mo
     assert not directory.is_done(run)
     if (run / directory.LAST).exists():
         assert all(torch.isfinite(value).all() for value in weights(run).values())
+
+
+def test_a_failing_run_of_a_sweep_is_named_and_does_not_stop_the_others(molino, text, tmp_path):
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    done = molino("train", "-m", *settings, f"data.path={text}", "debug=fast", *places, "optimizer.lr=-1,0.1")
+    assert done.status == 2 and done.err == "train.py: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n"
+    (run,) = directory.list_runs(tmp_path / "sweeps")
+    assert run.name == "optimizer.lr=0.1" and directory.is_done(run)
+
+
+@pytest.mark.parametrize("every", [5, 10])
+def test_early_stopping_stops_at_the_validation_that_is_no_better(molino, text, tmp_path, every):
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    plan = (
+        f"trainer.log_every={every}",
+        "trainer.val_every=10",
+        "trainer.checkpoint_every=10",
+        "trainer.max_steps=200",
+    )
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 10}"
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, *plan, f"data.path={text}", f"+callbacks.stop={stop}", *places)
+    assert done.status == 0, done.err
+    summary = directory.read_summary(directory.find("latest", tmp_path))
+    # The first validation sets the mark, the second is not better by 10.
+    assert summary["steps"] == 20 and summary["best_step"] == 20
 
 
 def test_a_sweep_trains_every_choice_in_a_directory_that_names_it(molino, text, tmp_path):

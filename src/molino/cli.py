@@ -8,16 +8,23 @@ import importlib
 import os
 import re
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from molino.config import suggest
-from molino.errors import ConfigError, Interrupted, MolinoError, ResourceError
+from molino.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
 from molino.files import NO_SPACE, UNWRITABLE
 from molino.help import help_text
 
 # Settings whose value is text or a path, in any characters.
-TEXTS = {"prompt", "run", "resume", "data.path", "paths.outputs", "paths.cache", "paths.mirror"}
+TEXTS = {
+    "prompt", "run", "resume", "name", "data.path", "data.corpus.path", "data.tokenizer.path", "paths.outputs",
+    "paths.cache", "paths.mirror",
+}  # fmt: skip
+MULTIRUN = ("-m", "--multirun")
 
 
 def command(script: str) -> None:
@@ -28,38 +35,74 @@ def command(script: str) -> None:
     """
     verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
     if {"-h", "--help"} & set(sys.argv):
-        print(help_text(verb, conf))
+        with until_nobody_reads():
+            print(help_text(verb, conf))
         return
     share_cores()
-    if not {"-m", "--multirun"} & set(sys.argv):
-        sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = arrange(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    failures: list[Exception] = []
+
     @hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)
     def task(config: Any) -> Any:
         try:
-            return importlib.import_module(f"molino.{verb}").run(config)
-        except BrokenPipeError:
-            # Whoever read the output has seen enough. Nothing is left to be said, also not at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+            with until_nobody_reads():
+                return importlib.import_module(f"molino.{verb}").run(config)
         except Exception as error:
-            # Hydra goes on with the next job of a sweep after an exception, but a signal is meant for all of them.
+            # A signal is meant for all the runs of a sweep, but of other errors the remaining ones know nothing.
             if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Interrupted):
                 _leave(error)
-            _say(error)
-            raise
+            _say_in_sweep(error, [o for o in HydraConfig.get().overrides.task if o not in sys.argv])
+            failures.append(error)
 
     try:
+        check_flags()
         task()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         _leave(error)
+    if failures:
+        sys.exit(getattr(_explain(failures[0]), "exit_code", 1))
+
+
+@contextmanager
+def until_nobody_reads() -> Iterator[None]:
+    """Leave quietly, as programs do that SIGPIPE ends, when whoever read the output has seen enough."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nothing is left to be said, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def arrange(arguments: list[str]) -> list[str]:
+    """Return a command line as Hydra takes it: -m before the settings, which must stand in one piece, and texts quoted.
+
+    In a sweep a text with a comma or a bracket is left to Hydra: it lists values.
+    """
+    flags = [argument for argument in arguments if argument in MULTIRUN]
+    rest = [argument for argument in arguments if argument not in MULTIRUN]
+    return flags + [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
+
+
+def check_flags() -> None:
+    """Refuse unknown flags in one line, where Hydra's parser would print its usage."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help lists the settings, --hydra-help the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    parser.parse_args()
 
 
 def share_cores() -> None:
@@ -74,10 +117,10 @@ def share_cores() -> None:
 def quote(argument: str) -> str:
     """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
 
-    A value that already stands in quotes is left as it is.
+    A value that already stands in quotes is left as it is, and so is null, which means none.
     """
-    key, equals, value = argument.partition("=")
-    if not equals or not value or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+    key, _, value = argument.partition("=")
+    if value in ("", "null") or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
         return argument
     escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
     return f"{key}='{escaped}'"
@@ -92,7 +135,20 @@ def _leave(error: Exception) -> NoReturn:
     sys.exit(explained.exit_code)
 
 
+def _say_in_sweep(error: Exception, varied: list[str]) -> None:
+    """Say what went wrong in the run of a sweep that these overrides tell from the others."""
+    if "debug=traceback" in sys.argv or (explained := _explain(error)) is None:
+        traceback.print_exception(error)
+    else:
+        _say(type(explained)(f"{','.join(varied) or 'the run'}: {explained}"))
+
+
 def _say(error: Exception) -> None:
+    from molino.runs.directory import is_main_process
+
+    # All processes of a distributed job meet these.
+    if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
+        return
     print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
 
 
@@ -110,10 +166,13 @@ def _explain(error: Exception) -> MolinoError | None:
         return ConfigError(f"a configuration file is no YAML: {' '.join(str(error).split())}")
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return ConfigError("a group takes the name of one of its choices, such as model=gpt, not null or a number")
+    if type(error).__name__ == "MisconfigurationException":
+        return ConfigError(str(error))
     if isinstance(error, OSError) and error.errno in (*NO_SPACE, *UNWRITABLE):
         place = f" ({error.filename})" if error.filename else ""
         return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
-    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    too_large = re.search("can't allocate memory|calculation overflowed", str(error))
+    no_memory = isinstance(error, RuntimeError) and too_large
     if no_memory or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return ResourceError(
             "out of memory: lower data.batch_size (and raise trainer.accumulate), samples or the model"

@@ -18,6 +18,8 @@ from molino.errors import ConfigError, MolinoError
 # Where `_target_` may point. Configurations travel with runs, and a target is a call: of a class of one of these
 # packages, or of a function of this one. What they import from elsewhere does not count as theirs.
 ALLOWED = ("molino.", "torch.optim.", "lightning.pytorch.")
+# No setting is larger; what is would overflow somewhere below.
+LARGEST = 2**32
 UNIONS = (typing.Union, types.UnionType)
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
@@ -44,9 +46,9 @@ def build(node: Mapping[str, Any], key: str = "", **runtime: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, MolinoError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError):
+        if isinstance(cause, ValueError | TypeError) or type(cause).__name__ == "MisconfigurationException":
             raise ConfigError(f"{key}: {cause}") from cause
-        raise
+        raise cause from None
     if isinstance(built, functools.partial):
         # Hydra's own kind of partial checks its target again at every call: 0.7 ms, thrice a bigram's training step.
         return functools.partial(built.func, *built.args, **built.keywords)
@@ -62,6 +64,8 @@ def check(node: Any, key: str = "", runtime: Iterable[str] = ()) -> None:
             check(child, _join(key, name))
     elif node == "???":
         raise ConfigError(f"{key} has no value yet: add {key}=<value>")
+    elif isinstance(node, int) and abs(node) > LARGEST:
+        raise ConfigError(f"{key}={node} is out of range: settings end at {LARGEST:,}")
 
 
 def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
@@ -77,7 +81,7 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {prefix}{near[0]}?" if near else "."
-    return f"{hint} Known here: {', '.join(known)}"
+    return f"{hint} Known here: {', '.join(known) or 'nothing yet'}"
 
 
 def _check_call(node: Mapping[str, Any], key: str, runtime: set[str]) -> None:

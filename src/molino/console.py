@@ -1,16 +1,28 @@
 """How molino speaks: lines and tables on one console."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+SECONDS_BETWEEN_LINES = 5.0
+Item = TypeVar("Item")
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the BrokenPipeError go on to the entry points; rich would exit with status 1."""
+        raise
+
+
+console = _Console()
 
 
 def say(text: str) -> None:
@@ -32,6 +44,19 @@ def working(what: str) -> Iterator[None]:
         yield
     finally:
         notice.cancel()
+
+
+def progress(items: Collection[Item], what: str) -> Iterator[Item]:
+    """Yield `items` and tell how far it has got: with a bar on a terminal, elsewhere by a line every five seconds."""
+    if console.is_terminal:
+        yield from track(items, what, console=console, transient=True)
+        return
+    last_line = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            say(f"{what}: {done / len(items):.0%}")
 
 
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from molino.config import build, check
-from molino.console import show_facts
+from molino.console import progress, show_facts
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split, prepare_tokens
-from molino.errors import DataError
+from molino.errors import ConfigError, DataError
 from molino.evaluation.floors import describe_floors, split_floors
 from molino.evaluation.loss import exact_loss, loss_units, perplexity
 from molino.runs import directory
@@ -46,17 +46,19 @@ def evaluate(
         corpus: another corpus than the run's; it is encoded by the run's tokenizer.
     """
     hardware.apply()
-    loaded = load_run(directory.find(run, paths["outputs"]), checkpoint, hardware.device)
+    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, hardware.device)
     if corpus is None:
         corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus")
     splits = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split={split} is unknown: choose train, val or test")
     if split not in splits:
         raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(splits)}")
     chosen, block_size = splits[split], loaded.model.block_size
     stride = block_size if stride is None else stride
     windows = evaluation_windows(chosen, block_size, stride, loaded.tokenizer.size)
     with hardware.autocast():
-        loss, count = exact_loss(loaded.model, windows, hardware.device)
+        loss, count = exact_loss(loaded.model, progress(windows, f"evaluating {corpus.name}"), hardware.device)
     facts = {
         "run": f"{loaded.path.name}, {checkpoint} checkpoint, after step {loaded.step:,}",
         "corpus": f"{corpus.name}, {split} split, read whole and in order",

@@ -24,7 +24,8 @@ def explain_os_errors(path: Path, hint: str = "") -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise ResourceError(f"no space left to write {path}; free some or choose another place{hint}") from error
-        if error.errno in UNWRITABLE:
+        # Where something is to be written, a folder that is not there is one that cannot be made (as below /proc).
+        if error.errno in (*UNWRITABLE, errno.ENOENT):
             raise ResourceError(f"{path} cannot be written ({error.strerror}); choose another place{hint}") from error
         raise
 

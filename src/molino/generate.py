@@ -48,7 +48,7 @@ def sample(
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
     hardware.apply()
-    loaded = load_run(directory.find(run, paths["outputs"]), checkpoint, hardware.device)
+    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, hardware.device)
     tokenizer = loaded.tokenizer
     prompt = ask_prompt() if prompt is None else prompt
     ids = encode_prompt(prompt, tokenizer, loaded.start_id, loaded.model.block_size)

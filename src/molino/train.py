@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from molino.config import build, check, check_names
@@ -28,6 +28,7 @@ from molino.runs import directory
 from molino.runs.load import load_checkpoint
 from molino.runs.record import record
 from molino.settings import flatten, resolve, resume
+from molino.training.callbacks import build_callbacks
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from molino.training.hardware import Hardware
 from molino.training.loggers import TensorBoard, log_floors
@@ -58,10 +59,10 @@ def run(config: Any) -> float:
         settings = resume(path, settings, overrides)
     parts = assemble(settings)
     resumed, path = path is not None, path or new_run(settings, overrides)
-    with directory.exclusive(path) if is_main_process() else nullcontext():
-        checkpoints = fit(parts, settings, path, resumed)
-        if is_main_process():
-            summary = summarise(parts, checkpoints, time.perf_counter() - started)
+    with directory.exclusive(path) if directory.is_main_process() else nullcontext():
+        checkpoints = fit(parts, settings, path, resumed, started)
+        if directory.is_main_process():
+            summary = summarise(parts, checkpoints)
             directory.write_summary(path, summary)
             conclude(path, settings["paths"]["outputs"], summary, "test" in parts.data.splits)
     return parts.module.val_metrics["val/loss"]
@@ -71,11 +72,13 @@ def check_sections(settings: dict[str, Any]) -> None:
     """Refuse a configuration with a section too many, too few or of the wrong kind, and a seed out of range."""
     check_names(settings, SECTIONS)
     seed = settings.get("seed")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
     for name, kind in SECTIONS.items():
         if not isinstance(settings.get(name), kind):
             raise ConfigError(f"{name}={settings.get(name)} must be {getattr(kind, '__name__', kind)}")
+    if not settings["name"]:
+        raise ConfigError("name is empty: a run's directory begins with it")
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,21 @@ class Parts:
     plan: Plan
     data: TextDataModule
     module: LanguageModel
+    callbacks: list[Callback]
     floors: dict[str, float]
 
 
 def assemble(settings: dict[str, Any]) -> Parts:
     """Build every part, cheapest first, so that a mistake shows before anything is downloaded or counted."""
     seed = settings["seed"]
-    check(settings["callbacks"], "callbacks")
+    callbacks = build_callbacks(settings["callbacks"])
     for name, node in settings["logger"].items():
         check(node, f"logger.{name}", ("directory", "first_step"))
     hardware: Hardware = build(settings["hardware"], "hardware")
     hardware.apply()
     plan: Plan = build(settings["trainer"], "trainer")
     optimizer, schedule = build(settings["optimizer"], "optimizer"), build(settings["scheduler"], "scheduler")
-    check_schedule(schedule, plan.max_steps)
+    check_schedule(schedule)
     data: TextDataModule = build(
         settings["data"],
         "data",
@@ -108,6 +112,7 @@ def assemble(settings: dict[str, Any]) -> Parts:
         steps_per_block=plan.steps_per_block,
         seed=seed,
     )
+    data.check_processes(hardware.devices * hardware.num_nodes)
     # On this device nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
     # an optimizer.
     with torch.device("meta"):
@@ -131,28 +136,33 @@ def assemble(settings: dict[str, Any]) -> Parts:
     if hardware.compile:
         # In place, so that no key of a checkpoint tells whether the model was compiled.
         model.compile()
-    floors = split_floors(data.corpus, data.tokenizer, data.splits, "val", data.cache) if is_main_process() else {}
-    return Parts(hardware, plan, data, module, floors)
+    floors = {}
+    if directory.is_main_process():
+        floors = split_floors(data.corpus, data.tokenizer, data.splits, "val", data.cache)
+    return Parts(hardware, plan, data, module, callbacks, floors)
 
 
-def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool) -> Checkpoints:
-    """Train in the run directory `path`, from its last checkpoint where it is resumed and has one."""
+def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool, started: float) -> Checkpoints:
+    """Train in the run directory `path`, from its last checkpoint where it is resumed and has one.
+
+    After a checkpoint of the last step nothing is trained; the metrics are those it holds.
+    """
     plan, data = parts.plan, parts.data
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": corpus_digest(data.corpus, data.tokenizer)}
     checkpoint = path / directory.LAST if resumed and (path / directory.LAST).is_file() else None
     first_step = resume_step(checkpoint, facts["data"]) if checkpoint else 0
     loggers: list[Logger] = []
-    if is_main_process():
+    if directory.is_main_process():
         data.tokenizer.save(path / directory.TOKENIZER)
-        introduce(path, data, parts.module.model, parts.hardware, parts.floors, plan.max_steps, first_step)
+        introduce(path, data, parts.module, parts.hardware, parts.floors, first_step)
         loggers = start_loggers(parts, settings, path, first_step if resumed else None)
 
     def validation_due(step: int) -> bool:
         return step % plan.val_every == 0 or step >= plan.max_steps
 
-    checkpoints = Checkpoints(path, plan.checkpoint_every, facts, validation_due)
-    callbacks = [build(node, f"callbacks.{name}") for name, node in settings["callbacks"].items() if node]
+    checkpoints = Checkpoints(path, plan.checkpoint_every, facts, validation_due, started)
+    callbacks = list(parts.callbacks)
     if plan.sample_tokens and parts.hardware.strategy != "fsdp":  # no process holds all the weights to sample with
         callbacks.append(Samples(path, data.tokenizer, start_id, plan.sample_tokens, settings["seed"]))
     quiet_lightning()
@@ -161,6 +171,8 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool) -> Ch
         max_steps=plan.max_steps,
         # In blocks. A validation also follows the last one; see LanguageModel.training_step.
         val_check_interval=min(plan.val_every // plan.steps_per_block, -(-plan.max_steps // plan.steps_per_block)),
+        # Else early stopping would wait for the end of the epoch where the interval is 1, which it reads as a fraction.
+        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=loggers,
@@ -175,8 +187,6 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool) -> Ch
         **parts.hardware.trainer_arguments(),
     )
     trainer.fit(parts.module, data, ckpt_path=checkpoint)
-    if not parts.module.val_metrics:
-        raise CheckpointError(f"{path.name} trained nothing: its last checkpoint already stands at the last step")
     return checkpoints
 
 
@@ -195,7 +205,7 @@ def resume_step(checkpoint: Path, data: str) -> int:
     return content["global_step"]
 
 
-def summarise(parts: Parts, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
+def summarise(parts: Parts, checkpoints: Checkpoints) -> dict[str, Any]:
     """Return the flat summary of a run, with TensorBoard's tags as keys."""
     steps = parts.module.trainer.global_step
     return {
@@ -208,7 +218,7 @@ def summarise(parts: Parts, checkpoints: Checkpoints, seconds: float) -> dict[st
         "steps": steps,
         "tokens": steps * parts.data.tokens_per_step,
         "tokens_per_second": parts.module.train_metrics["train/tokens_per_second"],
-        "seconds": seconds,
+        "seconds": checkpoints.seconds,
         "parameters": count_parameters(parts.module.model),
         "corpus": parts.data.corpus.name,
         "corpus_sha256": parts.data.corpus.fingerprint(),
@@ -241,7 +251,7 @@ def compared(settings: dict[str, Any]) -> dict[str, Any]:
 def new_run(settings: dict[str, Any], overrides: list[str]) -> Path:
     """Make the run's directory, with a record of what it starts from; other ranks learn of it by the environment."""
     outputs = settings["paths"]["outputs"]
-    if not is_main_process():
+    if not directory.is_main_process():
         return Path(os.environ.get("MOLINO_RUN", outputs))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         # What differs between the runs of a sweep is what was not typed as it stands.
@@ -254,13 +264,9 @@ def new_run(settings: dict[str, Any], overrides: list[str]) -> Path:
     return path
 
 
-def is_main_process() -> bool:
-    """Tell whether this process writes the run directory: the first of a distributed job, or the only one."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
 def quiet_lightning() -> None:
     """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec, LeafSpec\).*", r".*does not have many workers.*"):
         warnings.filterwarnings("ignore", message)

@@ -66,6 +66,11 @@ class TextDataModule(LightningDataModule):
     def tokens_per_step(self) -> int:
         return self.accumulate * self.batch_size * self.block_size
 
+    def check_processes(self, count: int) -> None:
+        """Refuse a number of processes that cannot share a batch evenly."""
+        if self.batch_size % count:
+            raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {count} processes evenly")
+
     def prepare_data(self) -> None:
         """Fill the cache. Lightning calls it on one process only."""
         prepare(self.corpus, self.train_tokenizer, self.cache)
@@ -79,8 +84,7 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingBlocks:
         rank, world_size = self._processes()
-        if self.batch_size % world_size:
-            raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {world_size} processes evenly")
+        self.check_processes(world_size)
 
         def block(first_step: int, count: int):
             steps = first_step + np.arange(count)

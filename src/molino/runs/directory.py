@@ -6,6 +6,7 @@ written last. This module imports no torch, so that listing a thousand runs cost
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ TOKENIZER = "tokenizer.json"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
+
+
+def is_main_process() -> bool:
+    """Tell whether this process writes the run directory: the first of a distributed job, or the only one."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def create(parent: Path, name: str) -> Path:
@@ -83,8 +89,11 @@ def list_runs(outputs: Path) -> list[Path]:
     return sorted(found, key=lambda run: (_started(run), run.name))
 
 
-def find(run: str | None, outputs: Path) -> Path:
+def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
     """Return the run that `run` names: a path, a run's name below `outputs`, or `latest`.
+
+    Args:
+        trained: the latest one that has saved a checkpoint; some end before.
 
     Raises:
         ConfigError: nothing was named.
@@ -97,9 +106,10 @@ def find(run: str | None, outputs: Path) -> Path:
         return path
     runs = list_runs(outputs)
     if run == "latest":
-        if not runs:
+        usable = [candidate for candidate in runs if not trained or (candidate / LAST).is_file()]
+        if not usable:
             raise CheckpointError(f"there is no run below {outputs}: train one with python scripts/train.py")
-        return runs[-1]
+        return usable[-1]
     named = [candidate for candidate in runs if candidate.name == run]
     if len(named) == 1:
         return named[0]

@@ -74,5 +74,12 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or no checkpoint of molino ({reason}): use another one") from error
-    raise CheckpointError(f"{path} is damaged (checksum of {damaged}): use another one")
+        raise CheckpointError(f"{path} is damaged or no checkpoint of molino ({reason}): {_other(path)}") from error
+    raise CheckpointError(f"{path} is damaged (checksum of {damaged}): {_other(path)}")
+
+
+def _other(path: Path) -> str:
+    other = "best" if path.name == Path(directory.LAST).name else "last"
+    if not path.with_name(f"{other}.ckpt").is_file():
+        return "use another one"
+    return f"use checkpoint={other}; to resume from it, copy {other}.ckpt over it"

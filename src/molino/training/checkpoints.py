@@ -5,7 +5,9 @@ is the lowest so far. They hold plain Python values and tensors, so that `weight
 """
 
 import os
+import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.errors import Interrupted
 from molino.files import atomic_write, remove_orphans
-from molino.runs.directory import BEST, LAST
+from molino.runs.directory import BEST, LAST, is_main_process
 from molino.runs.load import load_checkpoint
 
 
@@ -50,21 +52,33 @@ class Checkpoints(Callback):
         validation_due: tells whether a validation follows the block that ended at a step. A checkpoint of that step
             is written after it, so that a resumed run neither repeats nor misses one.
 
+        started: when this process began, by time.perf_counter.
+
     Raises:
-        Interrupted: a signal came; the block was finished and a checkpoint saved. A second signal ends at once.
+        Interrupted: a signal came; the block was finished and a checkpoint saved. A second signal ends at once, and
+            one that comes when nothing is left to train changes nothing.
     """
 
-    def __init__(self, run: Path, every: int, facts: dict[str, Any], validation_due: Callable[[int], bool]):
+    def __init__(
+        self, run: Path, every: int, facts: dict[str, Any], validation_due: Callable[[int], bool], started: float
+    ):
         self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
         self.best_loss, self.best_step = float("inf"), 0
         self.signal: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._started, self._seconds_before = started, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, over all processes that went on with it."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self.best_loss, "best_step": self.best_step}
+        return {"best_loss": self.best_loss, "best_step": self.best_step, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self._seconds_before = state["seconds"]
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint |= self.facts
@@ -100,14 +114,14 @@ class Checkpoints(Callback):
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self.run / LAST)
-        if stop:
+        if stop and not trainer.should_stop:
             name = signal.Signals(int(stop)).name
-            raise Interrupted(
-                f"{name} after step {step}: saved; go on with python scripts/train.py resume={self.run.name}", int(stop)
-            )
+            again = f"python scripts/train.py {shlex.quote(f'resume={self.run}')}"
+            raise Interrupted(f"{name} after step {step}: saved; go on with {again}", int(stop))
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        os.write(2, b"\nfinishing the block of steps and saving; once more ends at once\n")
+        if is_main_process():
+            os.write(2, b"\nfinishing the block of steps and saving; once more ends at once\n")

@@ -11,6 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -70,6 +71,14 @@ class LanguageModel(LightningModule):
         except (ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"optimizer: {error}") from error
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A run killed after its last step, before its summary was written, has nothing left to compute them by.
+        checkpoint["metrics"] = {"train": self.train_metrics, "val": self.val_metrics}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = checkpoint["metrics"]
+        self.train_metrics, self.val_metrics = metrics["train"], metrics["val"]
+
     # Training
 
     def on_train_start(self) -> None:
@@ -82,7 +91,7 @@ class LanguageModel(LightningModule):
         self._base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self._raw_optimizer.param_groups]
         self._trained = [p for group in self._raw_optimizer.param_groups for p in group["params"]]
         # A model that is sharded over processes knows how to take the norm over all of them.
-        clip_own = functools.partial(clip_grad_norm_, self._trained)
+        clip_own = functools.partial(clip_grad_norm_, list(self.model.parameters()))
         self._clip_norm = getattr(self.trainer.model, "clip_grad_norm_", clip_own)
         if scaler is not None and not getattr(self._raw_optimizer, "_step_supports_amp_scaling", False):
             raise ConfigError("hardware.precision=16-mixed needs optimizer.fused=true")

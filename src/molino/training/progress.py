@@ -5,9 +5,7 @@ import time
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from molino.console import console, say
-
-SECONDS_BETWEEN_LINES = 5.0
+from molino.console import SECONDS_BETWEEN_LINES, console, say
 
 
 class ProgressDisplay(Callback):
@@ -40,11 +38,17 @@ class ProgressDisplay(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, metrics=_describe(module.train_metrics))
-        elif trainer.is_global_zero and time.perf_counter() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.perf_counter()
+        elif self._line_due(trainer):
             done = trainer.global_step - self._first_step
             left = (trainer.max_steps - trainer.global_step) / done * (self._last_line - self._started)
             self._say(trainer, f"{_describe(module.train_metrics)} | {left:.0f} s left")
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int, *_):
+        text = f"held-out text: {(batch_idx + 1) / trainer.num_val_batches[0]:.0%}"
+        if self.bar is not None:
+            self.bar.update(self.task, metrics=text)
+        elif self._line_due(trainer):
+            self._say(trainer, text)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -55,6 +59,12 @@ class ProgressDisplay(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _line_due(self, trainer: Trainer) -> bool:
+        due = trainer.is_global_zero and time.perf_counter() - self._last_line > SECONDS_BETWEEN_LINES
+        if due:
+            self._last_line = time.perf_counter()
+        return due
 
     def _say(self, trainer: Trainer, text: str) -> None:
         width = len(str(trainer.max_steps))

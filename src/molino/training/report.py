@@ -1,5 +1,6 @@
 """What a run says of itself when it starts and when it ends."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,20 @@ from molino.console import say, show_facts
 from molino.data.module import TextDataModule
 from molino.evaluation.floors import describe_floors
 from molino.training.hardware import Hardware
+from molino.training.module import LanguageModel
 
 
 def introduce(
     run: Path,
     data: TextDataModule,
-    model: torch.nn.Module,
+    module: LanguageModel,
     hardware: Hardware,
     floors: dict[str, float],
-    max_steps: int,
     first_step: int,
 ) -> None:
     """Print what was composed, before the first step."""
     train, val, per_step = data.splits["train"], data.splits["val"], data.tokens_per_step
+    model, max_steps = module.model, module.max_steps
     epochs = max_steps * per_step / len(train.tokens)
     facts = {
         "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.corpus.fingerprint()[:12]}",
@@ -33,6 +35,9 @@ def introduce(
         **describe_floors(floors),
         "run": run,
     }
+    warmup_steps = module.schedule.keywords.get("warmup_steps", 0)
+    if warmup_steps > max_steps:
+        facts["warm-up"] = f"{warmup_steps:,} steps, longer than the run: the rate stays below optimizer.lr"
     if first_step:
         facts["resumed"] = f"after step {first_step:,}"
     show_facts("molino", facts)
@@ -55,9 +60,10 @@ def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -
     samples = run / "samples.txt"
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
-    say(f'next: python scripts/generate.py run={run.name} prompt="..."')
-    say(f"      python scripts/evaluate.py run={run.name} split={'test' if has_test else 'val'}")
-    say(f"      tensorboard --logdir {outputs}")
+    named = shlex.quote(f"run={run}")
+    say(f'next: python scripts/generate.py {named} prompt="..."')
+    say(f"      python scripts/evaluate.py {named} split={'test' if has_test else 'val'}")
+    say(f"      tensorboard --logdir {shlex.quote(outputs)}")
 
 
 def count_parameters(model: torch.nn.Module) -> int:
