@@ -71,6 +71,8 @@ def run_command(verb: str, *arguments: str) -> Outcome:
     finally:
         GlobalHydra.instance().clear()
         torch.set_num_threads(threads)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

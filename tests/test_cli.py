@@ -361,7 +361,7 @@ def test_any_text_passes_unchanged(key, value):
 
 
 @pytest.mark.parametrize(
-    "argument", ["prompt='a, b'", 'prompt="it\'s"', "prompt=", "prompt", "prompt=null", "seed=1,2"]
+    "argument", ["prompt='a, b'", 'prompt="it\'s"', "prompt=", "prompt", "paths.mirror=null", "seed=1,2"]
 )
 def test_what_is_quoted_already_or_no_text_stays(argument):
     assert quote(argument) == argument

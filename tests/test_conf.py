@@ -8,6 +8,9 @@ from conftest import ROOT, Outcome
 
 from molino.runs import directory
 
+# All of them share a cache, so that each corpus is read once.
+pytestmark = pytest.mark.xdist_group("conf")
+
 CONF = ROOT / "conf"
 TINY = ("data.block_size=8", "data.batch_size=4", "model.n_layer=1", "model.n_head=2", "model.n_embd=8")
 BIGRAM = ("model=bigram", "data.block_size=8", "data.batch_size=4")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from molino.errors import ResourceError
-from molino.files import atomic_write, explain_os_errors, lock, remove_orphans, sha256_file, write_text
+from molino.files import atomic_write, explain_os_errors, lock, make_directory, remove_orphans, sha256_file, write_text
 
 START = "import sys, time, resource, signal; from pathlib import Path; from molino.files import atomic_write, lock\n"
 
@@ -195,6 +195,11 @@ def test_a_lock_that_cannot_be_made(tmp_path):
         lock(path, hint="; set MOLINO_CACHE"),
     ):
         pass
+
+
+def test_a_directory_that_cannot_be():
+    with pytest.raises(ResourceError, match=r"^/proc/x/y cannot be made \(No such file or directory\); .*; set it$"):
+        make_directory(Path("/proc/x/y"), "; set it")
 
 
 def test_other_errors_pass_through(tmp_path):

@@ -117,6 +117,7 @@ def wait_for_step(process: subprocess.Popen, home: Path, step: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.xdist_group("undisturbed")
 def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undisturbed):
     moments = random.Random(time.time_ns())  # really at random: every run of the suite tries other moments
     killed, home = 0, tmp_path / "killed"
@@ -134,6 +135,7 @@ def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undi
     assert not list(only_run(home).rglob("*.tmp"))
 
 
+@pytest.mark.xdist_group("undisturbed")
 def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, undisturbed):
     home = tmp_path / "stopped"
     process = start(home, *LONG, f"data.path={text}")

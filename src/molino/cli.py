@@ -117,10 +117,11 @@ def share_cores() -> None:
 def quote(argument: str) -> str:
     """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
 
-    A value that already stands in quotes is left as it is, and so is null, which means none.
+    A value that already stands in quotes is left as it is, and so is null, which means none; a prompt may say "null".
     """
     key, _, value = argument.partition("=")
-    if value in ("", "null") or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+    none = value == "" or (value == "null" and key != "prompt")
+    if none or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
         return argument
     escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
     return f"{key}='{escaped}'"

@@ -24,10 +24,22 @@ def explain_os_errors(path: Path, hint: str = "") -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise ResourceError(f"no space left to write {path}; free some or choose another place{hint}") from error
-        # Where something is to be written, a folder that is not there is one that cannot be made (as below /proc).
-        if error.errno in (*UNWRITABLE, errno.ENOENT):
+        if error.errno in UNWRITABLE:
             raise ResourceError(f"{path} cannot be written ({error.strerror}); choose another place{hint}") from error
         raise
+
+
+def make_directory(path: Path, hint: str = "") -> None:
+    """Make a directory and what is missing above it.
+
+    Raises:
+        ResourceError: it cannot be made; `hint` is added to the message.
+    """
+    with explain_os_errors(path, hint):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as below /proc, where nothing can be made
+            raise ResourceError(f"{path} cannot be made ({error.strerror}); choose another place{hint}") from error
 
 
 @contextmanager
@@ -42,8 +54,8 @@ def atomic_write(path: Path, hint: str = "") -> Iterator[BinaryIO]:
         ResourceError: the disk is full or the directory cannot be written; `hint` is added to the message.
     """
     path = Path(path)
+    make_directory(path.parent, hint)
     with explain_os_errors(path, hint):
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             os.fchmod(descriptor, 0o666 & ~_umask())
@@ -80,8 +92,8 @@ def lock(path: Path, wait: bool = True, hint: str = "") -> Iterator[None]:
     """
     import fcntl
 
+    make_directory(path.parent, hint)
     with explain_os_errors(path, hint):
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,6 +1,7 @@
 """What is written between blocks, and that a failed write costs nothing."""
 
 import errno
+import time
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 def test_last_and_best_hold_plain_values_and_the_right_step(cache, tmp_path):  # noqa: F811
     data = text_data(cache, steps_per_block=5)
     checkpoints = Checkpoints(
-        tmp_path, every=5, facts={"start_id": 9, "data": "abc"}, validation_due=lambda step: step >= 20
+        tmp_path, 5, facts={"start_id": 9, "data": "abc"}, validation_due=lambda step: step >= 20, started=0.0
     )
     module = train(data, small_gpt(data), callbacks=[checkpoints])
     for name in (LAST, BEST):
@@ -28,7 +29,7 @@ def test_last_and_best_hold_plain_values_and_the_right_step(cache, tmp_path):  #
 
 
 def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
-    checkpoints = Checkpoints(tmp_path, every=100, facts={}, validation_due=lambda step: True)
+    checkpoints = Checkpoints(tmp_path, every=100, facts={}, validation_due=lambda step: True, started=0.0)
     saved = []
 
     class FakeTrainer:
@@ -42,7 +43,14 @@ def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
     for trainer.global_step, loss in enumerate([3.0, 2.0, 2.5, 1.0], start=1):
         checkpoints.on_validation_end(trainer, type("M", (), {"val_metrics": {"val/loss": loss}})())
     assert saved == [("best.ckpt", 1), ("best.ckpt", 2), ("best.ckpt", 4)]
-    assert checkpoints.state_dict() == {"best_loss": 1.0, "best_step": 4}
+    state = checkpoints.state_dict()
+    assert (state["best_loss"], state["best_step"]) == (1.0, 4)
+
+
+def test_the_seconds_of_all_processes_add_up(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 1, {}, lambda step: True, started=time.perf_counter() - 20)
+    checkpoints.load_state_dict({"best_loss": 1.0, "best_step": 1, "seconds": 300.0})
+    assert 320 <= checkpoints.state_dict()["seconds"] < 350
 
 
 def test_a_write_that_fails_is_loud_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):

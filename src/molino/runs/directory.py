@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from molino.errors import CheckpointError, ConfigError
-from molino.files import explain_os_errors, lock, write_text
+from molino.files import explain_os_errors, lock, make_directory, write_text
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -42,8 +42,8 @@ def create(parent: Path, name: str) -> Path:
     parent = Path(parent)
     if name in ("", "..") or Path(name).name != name:
         raise ConfigError(f"{name} cannot name a run's directory: choose a name without /")
+    make_directory(parent, "; set paths.outputs")
     with explain_os_errors(parent, "; set paths.outputs"):
-        parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
             run = parent / (name if number == 1 else f"{name}-{number}")
