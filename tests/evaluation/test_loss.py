@@ -96,14 +96,14 @@ def test_the_model_is_left_as_it_was():
 def test_units_of_a_text_of_characters():
     text = "ñandú, ñandú"
     units = loss_units(split(range(len(text)), len(text), len(text.encode())))
-    # A uniform guess among 8 characters is 3 bits; 16 bytes hold the 12 characters.
-    assert math.log(8) * units["bits_per_character"] == pytest.approx(3)
-    assert math.log(8) * units["bits_per_byte"] == pytest.approx(3 * 12 / 16)
+    # A uniform guess among 8 characters is 3 bits, for all of the 12 but the first; 16 bytes hold them.
+    assert math.log(8) * units["bits_per_character"] == pytest.approx(3 * 11 / 12)
+    assert math.log(8) * units["bits_per_byte"] == pytest.approx(3 * 11 / 16)
 
 
 def test_units_do_not_depend_on_how_a_text_is_cut():
-    # The same total of 100 bits, spread over 20 tokens or over 5.
-    many, few = split(range(20), 40, 50), split(range(5), 40, 50)
+    # The same total of 100 bits, spread over 20 predicted tokens or over 5.
+    many, few = split(range(21), 40, 50), split(range(6), 40, 50)
     for part, tokens in ((many, 20), (few, 5)):
         loss = 100 * math.log(2) / tokens
         assert loss * loss_units(part)["bits_per_character"] == pytest.approx(100 / 40)

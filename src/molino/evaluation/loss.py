@@ -44,10 +44,10 @@ def loss_units(split: Split) -> dict[str, float]:
     They are the figures that compare across tokenizers. Where a tokenizer drops something (the word kinds fold case
     and white space), the text's own size still counts.
     """
-    bits_per_token = 1 / math.log(2)
+    predicted = len(split.tokens) - 1  # all but the first; of documents, all but the mark before them
     return {
-        "bits_per_character": bits_per_token * len(split.tokens) / split.characters,
-        "bits_per_byte": bits_per_token * len(split.tokens) / split.bytes,
+        "bits_per_character": predicted / math.log(2) / split.characters,
+        "bits_per_byte": predicted / math.log(2) / split.bytes,
     }
 
 
