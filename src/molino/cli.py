@@ -57,7 +57,7 @@ def command(script: str) -> None:
             # A signal is meant for all the runs of a sweep, but of other errors the remaining ones know nothing.
             if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Interrupted):
                 _leave(error)
-            _say_in_sweep(error, [o for o in HydraConfig.get().overrides.task if o not in sys.argv])
+            _say_in_sweep(error, list(HydraConfig.get().overrides.task))
             failures.append(error)
 
     try:
@@ -136,12 +136,14 @@ def _leave(error: Exception) -> NoReturn:
     sys.exit(explained.exit_code)
 
 
-def _say_in_sweep(error: Exception, varied: list[str]) -> None:
-    """Say what went wrong in the run of a sweep that these overrides tell from the others."""
+def _say_in_sweep(error: Exception, overrides: list[str]) -> None:
+    """Say what went wrong in the run of a sweep with these overrides."""
+    from molino.runs.directory import varied
+
     if "debug=traceback" in sys.argv or (explained := _explain(error)) is None:
         traceback.print_exception(error)
     else:
-        _say(type(explained)(f"{','.join(varied) or 'the run'}: {explained}"))
+        _say(type(explained)(f"{','.join(varied(overrides, sys.argv))}: {explained}"))
 
 
 def _say(error: Exception) -> None:

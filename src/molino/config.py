@@ -113,7 +113,7 @@ def _resolve(path: str, key: str) -> Callable[..., Any]:
     try:
         target = get_object(path)
     except Exception as error:
-        raise ConfigError(f"{_join(key, '_target_')}={path} cannot be found: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{_join(key, '_target_')}={path} cannot be found: {' '.join(str(error).split())}") from error
     packages = ALLOWED if inspect.isclass(target) else ALLOWED[:1] if inspect.isfunction(target) else ()
     if not packages or not f"{target.__module__}.".startswith(packages):
         raise ConfigError(f"{_join(key, '_target_')}={path} is not allowed: it is no class of these packages")

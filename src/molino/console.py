@@ -1,5 +1,6 @@
 """How molino speaks: lines and tables on one console."""
 
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,7 +23,8 @@ class _Console(Console):
         raise
 
 
-console = _Console()
+# A file has no width to keep to.
+console = _Console(width=None if sys.stdout.isatty() else 200)
 
 
 def say(text: str) -> None:

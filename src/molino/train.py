@@ -254,9 +254,8 @@ def new_run(settings: dict[str, Any], overrides: list[str]) -> Path:
     if not directory.is_main_process():
         return Path(os.environ.get("MOLINO_RUN", outputs))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        # What differs between the runs of a sweep is what was not typed as it stands.
-        varied = [override for override in overrides if override not in sys.argv]
-        path = directory.create(HydraConfig.get().sweep.dir, directory.readable_name(varied or overrides))
+        name = directory.readable_name(directory.varied(overrides, sys.argv))
+        path = directory.create(HydraConfig.get().sweep.dir, name)
     else:
         path = directory.create(outputs, f"{settings['name']}_{datetime.now():%Y%m%d-%H%M%S}")
     record(path, settings, overrides)

@@ -302,6 +302,7 @@ def test_compiled_in_place_keeps_keys_and_loss():
         ({"vocab_size": 0}, "vocab_size=0 is too small: choose 1 or more"),
         ({"block_size": 0}, "data.block_size=0 is too small: choose 1 or more"),
         ({"n_layer": 0}, "model.n_layer=0 is too small: choose 1 or more"),
+        ({"n_layer": 1001}, "model.n_layer=1001 is too large: choose 1000 or less"),
         ({"n_head": 0}, "model.n_head=0 is too small: choose 1 or more"),
         ({"n_embd": -4}, "model.n_embd=-4 is too small: choose 1 or more"),
         ({"n_inner": 0}, "model.n_inner=0 is too small: choose 1 or more"),

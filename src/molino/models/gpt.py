@@ -86,6 +86,8 @@ class PostNormBlock(nn.Module):
         return self.ln_2(x_BTC + self.mlp(x_BTC))
 
 
+# As deep as transformers have been trained (Wang et al. 2022); a slip of the finger would build layers for minutes.
+MOST_LAYERS = 1000
 POSITIONS = {"learned": nn.Embedding, "sinusoidal": SinusoidalPositions}
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "relu": nn.ReLU}
@@ -134,6 +136,8 @@ class GPT(nn.Module):
         n_inner = 4 * n_embd if n_inner is None else n_inner
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         require_positive({"model.n_layer": n_layer, "model.n_head": n_head})
+        if n_layer > MOST_LAYERS:
+            raise ConfigError(f"model.n_layer={n_layer} is too large: choose {MOST_LAYERS} or less")
         require_positive({"model.n_embd": n_embd, "model.n_inner": n_inner})
         require_dropout(dropout)
         new_positions = choose("model.positions", positions, POSITIONS)

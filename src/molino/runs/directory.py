@@ -54,6 +54,11 @@ def create(parent: Path, name: str) -> Path:
                 number += 1
 
 
+def varied(overrides: list[str], typed: list[str]) -> list[str]:
+    """Return what tells a run of a sweep from the others: the overrides that were not typed as they stand."""
+    return [o for o in overrides if o not in typed and not o.startswith("paths.")] or overrides
+
+
 def readable_name(overrides: list[str]) -> str:
     """Return a directory name that tells what a run of a sweep was asked for."""
     text = ",".join(overrides).replace("/", "-").replace(" ", "") or "defaults"

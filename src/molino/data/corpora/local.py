@@ -64,7 +64,8 @@ def _find(path: Path) -> list[Path]:
         found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     files = sorted(file for file in found if file.is_file())
     if not files:
-        reason = f"has no {' or '.join(SUFFIXES)} file" if path.is_dir() else "does not exist"
+        other = "is no regular file" if path.exists() else "does not exist"
+        reason = f"has no {' or '.join(SUFFIXES)} file" if path.is_dir() else other
         raise DataError(f"data.path={path} {reason}; give a file, a folder or a glob (now in {Path.cwd()})")
     return files
 
