@@ -300,6 +300,15 @@ def test_the_profiler_writes_a_trace(molino, text, tmp_path):
     assert "aten::embedding" in names and "ui.perfetto.dev" in done.out
 
 
+def test_a_slow_validation_says_how_far_it_is(molino, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("molino.training.progress.SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("molino.data.batches.EVALUATION_TOKENS", 1000)
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, "debug=fast", f"data.path={text}", *places)
+    assert "step 10/20 | held-out text: 33%\n" in done.out and "step 10/20 | held-out text: 100%\n" in done.out
+
+
 def test_summary_tensorboard_and_csv_agree(tiny):
     summary, events, rows = directory.read_summary(tiny.path), tensorboard(tiny.path), metrics(tiny.path)
     for tag in ("val/loss", "val/perplexity", "val/bits_per_character", "train/loss", "train/gradient_norm"):

@@ -1,0 +1,39 @@
+"""What is said, and when."""
+
+import time
+
+import pytest
+
+from molino import console
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(console, "say", lines.append)
+    return lines
+
+
+def test_progress_yields_all_and_says_how_far_it_is(said, monkeypatch):
+    assert list(console.progress([1, 2, 3, 4], "milling")) == [1, 2, 3, 4] and said == []
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    assert list(console.progress("abcd", "milling")) == list("abcd")
+    assert said == ["milling: 25%", "milling: 50%", "milling: 75%", "milling: 100%"]
+
+
+def test_what_takes_two_seconds_is_named(said, monkeypatch):
+    with console.working("grinding"):
+        pass
+    assert said == []
+    timer = console.threading.Timer
+    monkeypatch.setattr(console.threading, "Timer", lambda seconds, *rest: timer(seconds / 100, *rest))
+    with console.working("grinding"):
+        time.sleep(0.2)
+    assert said == ["grinding ..."]
+
+
+def test_text_of_the_users_is_no_markup(capsys):
+    console.show_facts("facts", {"run": "[bold]a[/bold]", "long": "x" * 150})
+    console.say("[red]b")
+    out = capsys.readouterr().out
+    assert "[bold]a[/bold]" in out and "[red]b" in out

@@ -1,0 +1,42 @@
+"""Callbacks of the configuration: built, or refused with the reason."""
+
+import pytest
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from molino.errors import ConfigError
+from molino.runs.directory import read_summary
+from molino.training.callbacks import MONITORS, build_callbacks
+
+LIGHTNING = "lightning.pytorch.callbacks"
+
+
+def stop(**settings):
+    return {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val/loss", **settings}
+
+
+def test_those_that_are_not_null_are_built():
+    built = build_callbacks({"stop": stop(patience=7), "off": None, "timer": {"_target_": f"{LIGHTNING}.Timer"}})
+    assert [type(callback) for callback in built] == [EarlyStopping, Timer] and built[0].patience == 7
+    assert build_callbacks({}) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (stop(monitor="val/acc"), r"callbacks\.x\.monitor=val/acc is not measured: choose val/loss, val/perplexity"),
+        (stop(patients=7), r"callbacks\.x\.patients is not a setting; did you mean callbacks\.x\.patience\?"),
+        (stop(mode="up"), "callbacks.x: `mode` can be"),
+        ({"_target_": f"{LIGHTNING}.ModelCheckpoint"}, "the last and the best, are kept already"),
+        ({"_target_": "molino.training.plan.Plan", "max_steps": 1, "log_every": 1, "val_every": 1,
+          "checkpoint_every": 1}, "is a Plan, which is no Lightning callback"),
+        (1, "callbacks.x=1 says nothing that can be built"),
+    ],
+)  # fmt: skip
+def test_others_are_refused(node, message):
+    with pytest.raises(ConfigError, match=message):
+        build_callbacks({"x": node})
+
+
+def test_what_can_be_watched_is_measured(tiny):
+    measured = {tag for tag in read_summary(tiny.path) if tag.startswith("val/")}
+    assert set(MONITORS) == measured - {"val/best_loss", "val/best_perplexity"}
