@@ -69,7 +69,8 @@ def test_what_a_person_sees(molino, tiny, tmp_path):
     held_out = tiny.text[int(0.9 * len(tiny.text)) :]
     assert rows["loss"] == f"{summary['val/loss']:.4f} nats a token"
     assert rows["perplexity"] == f"{math.exp(summary['val/loss']):.4f}"
-    assert rows["bits per character"] == f"{summary['val/loss'] / math.log(2):.4f}"
+    bits = summary["val/loss"] * (len(held_out) - 1) / math.log(2)
+    assert rows["bits per character"] == f"{bits / len(held_out):.4f}"
     assert rows["text"] == f"{len(held_out):,} characters, {len(held_out.encode()):,} bytes"
     assert rows["tokens predicted"] == f"{len(held_out) - 1:,}"
     for name in ("unigram", "bigram"):
