@@ -369,7 +369,7 @@ def test_what_is_quoted_already_or_no_text_stays(argument):
 
 def test_in_a_sweep_lists_are_hydras():
     assert arrange(["seed=0,1", "-m", "data.path=my texts/*.txt"]) == ["-m", "seed=0,1", "data.path='my texts/*.txt'"]
-    assert arrange(["-m", "data.path=a,b"]) == ["-m", "data.path=a,b"] and arrange(["name=a,b"]) == ["name='a,b'"]
+    assert arrange(["-m", "data.path=a,b"]) == ["-m", "data.path=a,b"] and arrange(["run=a,b"]) == ["run='a,b'"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], DEFAULTS])
