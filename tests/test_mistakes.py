@@ -275,6 +275,7 @@ def test_nobody_to_ask_for_a_prompt(molino, tiny):
         (["stride=0"], 2, "stride=0 must be between 1 and the context of 16"),
         (["stride=17"], 2, "stride=17 must be between 1 and the context of 16"),
         (["data=text"], 2, "data=text needs data.path="),
+        (["data=pydocs", "data/tokenizer=bpe"], 2, "data/tokenizer=bpe has no use here"),
         (["data=nothing"], 2, "Could not find 'data/nothing'"),
         (["+data.corpus=3"], 2, "data.corpus=3"),
     ],

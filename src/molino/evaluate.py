@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from molino.config import build, check
 from molino.console import progress, show_facts
 from molino.data.batches import evaluation_windows
@@ -19,6 +21,9 @@ from molino.training.hardware import Hardware
 def run(config: Any) -> float:
     """Check the configuration and evaluate."""
     settings = resolve(config)
+    for override in HydraConfig.get().overrides.task:
+        if override.lstrip("+~").startswith(("data/tokenizer", "data.tokenizer")):
+            raise ConfigError(f"{override} has no use here: a run is evaluated with its own tokenizer")
     # data=... names another corpus; how it would be tokenized and batched in training has no meaning here.
     data = settings.pop("data", None)
     check({"_target_": "molino.evaluate.evaluate", **settings})
