@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,7 +130,7 @@ def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undi
         killed += process.wait() == -signal.SIGKILL
         process.communicate()
         process = start(home, "resume=latest")
-    finish(process)
+    assert finish(process) == ""
     assert killed >= 2
     assert_same_run(only_run(home), undisturbed)
     assert not list(only_run(home).rglob("*.tmp"))
@@ -186,8 +187,6 @@ def test_two_processes_share_a_batch_and_train_the_same_model(molino, tmp_path, 
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(molino, tiny, tmp_path):
-    import shutil
-
     run = tmp_path / "outputs" / "early"
     shutil.copytree(tiny.path, run)
     shutil.rmtree(run / "checkpoints")
@@ -203,6 +202,29 @@ def test_a_resumed_run_keeps_its_settings(molino, tiny, tmp_path):
     (tmp_path / "config.yaml").write_bytes((tiny.path / "config.yaml").read_bytes())
     done = molino("train", f"resume={tmp_path}", "optimizer.lr=1", *tiny.settings)
     assert done.status == 2 and "optimizer.lr=1 cannot be changed in a run that is resumed" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda run: edit(run / "config.yaml", "optimizer:", "optimiser:"), "config.yaml is damaged: optimiser is not"),
+        (lambda run: edit(run / "config.yaml", "  corpus:", "  corpse:"), "says nothing of data.corpus"),
+        (lambda run: edit(run / "config.yaml", "max_steps: 20", "max_steps: 10"), "step 20, but trainer.max_steps=10"),
+        (lambda run: (run / "metrics.csv").write_text("seed"), "metrics.csv is damaged (it has no column of steps)"),
+        (lambda run: (run / "metrics.csv").write_bytes(b"step\n\xff"), "metrics.csv is damaged ('utf-8' codec"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_not_resumed(molino, tiny, tmp_path, change, says):
+    run = Path(shutil.copytree(tiny.path, tmp_path / "outputs" / "run"))
+    (run / "summary.json").unlink()
+    change(run)
+    done = molino("train", f"resume={run}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
+    assert done.status == 4 and says in done.err and done.err.count("\n") == 1, done.err
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
 
 
 def test_a_run_is_not_resumed_on_another_text(molino, text, tmp_path):
@@ -265,9 +287,16 @@ def test_early_stopping_stops_at_the_validation_that_is_no_better(molino, text, 
     places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
     done = molino("train", *settings, *plan, f"data.path={text}", f"+callbacks.stop={stop}", *places)
     assert done.status == 0, done.err
-    summary = directory.read_summary(directory.find("latest", tmp_path))
+    run = directory.find("latest", tmp_path)
+    summary, before = directory.read_summary(run), metrics(run)
     # The first validation sets the mark, the second is not better by 10.
     assert summary["steps"] == 20 and summary["best_step"] == 20
+    # A run that was killed between its last checkpoint and its summary remembers that it had stopped.
+    (run / "summary.json").unlink()
+    done = molino("train", "resume=latest", *places)
+    assert done.status == 0, done.err
+    again = directory.read_summary(run)
+    assert again.pop("seconds") > summary.pop("seconds") and again == summary and metrics(run) == before
 
 
 def test_a_sweep_trains_every_choice_in_a_directory_that_names_it(molino, text, tmp_path):

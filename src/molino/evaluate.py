@@ -83,7 +83,9 @@ def evaluate(
 def _describe_context(block_size: int, stride: int) -> str:
     if stride == block_size:
         return f"windows of {block_size} tokens that do not overlap: up to {block_size - 1} tokens before each"
-    return f"windows of {block_size} tokens every {stride}: at least {block_size - stride} tokens before each"
+    return (
+        f"windows of {block_size} tokens every {stride}: {block_size - stride} or more tokens before each that has them"
+    )
 
 
 def _describe_tokens(split: Split, count: int) -> dict[str, str]:

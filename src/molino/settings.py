@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from molino.errors import ConfigError
+from molino.errors import CheckpointError, ConfigError
 from molino.runs.directory import read_config
 
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
@@ -49,9 +49,17 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
 
 
 def relocate(stored: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings with the paths of this machine in place of those it was trained with."""
+    """Return a run's settings with the paths of this machine in place of those it was trained with.
+
+    Raises:
+        CheckpointError: they say nothing of a corpus.
+    """
+    data = stored.get("data")
+    corpus = data.get("corpus") if isinstance(data, dict) else None
+    if not isinstance(corpus, dict):
+        raise CheckpointError("the run's config.yaml is damaged: it says nothing of data.corpus")
     stored["paths"] = paths
-    for section in (stored["data"], stored["data"]["corpus"]):
+    for section in (data, corpus):
         section.update({name: paths[name] for name in ("cache", "mirror") if name in section and name in paths})
     return stored
 

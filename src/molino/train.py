@@ -57,6 +57,10 @@ def run(config: Any) -> float:
         if directory.is_done(path):
             raise CheckpointError(f"{path.name} is finished, there is nothing to resume: start a new run")
         settings = resume(path, settings, overrides)
+        try:
+            check_sections(settings)
+        except ConfigError as error:
+            raise CheckpointError(f"{path / directory.CONFIG} is damaged: {error}") from error
     parts = assemble(settings)
     resumed, path = path is not None, path or new_run(settings, overrides)
     with directory.exclusive(path) if directory.is_main_process() else nullcontext():
@@ -151,7 +155,7 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool, start
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": corpus_digest(data.corpus, data.tokenizer)}
     checkpoint = path / directory.LAST if resumed and (path / directory.LAST).is_file() else None
-    first_step = resume_step(checkpoint, facts["data"]) if checkpoint else 0
+    first_step = resume_step(checkpoint, facts["data"], plan.max_steps) if checkpoint else 0
     loggers: list[Logger] = []
     if directory.is_main_process():
         data.tokenizer.save(path / directory.TOKENIZER)
@@ -190,17 +194,22 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool, start
     return checkpoints
 
 
-def resume_step(checkpoint: Path, data: str) -> int:
+def resume_step(checkpoint: Path, data: str, max_steps: int) -> int:
     """Return the step a checkpoint stands at.
 
     Raises:
-        CheckpointError: it was trained on other data than are there now.
+        CheckpointError: it was trained on other data than are there now, or is from beyond the end of the run.
     """
     content = load_checkpoint(checkpoint)
     if content.get("data") != data:
         raise CheckpointError(
             f"{checkpoint} was trained on a text or with a tokenizer that has changed since: bring that back, or start "
             "a new run"
+        )
+    if content["global_step"] > max_steps:
+        raise CheckpointError(
+            f"{checkpoint} stands at step {content['global_step']}, but trainer.max_steps={max_steps}: config.yaml was "
+            "changed; start a new run"
         )
     return content["global_step"]
 
@@ -267,5 +276,9 @@ def quiet_lightning() -> None:
     """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
-    for message in (r".*isinstance\(treespec, LeafSpec\).*", r".*does not have many workers.*"):
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*does not have many workers.*",
+        r".*dataloader is not resumable.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -122,6 +122,7 @@ def test_a_split_with_nothing_to_predict_is_refused(documents, tmp_path):
     else:
         with pytest.raises(DataError, match="val split of texts has 1 tokens: there is nothing to predict"):
             prepare(corpus, CHAR, tmp_path)
+        assert not [file for file in (tmp_path / "tokens").rglob("*") if file.suffix == ".npy"]
 
 
 # The cache

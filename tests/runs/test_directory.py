@@ -1,6 +1,7 @@
 """Run directories: unique, found by name, done or not."""
 
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -139,6 +140,12 @@ def test_a_run_is_done_when_it_has_its_summary(tmp_path):
     directory.write_summary(run, summary)
     assert directory.is_done(run)
     assert directory.read_summary(run) == json.loads((run / SUMMARY).read_text("utf-8")) == summary
+
+
+def test_a_summary_is_json_also_without_a_perplexity(tmp_path):
+    run = make_run(tmp_path / "run", 1000)
+    directory.write_summary(run, {"val/loss": 1e28, "val/perplexity": math.inf})
+    assert directory.read_summary(run) == {"val/loss": 1e28, "val/perplexity": None}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[1]", b"null", b'{"a": 1', b"\xff\xfe"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from molino.errors import CheckpointError, DataError
+from molino.errors import CheckpointError
 from molino.runs.directory import BEST, CONFIG, LAST, TOKENIZER
 from molino.runs.load import load_checkpoint, load_run
 
@@ -133,5 +133,5 @@ def test_files_that_are_missing(copy):
     (copy / BEST).unlink()
     assert load_run(copy, "best", CPU).step == 20
     (copy / TOKENIZER).unlink()
-    with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"copy is damaged: it has lost its tokenizer\.json"):
         load_run(copy, "last", CPU)

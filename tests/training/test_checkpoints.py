@@ -49,7 +49,7 @@ def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
 
 def test_the_seconds_of_all_processes_add_up(tmp_path):
     checkpoints = Checkpoints(tmp_path, 1, {}, lambda step: True, started=time.perf_counter() - 20)
-    checkpoints.load_state_dict({"best_loss": 1.0, "best_step": 1, "seconds": 300.0})
+    checkpoints.load_state_dict({"best_loss": 1.0, "best_step": 1, "stopped": False, "seconds": 300.0})
     assert 320 <= checkpoints.state_dict()["seconds"] < 350
 
 

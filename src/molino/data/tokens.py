@@ -108,11 +108,12 @@ def _make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) 
 
 
 def _encode(corpus: Corpus, splits: dict[str, list[str]], tokenizer: Tokenizer, directory: Path) -> None:
-    meta = {}
-    for name, texts in splits.items():
-        tokens, marks = _flatten(texts, tokenizer, corpus.documents)
+    meta, streams = {}, {name: _flatten(texts, tokenizer, corpus.documents) for name, texts in splits.items()}
+    for name, (tokens, _) in streams.items():
         if len(tokens) < 2:
             raise DataError(f"the {name} split of {corpus.name} has {len(tokens)} tokens: there is nothing to predict")
+    for name, texts in splits.items():
+        tokens, marks = streams[name]
         for suffix, array in ((".npy", tokens), (".documents.npy", marks)):
             with atomic_write(directory / f"{name}{suffix}", HINT) as file:
                 np.save(file, array)

@@ -6,6 +6,7 @@ written last. This module imports no torch, so that listing a thousand runs cost
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -134,8 +135,12 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
-    """Write `summary.json`, flat, with TensorBoard's tags as keys. From then on the run counts as done."""
-    write_text(Path(run) / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    """Write `summary.json`, flat, with TensorBoard's tags as keys. From then on the run counts as done.
+
+    A perplexity beyond the largest number is null: JSON has no infinity.
+    """
+    values = {tag: None if value == math.inf else value for tag, value in summary.items()}
+    write_text(Path(run) / SUMMARY, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it holds no settings" if content else f"{path} is empty")
     return content

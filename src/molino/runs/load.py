@@ -44,6 +44,8 @@ def load_run(run: Path, checkpoint: str, device: torch.device) -> LoadedRun:
     path, settings = directory.checkpoint_path(run, checkpoint), directory.read_config(run)
     if "_target_" not in (settings.get("model") or {}):
         raise CheckpointError(f"{run / directory.CONFIG} is damaged: it says nothing of a model")
+    if not (run / directory.TOKENIZER).is_file():
+        raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
     tokenizer = Tokenizer.load(run / directory.TOKENIZER)
     model = build(settings["model"], "model", vocab_size=tokenizer.size)
     content = load_checkpoint(path)

@@ -64,6 +64,7 @@ class Checkpoints(Callback):
     ):
         self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
         self.best_loss, self.best_step = float("inf"), 0
+        self.stopped = False
         self.signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._started, self._seconds_before = started, 0.0
@@ -74,11 +75,12 @@ class Checkpoints(Callback):
         return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self.best_loss, "best_step": self.best_step, "seconds": self.seconds}
+        best = {"best_loss": self.best_loss, "best_step": self.best_step}
+        return {**best, "stopped": self.stopped, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
-        self._seconds_before = state["seconds"]
+        self.stopped, self._seconds_before = state["stopped"], state["seconds"]
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint |= self.facts
@@ -86,15 +88,18 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
             remove_orphans(self.run / "checkpoints")
+        # A run that was stopped early, and killed before its summary was written, has nothing left to train.
+        trainer.should_stop = self.stopped
         # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing.
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not self.validation_due(trainer.global_step):
+        # Lightning validates also when it is asked to stop.
+        if not (self.validation_due(trainer.global_step) or trainer.should_stop):
             self._between_blocks(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        loss = module.val_metrics["val/loss"]
+        loss, self.stopped = module.val_metrics["val/loss"], trainer.should_stop
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
             trainer.save_checkpoint(self.run / BEST)

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from molino.errors import CheckpointError
 from molino.files import write_text
 
 # What TensorBoard's HParams tab shows for each run: the last value logged under these tags.
@@ -63,10 +64,21 @@ class MetricsFile(Logger):
         self.path = Path(directory) / "metrics.csv"
         self.rows: dict[int, dict[str, str]] = {}
         if first_step is not None and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if int(row["step"]) <= first_step:
-                        self.rows[int(row["step"])] = {k: v for k, v in row.items() if v and k != "step"}
+            try:
+                self._read(first_step)
+            except (ValueError, KeyError, csv.Error) as error:
+                raise CheckpointError(
+                    f"{self.path} is damaged ({error}): delete it to go on without its rows"
+                ) from error
+
+    def _read(self, last_step: int) -> None:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if "step" not in (reader.fieldnames or ()):
+                raise ValueError("it has no column of steps")
+            for row in reader:
+                if int(row["step"]) <= last_step:
+                    self.rows[int(row["step"])] = {k: v for k, v in row.items() if v and k != "step"}
 
     @property
     def name(self) -> str:

@@ -166,7 +166,8 @@ class LanguageModel(LightningModule):
             what = f"the loss became {losses_S[bad[0]].item()}" if len(bad) else f"the gradient norm became {norm}"
             step = first + int(bad[0]) + 1 if len(bad) else first + len(losses_S)
             raise NonFiniteError(
-                f"{what} at step {step}: lower optimizer.lr, set trainer.clip, or start from the last good checkpoint"
+                f"{what} at step {step}: start a new run with a lower optimizer.lr or with trainer.clip; what this one "
+                "has saved is from before"
             )
         self.train_metrics |= {
             "train/loss": mean,
