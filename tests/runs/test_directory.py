@@ -37,7 +37,7 @@ def test_a_directory_is_new_and_numbered(tmp_path):
 def test_no_two_runs_share_a_directory(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         by_threads = [path for paths in pool.map(lambda _: create_many(tmp_path, 10), range(8)) for path in paths]
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         by_processes = [path for paths in pool.starmap(create_many, [(tmp_path, 10)] * 4) for path in paths]
     assert len(set(by_threads + by_processes)) == 120
     assert len(list(tmp_path.iterdir())) == 120
