@@ -60,14 +60,14 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
     """
     read = functools.cache(corpus.read)
     path = Path(cache) / "tokenizers" / f"{_digest(corpus.fingerprint(), _settings(train))}.json"
-    _make_once(path, path, f"making a tokenizer of {corpus.name}", lambda: train(read()["train"]).save(path))
-    try:
-        tokenizer = Tokenizer.load(path)
-    except DataError as error:
-        raise DataError(f"{error}: delete that file") from error
-    specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
-    if tokenizer.size <= len(specials):
-        raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
+
+    def make() -> None:
+        train(read()["train"]).save(path)
+        # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
+        prepare_tokens(corpus, _load_tokenizer(path, corpus), cache, read)
+
+    _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
+    tokenizer = _load_tokenizer(path, corpus)
     return tokenizer, prepare_tokens(corpus, tokenizer, cache, read)
 
 
@@ -96,6 +96,17 @@ def prepare_tokens(
 def corpus_digest(corpus: Corpus, tokenizer: Tokenizer) -> str:
     """Return the key of what `prepare_tokens` prepares: it names corpus and tokenizer at once."""
     return _digest(corpus.fingerprint(), tokenizer.json())
+
+
+def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.load(path)
+    except DataError as error:
+        raise DataError(f"{error}: delete that file") from error
+    specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
+    if tokenizer.size <= len(specials):
+        raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
+    return tokenizer
 
 
 def _make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -> None:
