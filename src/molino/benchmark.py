@@ -50,7 +50,7 @@ def main(script: str) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--steps", type=int, default=10_000, help="training: steps of each turn (default: 10000)")
     chosen = parser.parse_args()
-    share_cores()  # with all contenders
+    share_cores("train")  # with all contenders
     train = str(Path(script).resolve().parent / "train.py")
     with tempfile.TemporaryDirectory() as folder:
         if chosen.benchmark == "training":

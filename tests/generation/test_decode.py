@@ -9,10 +9,14 @@ from torch import nn
 
 from molino.errors import ConfigError, DataError, NonFiniteError
 from molino.generation.decode import decode_text, draw, generate
+from molino.models.cache import CacheShape
 
 
 class Windowed(nn.Module):
-    """Logits depend on all tokens in the window and on their places; dropout makes train mode visible."""
+    """Logits depend on all tokens in the window and on their places; dropout makes train mode visible.
+
+    It knows no cache: what the loop does with one is tested on real models, in test_context.py.
+    """
 
     def __init__(self, vocab_size: int = 11, block_size: int = 6):
         super().__init__()
@@ -33,10 +37,12 @@ class Fixed(nn.Module):
 
     def __init__(self, probabilities: list[float]):
         super().__init__()
-        self.block_size = 4
+        self.block_size, self.cache_shape = 4, CacheShape(0, 0, 0)
         self.logits_V = nn.Parameter(torch.tensor(probabilities).log())
 
-    def forward(self, tokens_BT):
+    def forward(self, tokens_BT, cache=None):
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
         return self.logits_V.expand(*tokens_BT.shape, -1)
 
 
@@ -50,6 +56,7 @@ def model():
 def run(model, prompt=(1, 2), count=20, seed=0, **settings) -> list[list[int]]:
     """Token lists, one a sample."""
     generator = torch.Generator().manual_seed(seed)
+    settings = {"cached": isinstance(model, Fixed), **settings}
     return torch.stack(list(generate(model, torch.tensor(prompt), count, generator=generator, **settings)), 1).tolist()
 
 
@@ -70,6 +77,7 @@ P = [0.4, 0.3, 0.2, 0.06, 0.04]
         ({"temperature": 0.5}, [p * p / sum(q * q for q in P) for p in P]),
         ({"top_k": 3}, [4 / 9, 3 / 9, 2 / 9, 0, 0]),
         ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"min_p": 0.5}, [4 / 9, 3 / 9, 2 / 9, 0, 0]),
         ({"forbidden_ids": [0, 4]}, [0, 30 / 56, 20 / 56, 6 / 56, 0]),
         # 0.16 0.09 0.04 of temperature 0.5 and top-k 3; the first two are 0.862 of the three.
         ({"temperature": 0.5, "top_k": 3, "top_p": 0.86}, [16 / 25, 9 / 25, 0, 0, 0]),
@@ -90,12 +98,14 @@ def test_a_draw_never_takes_a_token_without_mass():
     assert draw(logits_BV, torch.tensor([0.0, 0.5, largest], dtype=torch.float64)).tolist() == [1, 3, 4]
 
 
-def test_greedy_is_argmax_over_the_cropped_window(model):
+def test_greedy_is_argmax_over_a_window_that_moves_by_a_quarter(model):
     model.eval()
-    tokens = [1, 2]
+    tokens, start, stride = [1, 2], 0, 1  # a quarter of 6
     with torch.no_grad():
         for _ in range(20):
-            tokens.append(int(model(torch.tensor([tokens[-model.block_size :]]))[0, -1].argmax()))
+            while len(tokens) - start > model.block_size:
+                start += stride
+            tokens.append(int(model(torch.tensor([tokens[start:]]))[0, -1].argmax()))
     assert run(model, temperature=0, samples=2) == [tokens[2:]] * 2
 
 
@@ -109,13 +119,15 @@ def test_a_seed_decides_and_the_global_state_is_left_alone(model):
     state = torch.get_rng_state()
     assert run(model, seed=1) == run(model, seed=1) != run(model, seed=2)
     prompt_T = torch.tensor([1])
-    assert len({tuple(map(int, generate(model, prompt_T, 20))) for _ in range(3)}) == 3
+    assert len({tuple(map(int, generate(model, prompt_T, 20, cached=False))) for _ in range(3)}) == 3
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_generator_moves_on(model):
     generator = torch.Generator().manual_seed(0)
-    first, second = ([int(t) for t in generate(model, torch.tensor([1]), 20, generator=generator)] for _ in range(2))
+    first, second = (
+        [int(t) for t in generate(model, torch.tensor([1]), 20, generator=generator, cached=False)] for _ in range(2)
+    )
     assert first != second
 
 
@@ -145,8 +157,20 @@ def test_forbidden_tokens_never_come_out(model):
     assert {3, 7} & {token for sample in run(model, samples=20, count=20) for token in sample}
 
 
+def test_a_chunk_changes_nothing(model):
+    settings = {"samples": 3, "count": 20, "stop_id": 3, "repetition_penalty": 1.3}
+    assert run(model, chunk=7, **settings) == run(model, **settings) == run(model, chunk=100, **settings)
+
+
+def test_a_repetition_penalty_counts_the_prompt_and_what_was_drawn():
+    # Negative logits are multiplied: a penalty of 1000 leaves a token no chance while an unseen one is left.
+    for penalty, seen_again in ((1000.0, False), (1.0, True)):
+        (tokens,) = run(Fixed(P), prompt=(0, 3), count=3, temperature=0, repetition_penalty=penalty)
+        assert tokens == ([0, 0, 0] if seen_again else [1, 2, 4])
+
+
 def test_tokens_are_plain_tensors_on_the_cpu(model):
-    for tokens_B in generate(model, torch.tensor([1]), 3, samples=2):
+    for tokens_B in generate(model, torch.tensor([1]), 3, samples=2, cached=False):
         assert (tokens_B.shape, tokens_B.dtype, tokens_B.device.type) == ((2,), torch.long, "cpu")
         assert not tokens_B.is_inference()
         assert not torch.is_inference_mode_enabled()
@@ -158,7 +182,7 @@ def test_modes_are_restored_each_module_its_own(model, leave):
     model.train()
     model.head.eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    stream = generate(model, torch.tensor([1]), 3)
+    stream = generate(model, torch.tensor([1]), 3, cached=False)
     next(stream)
     assert not any(module.training for module in model.modules())
     leave(stream)
@@ -170,14 +194,14 @@ def test_what_cannot_be_generated_is_said_before_the_first_token(model):
         generate(model, torch.tensor([1]), 3, top_k=0)
     for prompt_T in (torch.tensor([], dtype=torch.long), torch.tensor([[1]])):
         with pytest.raises(DataError, match="one token or more"):
-            generate(model, prompt_T, 3)
+            generate(model, prompt_T, 3, cached=False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_diverged_model_is_named(model, value):
     model.head.bias.data[2] = value
     with pytest.raises(NonFiniteError, match="diverged"):
-        next(generate(model, torch.tensor([1]), 3))
+        next(generate(model, torch.tensor([1]), 3, cached=False))
 
 
 def test_bfloat16_logits():

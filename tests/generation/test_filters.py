@@ -5,9 +5,10 @@ from itertools import combinations
 
 import pytest
 import torch
+import transformers
 
 from molino.errors import ConfigError
-from molino.generation.filters import check_settings, temperature, top_k, top_p
+from molino.generation.filters import check_settings, min_p, repetition_penalty, temperature, top_k, top_p
 
 
 def kept(logits_BV: torch.Tensor) -> list[list[int]]:
@@ -92,12 +93,41 @@ def test_what_is_excluded_stays_excluded_and_the_rest_is_untouched():
     assert torch.equal(logits_BV, before_BV)
 
 
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0, [0, 1, 2, 3]), (0.1, [0, 1, 2]), (0.25, [0, 1, 2]), (0.26, [0, 1]), (0.5, [0, 1]), (1, [0])]
+)
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_min_p_compares_with_the_likeliest(p, expected, shift):
+    assert kept(min_p(logits_of([0.56, 0.28, 0.14, 0.02]) + shift, p)) == [expected]
+
+
+def test_min_p_1_keeps_all_of_equals():
+    assert kept(min_p(torch.tensor([[2.0, 2.0, 1.0]]), 1)) == [[0, 1]]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.5])
+def test_repetition_penalty_as_in_transformers(penalty):
+    logits_BV = torch.randn(3, 9, generator=torch.Generator().manual_seed(0)) * 3
+    tokens_BT = torch.tensor([[0, 1, 2, 2], [8, 8, 8, 8], [3, 5, 7, 0]])
+    seen_BV = torch.zeros(3, 9, dtype=torch.bool).scatter_(1, tokens_BT, True)
+    expected_BV = transformers.RepetitionPenaltyLogitsProcessor(penalty)(tokens_BT, logits_BV)
+    torch.testing.assert_close(repetition_penalty(logits_BV, seen_BV, penalty), expected_BV)
+
+
+def test_repetition_penalty_leaves_what_may_not_be_drawn():
+    logits_BV = torch.tensor([[-math.inf, 1.0]])
+    assert kept(repetition_penalty(logits_BV, torch.tensor([[True, True]]), 2.0)) == [[1]]
+
+
 GOOD = {"temperature": 1.0, "top_k": None, "top_p": None, "samples": 1, "max_new_tokens": 1}
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"temperature": 0}, {"top_k": 1}, {"top_p": 1}, {"top_p": 1e-9}, {"samples": 100, "max_new_tokens": 10**6}],
+    [
+        *({}, {"temperature": 0}, {"top_k": 1}, {"top_p": 1}, {"top_p": 1e-9}, {"min_p": 0}, {"min_p": 1}),
+        *({"repetition_penalty": 0.5}, {"samples": 100, "max_new_tokens": 10**6}),
+    ],
 )
 def test_settings_in_range(changed):
     check_settings(**GOOD | changed)
@@ -108,6 +138,8 @@ def test_settings_in_range(changed):
     [("temperature", value) for value in (-0.1, math.nan, math.inf)]
     + [("top_k", 0), ("top_k", -3)]
     + [("top_p", value) for value in (0, -0.5, 1.01, math.nan)]
+    + [("min_p", value) for value in (-0.1, 1.01, math.nan)]
+    + [("repetition_penalty", value) for value in (0, -1.0, math.inf, math.nan)]
     + [("samples", 0), ("max_new_tokens", 0)],
 )
 def test_settings_out_of_range_are_named_in_one_line(name, value):

@@ -1,8 +1,9 @@
-"""Sampling filters: pure functions from logits to logits, applied in the order temperature, top-k, top-p.
+"""Sampling filters: pure functions from logits to logits, in the order of Hugging Face's `generate`: repetition
+penalty, temperature, top-k, top-p, min-p.
 
 A token that may not be drawn gets the logit -inf, and keeps it. Filters keep dtype and device and change nothing in
-place. The order is that of Hugging Face's `generate`: top-k counts tokens, which temperature does not reorder; top-p
-measures the mass of what temperature and top-k left.
+place. Top-k counts tokens, which temperature does not reorder; top-p measures the mass of what temperature and top-k
+left, min-p compares what is left of all.
 
 Shape suffixes: B samples, V vocabulary.
 """
@@ -20,19 +21,39 @@ ROUNDING = 1e-6
 
 
 def check_settings(
-    temperature: float, top_k: int | None, top_p: float | None, samples: int, max_new_tokens: int
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    samples: int,
+    max_new_tokens: int,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
 ) -> None:
-    """Raises ConfigError for the first setting that is out of range; None switches top_k or top_p off."""
+    """Raises ConfigError for the first setting that is out of range; None switches top_k, top_p or min_p off."""
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ConfigError(f"temperature={temperature} is out of range: choose 0 (always the likeliest token) or more")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k={top_k} keeps no token: choose 1 or more, or null for all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p={top_p} is out of range: choose above 0 and up to 1, or null for all tokens")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise ConfigError(f"min_p={min_p} is out of range: choose from 0 to 1, or null for all tokens")
+    if not (math.isfinite(repetition_penalty) and repetition_penalty > 0):
+        raise ConfigError(f"repetition_penalty={repetition_penalty} is out of range: choose above 0; 1 is none")
     if samples < 1:
         raise ConfigError(f"samples={samples} is too small: choose 1 or more")
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={max_new_tokens} is too small: choose 1 or more")
+
+
+def repetition_penalty(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
+    """Logits of the tokens that a text already holds, divided by `penalty` where positive, else times it.
+
+    Above 1 repetitions become rarer, below 1 more frequent. Keskar et al. (2019), section 4.1; as in `transformers`,
+    the prompt counts too.
+    """
+    penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return torch.where(seen_BV, penalised_BV, logits_BV)
 
 
 def temperature(logits_BV: Tensor, value: float) -> Tensor:
@@ -69,3 +90,11 @@ def top_p(logits_BV: Tensor, p: float) -> Tensor:
     # A token belongs to the nucleus while those before it do not yet hold p: the first always does.
     keep_BV = torch.zeros_like(logits_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < p * (1 - ROUNDING))
     return logits_BV.masked_fill(~keep_BV, -math.inf)
+
+
+def min_p(logits_BV: Tensor, p: float) -> Tensor:
+    """The tokens of a row that are at least `p` times as likely as its likeliest. Nguyen et al. (2024)."""
+    if p == 0:
+        return logits_BV
+    bar_B1 = logits_BV.amax(-1, keepdim=True) + math.log(p) - ROUNDING
+    return logits_BV.masked_fill(logits_BV < bar_B1, -math.inf)

@@ -2,9 +2,12 @@
 
 Every model is a `torch.nn.Module` with
 
-    block_size: int, vocab_size: int
-    forward(tokens_BT: LongTensor) -> logits_BTV            the scores of the token after each token
-    loss(tokens_BT, targets_BT) -> scalar                   what `next_token_loss` says
+    block_size: int, vocab_size: int, cache_shape: CacheShape
+    forward(tokens_BT: LongTensor, cache=None) -> logits_BTV   the scores of the token after each token
+    loss(tokens_BT, targets_BT) -> scalar                      what `next_token_loss` says
+
+With a `KVCache` the tokens follow those it holds, and it takes them up: reading a text in pieces gives the logits of
+reading it whole.
 
 `loss` goes through `self(tokens_BT)`, so that a model compiled in place trains compiled, and it is a pure function of
 parameters, buffers and inputs (and of the random numbers dropout draws), so that `torch.func.functional_call` works.
@@ -20,8 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from molino.errors import ConfigError
+from molino.models.cache import KVCache
 
 IGNORE_INDEX = -100  # a target of this value does not count in the loss: padding, or a prompt that is given
+
+# As deep as transformers have been trained (Wang et al. 2022); a slip of the finger would build layers for minutes.
+MOST_LAYERS = 1000
 
 Option = TypeVar("Option")
 
@@ -42,6 +49,13 @@ def require_positive(settings: Mapping[str, int]) -> None:
             raise ConfigError(f"{name}={value} is too small: choose 1 or more")
 
 
+def require_layers(n_layer: int) -> None:
+    """Raises ConfigError unless 1 <= n_layer <= MOST_LAYERS."""
+    require_positive({"model.n_layer": n_layer})
+    if n_layer > MOST_LAYERS:
+        raise ConfigError(f"model.n_layer={n_layer} is too large: choose {MOST_LAYERS} or less")
+
+
 def require_dropout(dropout: float) -> None:
     """Raises ConfigError unless 0 <= dropout < 1."""
     if not 0 <= dropout < 1:
@@ -53,3 +67,18 @@ def choose(name: str, value: str, options: Mapping[str, Option]) -> Option:
     if value not in options:
         raise ConfigError(f"{name}={value} is unknown: choose one of {', '.join(options)}")
     return options[value]
+
+
+def token_positions(tokens_BT: Tensor, cache: KVCache | None, block_size: int) -> Tensor:
+    """Return the places of new tokens in their texts: (T,), or (B, T) where the rows of a cache differ.
+
+    Raises ConfigError where one is beyond `block_size`.
+    """
+    T = tokens_BT.shape[1]
+    end = T if cache is None else cache.length + T
+    if end > block_size:
+        raise ConfigError(
+            f"a sequence of {end} tokens is longer than the model's block_size={block_size}: "
+            "shorten it, or train with a larger data.block_size"
+        )
+    return torch.arange(T, device=tokens_BT.device) if cache is None else cache.positions(T)

@@ -8,6 +8,7 @@ Shape suffixes: B batch, T time (tokens), V vocabulary.
 from torch import Tensor, nn
 
 from molino.models import next_token_loss, require_positive
+from molino.models.cache import CacheShape, KVCache
 
 
 class Bigram(nn.Module):
@@ -25,11 +26,14 @@ class Bigram(nn.Module):
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         self.vocab_size = vocab_size
         self.block_size = block_size
+        self.cache_shape = CacheShape(0, 0, 0)  # it remembers nothing
         self.table = nn.Embedding(vocab_size, vocab_size)
         initialise(self)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
         return self.table(tokens_BT)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from molino.errors import ConfigError
-from molino.models import choose, next_token_loss, require_dropout, require_positive
+from molino.models import choose, next_token_loss, require_dropout, require_layers, require_positive, token_positions
 from molino.models.attention import CausalSelfAttention
+from molino.models.cache import CacheShape, KVCache
+from molino.models.linear import Linear
 
 
 class SinusoidalPositions(nn.Module):
@@ -42,7 +44,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", table_TC.float(), persistent=False)
 
     def forward(self, positions_T: Tensor) -> Tensor:
-        """(T,) -> (T, C)."""
+        """(T,) -> (T, C), or (B, T) -> (B, T, C)."""
         return self.table[positions_T]
 
 
@@ -51,9 +53,9 @@ class MLP(nn.Module):
 
     def __init__(self, n_embd: int, n_inner: int, dropout: float, bias: bool, activation: nn.Module):
         super().__init__()
-        self.c_fc = nn.Linear(n_embd, n_inner, bias=bias)
+        self.c_fc = Linear(n_embd, n_inner, bias=bias)
         self.activation = activation
-        self.c_proj = nn.Linear(n_inner, n_embd, bias=bias)
+        self.c_proj = Linear(n_inner, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
@@ -68,8 +70,8 @@ class PreNormBlock(nn.Module):
         self.ln_1, self.attn = ln_1, attn
         self.ln_2, self.mlp = ln_2, mlp
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC))
+    def forward(self, x_BTC: Tensor, cache: KVCache | None = None) -> Tensor:
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cache)
         return x_BTC + self.mlp(self.ln_2(x_BTC))
 
 
@@ -81,13 +83,11 @@ class PostNormBlock(nn.Module):
         self.attn, self.ln_1 = attn, ln_1
         self.mlp, self.ln_2 = mlp, ln_2
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        x_BTC = self.ln_1(x_BTC + self.attn(x_BTC))
+    def forward(self, x_BTC: Tensor, cache: KVCache | None = None) -> Tensor:
+        x_BTC = self.ln_1(x_BTC + self.attn(x_BTC, cache))
         return self.ln_2(x_BTC + self.mlp(x_BTC))
 
 
-# As deep as transformers have been trained (Wang et al. 2022); a slip of the finger would build layers for minutes.
-MOST_LAYERS = 1000
 POSITIONS = {"learned": nn.Embedding, "sinusoidal": SinusoidalPositions}
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "relu": nn.ReLU}
@@ -111,6 +111,7 @@ class GPT(nn.Module):
         tie_weights: one table for token embeddings and head (Press and Wolf 2017).
         scale_embeddings: multiply token embeddings by sqrt(n_embd) (Vaswani et al. 2017).
         init: "gpt2" or "xavier_uniform", see `initialise`.
+        norm_eps: added to a norm's variance.
 
     Raises ConfigError for a setting out of range, with its name and what to choose.
     """
@@ -131,13 +132,13 @@ class GPT(nn.Module):
         tie_weights: bool = True,
         scale_embeddings: bool = False,
         init: str = "gpt2",
+        norm_eps: float = 1e-5,
     ):
         super().__init__()
         n_inner = 4 * n_embd if n_inner is None else n_inner
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
-        require_positive({"model.n_layer": n_layer, "model.n_head": n_head})
-        if n_layer > MOST_LAYERS:
-            raise ConfigError(f"model.n_layer={n_layer} is too large: choose {MOST_LAYERS} or less")
+        require_layers(n_layer)
+        require_positive({"model.n_head": n_head})
         require_positive({"model.n_embd": n_embd, "model.n_inner": n_inner})
         require_dropout(dropout)
         new_positions = choose("model.positions", positions, POSITIONS)
@@ -145,36 +146,35 @@ class GPT(nn.Module):
         new_activation = choose("model.activation", activation, ACTIVATIONS)
         self.vocab_size = vocab_size
         self.block_size = block_size
+        self.cache_shape = CacheShape(n_layer, n_head, n_embd // n_head)
         self.embedding_scale = math.sqrt(n_embd) if scale_embeddings else 1.0
 
-        def block() -> nn.Module:
-            attn = CausalSelfAttention(n_embd, n_head, dropout, bias)
+        new_norm = partial(nn.LayerNorm, n_embd, eps=norm_eps, bias=bias)
+
+        def block(layer: int) -> nn.Module:
+            attn = CausalSelfAttention(n_embd, n_head, dropout, bias, layer)
             mlp = MLP(n_embd, n_inner, dropout, bias, new_activation())
-            return new_block(nn.LayerNorm(n_embd, bias=bias), attn, nn.LayerNorm(n_embd, bias=bias), mlp)
+            return new_block(new_norm(), attn, new_norm(), mlp)
 
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = new_positions(block_size, n_embd)
         self.drop = nn.Dropout(dropout)
-        self.h = nn.ModuleList(block() for _ in range(n_layer))
+        self.h = nn.ModuleList(map(block, range(n_layer)))
         # A post-norm block already ends with a norm.
-        self.ln_f = nn.LayerNorm(n_embd, bias=bias) if norm == "pre" else nn.Identity()
-        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.ln_f = new_norm() if norm == "pre" else nn.Identity()
+        self.lm_head = Linear(n_embd, vocab_size, bias=False)
         if tie_weights:
             self.lm_head.weight = self.wte.weight
         initialise(self, init)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each token. Raises ConfigError where T is above block_size."""
-        T = tokens_BT.shape[1]
-        if self.block_size < T:
-            raise ConfigError(
-                f"a sequence of {T} tokens is longer than the model's block_size={self.block_size}: "
-                "shorten it, or train with a larger data.block_size"
-            )
-        positions_T = torch.arange(T, device=tokens_BT.device)
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
+        positions_T = token_positions(tokens_BT, cache, self.block_size)
         x_BTC = self.drop(self.wte(tokens_BT) * self.embedding_scale + self.wpe(positions_T))
         for block in self.h:
-            x_BTC = block(x_BTC)
+            x_BTC = block(x_BTC, cache)
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
         return self.lm_head(self.ln_f(x_BTC))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -1,0 +1,137 @@
+"""The KV cache: keys and values of the tokens a model has read, so that it need not read them again.
+
+Shape suffixes: B batch, T time (new tokens), S time (all tokens so far), G heads of keys and values, D head size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from molino.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What a model keeps of a token: n_layer times (key and value) of n_kv_head heads of head_size numbers."""
+
+    n_layer: int
+    n_kv_head: int
+    head_size: int
+
+    @property
+    def numbers_per_token(self) -> int:
+        return 2 * self.n_layer * self.n_kv_head * self.head_size
+
+
+class KVCache:
+    """Tensors allocated once for `capacity` tokens a row, and how many of them are filled.
+
+    Rows are filled from the left. While all hold equally many tokens that number is `length`, and nothing needs a mask
+    but new tokens among themselves. For rows of different lengths (ragged prompts, padded on the right) call `fill`
+    after the prompts have been read: from then on each row writes at its own place, over its padding, and sees no
+    further than that.
+
+    A model calls `positions` before its layers, `extend` and `visible` in each, and `advance` after them.
+
+    Args:
+        shape: the model's `cache_shape`.
+        batch_size: B.
+        capacity: tokens a row has room for.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        batch_size: int,
+        capacity: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        size = (batch_size, shape.n_kv_head, capacity, shape.head_size)
+        self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
+        self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
+        self.capacity = capacity
+        self.device = torch.device(device)
+        self.length = 0
+        self.lengths_B: Tensor | None = None
+        self._visible: Tensor | None = None
+
+    def fill(self, lengths: list[int]) -> None:
+        """Say how many tokens each row really holds; what lies beyond is padding."""
+        self.length = max(lengths)
+        self.lengths_B = None if min(lengths) == self.length else torch.tensor(lengths, device=self.device)
+        self._visible = None
+
+    def clear(self) -> None:
+        """Forget all tokens; the tensors stay."""
+        self.length, self.lengths_B, self._visible = 0, None, None
+
+    def rows(self, which: slice) -> "KVCache":
+        """Return an empty cache that writes into some rows of this one."""
+        view = KVCache(CacheShape(0, 0, 0), 1, self.capacity, self.device)
+        view.keys = [k_BGSD[which] for k_BGSD in self.keys]
+        view.values = [v_BGSD[which] for v_BGSD in self.values]
+        return view
+
+    def share(self, count: int) -> None:
+        """Copy the first of each `count` rows to the others."""
+        for tensor_BGSD in (*self.keys, *self.values) if count > 1 else ():
+            groups = tensor_BGSD.unflatten(0, (-1, count))
+            groups[:, 1:] = groups[:, :1]
+
+    def positions(self, count: int) -> Tensor:
+        """Return the places of the next `count` tokens in their texts: (T,), or (B, T) where rows differ.
+
+        Raises:
+            ConfigError: there is no room for them.
+        """
+        if self.length + count > self.capacity:
+            raise ConfigError(
+                f"a cache of {self.capacity} tokens that holds {self.length} has no room for {count} more: clear it"
+            )
+        new_T = torch.arange(count, device=self.device)
+        return new_T + self.length if self.lengths_B is None else new_T + self.lengths_B[:, None]
+
+    def extend(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values of T new tokens of a layer; return all so far, shape (B, G, S, D), as views."""
+        keys_BGSD, values_BGSD = self.keys[layer], self.values[layer]
+        end = self.length + k_BGTD.shape[2]
+        if self.lengths_B is None:
+            keys_BGSD[:, :, self.length : end] = k_BGTD
+            values_BGSD[:, :, self.length : end] = v_BGTD
+        else:
+            rows_B1 = torch.arange(len(k_BGTD), device=self.device)[:, None]
+            places_BT = self.positions(k_BGTD.shape[2])
+            # Two index tensors around a slice: the result's first dimensions are theirs, (B, T, G, D).
+            keys_BGSD[rows_B1, :, places_BT] = k_BGTD.transpose(1, 2).to(keys_BGSD.dtype)
+            values_BGSD[rows_B1, :, places_BT] = v_BGTD.transpose(1, 2).to(values_BGSD.dtype)
+        return keys_BGSD[:, :, :end], values_BGSD[:, :, :end]
+
+    def visible(self, count: int, window: int | None) -> Tensor | None:
+        """Return which of all S tokens each of the last `count` sees, bool (B or 1, 1, T, S); None if all of them.
+
+        Args:
+            window: how far back a token sees, itself included; None for all the way.
+        """
+        end = self.length + count
+        if count == 1 and self.lengths_B is None and (window is None or end <= window):
+            return None
+        if self._visible is None:
+            positions = self.positions(count)
+            places_BT1 = positions.view(-1, count, 1)
+            keys_S = torch.arange(end, device=self.device)
+            self._visible = see(places_BT1, keys_S, window)[:, None]
+        return self._visible
+
+    def advance(self, count: int) -> None:
+        """Count `count` more tokens in every row."""
+        self.length += count
+        self._visible = None
+        if self.lengths_B is not None:
+            self.lengths_B = self.lengths_B + count
+
+
+def see(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Tell which keys (by position) a query sees: its own and earlier ones, within `window` if there is one."""
+    return keys <= queries if window is None else (keys <= queries) & (keys > queries - window)
