@@ -175,7 +175,7 @@ def test_values_of_the_right_type(node, setting, value):
 
 
 def test_a_value_that_is_missing():
-    node = {"_target_": "molino.data.tokenizers.load_pretrained", "_partial_": True, "path": "???"}
+    node = {"_target_": "molino.data.pretrained.load_pretrained", "_partial_": True, "path": "???"}
     message = refused(DATA | {"tokenizer": node}, "data")
     assert message == "data.tokenizer.path has no value yet: add data.tokenizer.path=<value>"
 

@@ -16,7 +16,7 @@ from molino.training.hardware import Hardware
 
 def measure(run, split="val", stride=None, checkpoint="last", floors=False, corpus=None):
     paths = {"outputs": str(run.outputs), "cache": str(run.cache), "mirror": None}
-    return evaluate(str(run.path), checkpoint, split, stride, floors, Hardware("cpu", threads=1), paths, corpus)
+    return evaluate(str(run.path), None, checkpoint, split, stride, floors, Hardware("cpu", threads=1), paths, corpus)
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def assert_one_line(outcome, verb, status, *parts):
     [
         (["model=gpt", "model.n_layr=3"], ["model.n_layr is not a setting", "did you mean model.n_layer?"]),
         (["modle=gpt"], ["modle is not a setting", "did you mean model?"]),
-        (["model=gtp"], ["Could not find 'model/gtp'", "bigram custom_gpt gpt\n"]),
+        (["model=gtp"], ["Could not find 'model/gtp'", "bigram custom_gpt gpt gpt1 gpt2 llama"]),
         (["optimizer.lr=abc"], ["optimizer.lr must be float, but it is 'abc'"]),
         (["optimizer.betas=[0.9,abc]"], ["optimizer.betas must be", "[0.9, 'abc']"]),
         (["optimizer.lr=-1"], ["optimizer: Invalid learning rate: -1"]),

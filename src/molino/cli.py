@@ -21,8 +21,8 @@ from molino.help import help_text
 
 # Settings whose value is text or a path, in any characters.
 TEXTS = {
-    "prompt", "run", "resume", "data.path", "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache",
-    "paths.mirror",
+    "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
+    "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 

@@ -12,8 +12,7 @@ from molino.data.tokens import Split, prepare_tokens
 from molino.errors import ConfigError, DataError
 from molino.evaluation.floors import describe_floors, split_floors
 from molino.evaluation.loss import exact_loss, loss_units, perplexity
-from molino.runs import directory
-from molino.runs.load import load_run
+from molino.runs.load import LoadedRun, load
 from molino.settings import relocate, resolve
 from molino.training.hardware import Hardware
 
@@ -33,6 +32,7 @@ def run(config: Any) -> float:
 
 def evaluate(
     run: str | None,
+    source: str | None,
     checkpoint: str,
     split: str,
     stride: int | None,
@@ -45,13 +45,16 @@ def evaluate(
 
     Args:
         run, checkpoint: which run, and which of its checkpoints.
+        source: in place of a run, a Hugging Face folder or hub id.
         split: `train`, `val` or `test`.
         stride: tokens between the starts of two windows; None for windows that do not overlap.
         floors: count n-grams on the training split for comparison.
         corpus: another corpus than the run's; it is encoded by the run's tokenizer.
     """
     hardware.apply()
-    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, hardware.device)
+    if source and corpus is None:
+        raise ConfigError(f"source={source} does not say what text to read: add data=..., such as data=shakespeare")
+    loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     if corpus is None:
         corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus")
     splits = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
@@ -65,7 +68,7 @@ def evaluate(
     with hardware.autocast():
         loss, count = exact_loss(loaded.model, progress(windows, f"evaluating {corpus.name}"), hardware.device)
     facts = {
-        "run": f"{loaded.path.name}, {checkpoint} checkpoint, after step {loaded.step:,}",
+        **_describe_model(loaded, checkpoint),
         "corpus": f"{corpus.name}, {split} split, read whole and in order",
         "context": _describe_context(block_size, stride),
         **_describe_tokens(chosen, count),
@@ -78,6 +81,12 @@ def evaluate(
         facts |= describe_floors(found, loss)
     show_facts("evaluation", facts)
     return loss
+
+
+def _describe_model(loaded: LoadedRun, checkpoint: str) -> dict[str, str]:
+    if loaded.step is None:
+        return {"source": str(loaded.path)}
+    return {"run": f"{loaded.path.name}, {checkpoint} checkpoint, after step {loaded.step:,}"}
 
 
 def _describe_context(block_size: int, stride: int) -> str:

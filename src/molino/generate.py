@@ -12,8 +12,7 @@ from molino.errors import ConfigError
 from molino.generation.decode import decode_text, generate
 from molino.generation.filters import check_settings
 from molino.generation.start import forbidden_tokens
-from molino.runs import directory
-from molino.runs.load import load_run
+from molino.runs.load import LoadedRun, load
 from molino.settings import resolve
 from molino.training.hardware import Hardware
 
@@ -29,6 +28,7 @@ def run(config: Any) -> None:
 
 def sample(
     run: str | None,
+    source: str | None,
     checkpoint: str,
     prompt: str | None,
     samples: int,
@@ -36,36 +36,46 @@ def sample(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float,
+    cache: bool,
     seed: int,
     hardware: Hardware,
     paths: dict[str, Any],
 ) -> None:
     """Write `samples` continuations of a prompt to standard output, a single one piece by piece.
 
+    The model is that of `run`, or of the Hugging Face folder or hub id `source`.
     Remarks (unknown characters, a prompt longer than the context) go to standard error.
     """
-    check_settings(temperature, top_k, top_p, samples, max_new_tokens)
+    check_settings(temperature, top_k, top_p, samples, max_new_tokens, min_p, repetition_penalty)
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
     hardware.apply()
-    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, hardware.device)
-    tokenizer = loaded.tokenizer
+    loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
+    tokenizer, model = loaded.tokenizer, loaded.model
     prompt = ask_prompt() if prompt is None else prompt
-    ids = encode_prompt(prompt, tokenizer, loaded.start_id, loaded.model.block_size)
+    ids = encode_prompt(prompt, loaded)
     # A text that starts from nothing starts after start_id, which is not part of it.
-    context = ids if prompt else []
+    context = ids[len(loaded.prefix) :] if prompt else []
+    if hardware.compile:
+        # The length of the text changes with every token.
+        model.compile(dynamic=True)
     with hardware.autocast():
         steps = generate(
-            loaded.model,
+            model,
             torch.tensor(ids),
             max_new_tokens,
             samples=samples,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
             generator=torch.Generator().manual_seed(seed),
             stop_id=tokenizer.end_of_text_id,
-            forbidden_ids=forbidden_tokens(tokenizer, loaded.start_id),
+            forbidden_ids=forbidden_tokens(tokenizer, loaded.start_id, model.vocab_size),
+            cached=cache,
         )
         if samples == 1:
             write(prompt)
@@ -77,14 +87,15 @@ def sample(
             write(f"--- sample {number} ---\n{prompt}{''.join(pieces(row, tokenizer, context))}\n")
 
 
-def encode_prompt(prompt: str, tokenizer: Tokenizer, start_id: int, block_size: int) -> list[int]:
+def encode_prompt(prompt: str, loaded: LoadedRun) -> list[int]:
     """Return a prompt's ids, at least one, with a remark on what the model will not see of it."""
-    ids = tokenizer.encode(prompt).tolist() if prompt else []
-    if unknown := tokenizer.unknown(prompt):
+    block_size = loaded.model.block_size
+    ids = [*loaded.prefix, *loaded.tokenizer.encode(prompt).tolist()] if prompt else []
+    if unknown := loaded.tokenizer.unknown(prompt):
         remark(f"not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}")
     if len(ids) > block_size:
         remark(f"the prompt has {len(ids)} tokens; the model sees the last {block_size}, its context")
-    return ids or [start_id]
+    return ids or [loaded.start_id]
 
 
 def ask_prompt() -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from molino.config import build
 from molino.errors import CheckpointError, ConfigError
 from molino.runs.directory import read_config
 
@@ -24,6 +25,18 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     if settings.get("data"):
         settings["data"].pop("path", None)  # short for data.corpus.path, which refers to it
     return settings
+
+
+def begin_from(settings: dict[str, Any]) -> None:
+    """Put the family and settings that `model.source` describes in its place, and remember it as `weights`.
+
+    So a run's config.yaml says what its model is, whatever becomes of the source.
+
+    Raises:
+        CheckpointError, DataError: the source cannot be read.
+    """
+    if source := settings["model"].get("source"):
+        settings["model"], settings["weights"] = build(settings["model"], "model"), source
 
 
 def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from molino.errors import CheckpointError, ConfigError
 from molino.evaluation.floors import split_floors
 from molino.evaluation.loss import loss_units, perplexity
 from molino.generation.start import start_token
+from molino.models.hub.read import read_weights
 from molino.runs import directory
-from molino.runs.load import load_checkpoint
+from molino.runs.load import build_model, load_checkpoint
 from molino.runs.record import record
-from molino.settings import flatten, resolve, resume
+from molino.settings import begin_from, flatten, resolve, resume
 from molino.training.callbacks import build_callbacks
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from molino.training.hardware import Hardware
@@ -41,8 +42,9 @@ from molino.training.schedules import check_schedule
 
 # What a configuration consists of.
 SECTIONS = {
-    "name": str, "seed": int, "resume": str | None, "data": dict, "model": dict, "optimizer": dict, "scheduler": dict,
-    "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict, "paths": dict,
+    "name": str, "seed": int, "resume": str | None, "weights": str | None, "data": dict, "model": dict,
+    "optimizer": dict, "scheduler": dict, "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict,
+    "paths": dict,
 }  # fmt: skip
 
 
@@ -61,7 +63,9 @@ def run(config: Any) -> float:
             check_sections(settings)
         except ConfigError as error:
             raise CheckpointError(f"{path / directory.CONFIG} is damaged: {error}") from error
-    parts = assemble(settings)
+    else:
+        begin_from(settings)
+    parts = assemble(settings, fresh=path is None or not (path / directory.LAST).is_file())
     resumed, path = path is not None, path or new_run(settings, overrides)
     with directory.exclusive(path) if directory.is_main_process() else nullcontext():
         checkpoints = fit(parts, settings, path, resumed, started)
@@ -97,8 +101,12 @@ class Parts:
     floors: dict[str, float]
 
 
-def assemble(settings: dict[str, Any]) -> Parts:
-    """Build every part, cheapest first, so that a mistake shows before anything is downloaded or counted."""
+def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
+    """Build every part, cheapest first, so that a mistake shows before anything is downloaded or counted.
+
+    Args:
+        fresh: no checkpoint of the run will replace the weights it begins with.
+    """
     seed = settings["seed"]
     callbacks = build_callbacks(settings["callbacks"])
     for name, node in settings["logger"].items():
@@ -120,13 +128,17 @@ def assemble(settings: dict[str, Any]) -> Parts:
     # On this device nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
     # an optimizer.
     with torch.device("meta"):
-        trial = build(settings["model"], "model", vocab_size=8)
+        trial = build_model(settings, vocab_size=8)
         LanguageModel(trial, optimizer, schedule, max_steps=1, log_every=1).configure_optimizers()
+    if trial.block_size < data.block_size:
+        raise ConfigError(f"data.block_size={data.block_size} is beyond the model's context of {trial.block_size}")
     data.prepare_data()
     data.setup()
     # The same seed gives the same weights, whatever was drawn before.
     torch.manual_seed(seed)
-    model = build(settings["model"], "model", vocab_size=data.tokenizer.size)
+    model = build_model(settings, data.tokenizer.size)
+    if settings["weights"] and fresh:
+        read_weights(model, settings["weights"])
     module = LanguageModel(
         model,
         optimizer,

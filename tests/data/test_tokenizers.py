@@ -12,9 +12,9 @@ import pytest
 import tokenizers
 
 from molino.data import fast_encoders
+from molino.data.pretrained import load_pretrained
 from molino.data.tokenizers import (
     Tokenizer,
-    load_pretrained,
     train_bpe,
     train_char,
     train_whitespace,

@@ -41,11 +41,11 @@ def test_a_full_stop_stands_in_for_a_line_end():
 def test_a_tokenizer_without_special_tokens():
     tokenizer = Tokenizer(tokenizers.Tokenizer(BPE({"a": 0, "b": 1}, [])))
     assert start_token(tokenizer, documents=True) == 0
-    assert forbidden_tokens(tokenizer, 0) == []
+    assert forbidden_tokens(tokenizer, 0, 4) == [2, 3]
 
 
 @pytest.mark.parametrize("tokenizer", KINDS.values(), ids=KINDS)
 def test_the_end_of_text_comes_out_only_where_the_model_has_seen_it(tokenizer):
     seen, unseen = start_token(tokenizer, documents=True), start_token(tokenizer, documents=False)
-    assert forbidden_tokens(tokenizer, seen) == [UNKNOWN, PADDING]
-    assert forbidden_tokens(tokenizer, unseen) == [UNKNOWN, PADDING, END]
+    assert forbidden_tokens(tokenizer, seen, tokenizer.size) == [UNKNOWN, PADDING]
+    assert forbidden_tokens(tokenizer, unseen, tokenizer.size) == [UNKNOWN, PADDING, END]

@@ -1,7 +1,7 @@
 """Tokenizers: text to ids and back. Inside is always a Hugging Face `tokenizers.Tokenizer`, saved as tokenizer.json.
 
-The functions `train_*` and `load_pretrained` all have the form `train(texts) -> Tokenizer` once their settings are
-bound; the texts are those of the training split only.
+The functions `train_*` all have the form `train(texts) -> Tokenizer` once their settings are
+bound; the texts are those of the training split only. `molino.data.pretrained` has one more that reads what exists.
 """
 
 from collections import Counter
@@ -74,6 +74,14 @@ class Tokenizer:
         if token is None:
             raise DataError(f"the tokenizer has no token {id}: its ids go from 0 to {self.size - 1}")
         return token
+
+    def prefix(self) -> tuple[int, ...]:
+        """Return the ids that the tokenizer's own template puts before a text, such as Llama's <s>; mostly none.
+
+        `encode` leaves them out: a corpus is one long text.
+        """
+        plain, marked = (self.backend.encode("a", add_special_tokens=marks).ids for marks in (False, True))
+        return tuple(marked[: len(marked) - len(plain)]) if marked[len(marked) - len(plain) :] == plain else ()
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
@@ -182,15 +190,6 @@ def train_bpe(texts: list[str], size: int) -> Tokenizer:
     )
     backend.train_from_iterator((fast.whole(piece) for text in texts for piece in fast.pieces(text, 1 << 15)), trainer)
     return Tokenizer(backend)
-
-
-def load_pretrained(texts: list[str], path: str) -> Tokenizer:
-    """An existing tokenizer.json, or the folder that holds it. The texts play no part.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    return Tokenizer.load(Path(path))
 
 
 def _train_words(texts: list[str], rules: fast.WordRules, min_freq: int, max_size: int | None) -> Tokenizer:

@@ -161,9 +161,9 @@ def _settings(train: functools.partial) -> str:
     settings: dict[str, Any] = dict(train.keywords)
     if "path" in settings:
         path = Path(settings["path"]).expanduser()
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if file.is_file():
-            settings["path"] = sha256_file(file)
+        names = ("tokenizer.json", "vocab.json", "merges.txt") if path.is_dir() else ("",)
+        if files := [path / name for name in names if (path / name).is_file()]:
+            settings["path"] = [sha256_file(file) for file in files]
     return json.dumps([train.func.__name__, settings], sort_keys=True)
 
 

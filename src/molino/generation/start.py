@@ -19,9 +19,10 @@ def start_token(tokenizer: Tokenizer, documents: bool) -> int:
     return next(id for id in range(tokenizer.size) if id not in specials)
 
 
-def forbidden_tokens(tokenizer: Tokenizer, start_id: int) -> list[int]:
-    """Return the tokens that are never sampled: <unk>, <pad>, and <|endoftext|> where no text of the corpus had it."""
+def forbidden_tokens(tokenizer: Tokenizer, start_id: int, vocab_size: int) -> list[int]:
+    """Return the tokens that are never sampled: <unk>, <pad>, <|endoftext|> where no text of the corpus had it, and
+    what a model of `vocab_size` tokens knows beyond those of the tokenizer."""
     forbidden = [tokenizer.unknown_id, tokenizer.padding_id]
     if start_id != tokenizer.end_of_text_id:
         forbidden.append(tokenizer.end_of_text_id)
-    return [id for id in forbidden if id is not None]
+    return [*(id for id in forbidden if id is not None), *range(tokenizer.size, vocab_size)]

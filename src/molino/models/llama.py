@@ -165,7 +165,7 @@ class Llama(nn.Module):
     ):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        n_inner = -(-8 * n_embd // (3 * INNER_MULTIPLE)) * INNER_MULTIPLE if n_inner is None else n_inner
+        n_inner = default_inner(n_embd) if n_inner is None else n_inner
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         require_layers(n_layer)
         require_positive({"model.n_head": n_head, "model.n_kv_head": n_kv_head, "model.n_embd": n_embd})
@@ -205,6 +205,11 @@ class Llama(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""
         return next_token_loss(self(tokens_BT), targets_BT)
+
+
+def default_inner(n_embd: int) -> int:
+    """Return 8/3 * n_embd, rounded up to a multiple of 64: three matrices as large as the two of a 4 * n_embd MLP."""
+    return -(-8 * n_embd // (3 * INNER_MULTIPLE)) * INNER_MULTIPLE
 
 
 def initialise(model: Llama) -> None:

@@ -9,7 +9,13 @@ import torch
 from molino.errors import ConfigError, ResourceError
 
 # Lightning's names; the value is what autocast computes matrix products in.
-PRECISIONS = {"auto": None, "32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+PRECISIONS = {
+    "auto": None,
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": None,
+    "16-mixed": torch.float16,
+}
 STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
 MATMUL = ("highest", "high", "medium")
 
@@ -23,7 +29,8 @@ class Hardware:
         devices: how many, on one node.
         num_nodes: machines.
         strategy: Lightning's name: `auto`, `ddp`, `fsdp`, `ddp_spawn`.
-        precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16, else 32-true.
+        precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16, else 32-true. bf16-true keeps
+            the weights themselves in bf16, which halves them: enough to sample from, too coarse to train well.
         matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
         compile: torch.compile the model, in place.
         threads: CPU threads a process, None for torch's choice.
@@ -74,6 +81,11 @@ class Hardware:
     def device(self) -> torch.device:
         """The device of a single-process job such as evaluation or sampling."""
         return torch.device(self.kind)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights are kept in."""
+        return torch.bfloat16 if self.precision == "bf16-true" else torch.float32
 
     def apply(self) -> None:
         """Set what torch keeps per process."""

@@ -64,6 +64,6 @@ def sample_text(model: torch.nn.Module, tokenizer: Tokenizer, start_id: int, tok
         tokens,
         generator=generator,
         stop_id=tokenizer.end_of_text_id,
-        forbidden_ids=forbidden_tokens(tokenizer, start_id),
+        forbidden_ids=forbidden_tokens(tokenizer, start_id, model.vocab_size),
     )
     return tokenizer.decode([int(token_B[0]) for token_B in steps])
