@@ -54,7 +54,7 @@ def test_no_group_is_forgotten_here():
     tested = {"data", "data/tokenizer", "debug", "experiment", "hardware", "logger", "model", "optimizer", "scheduler"}
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
     assert groups == tested | {"trainer"} and choices("trainer") == choices("logger") == ["default"]
-    assert choices(".") == ["evaluate", "generate", "train"]
+    assert choices(".") == ["evaluate", "explain", "export", "generate", "train"]
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
 
 
@@ -78,8 +78,15 @@ def test_tokenizers(train, tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_models(train, tiny, tmp_path, name):
+def test_models(train, molino, tiny, tmp_path, name):
     sizes = BIGRAM[1:] if name == "bigram" else TINY
+    if name == "pretrained":
+        folder = tmp_path.parent / f"{tmp_path.name}-folder"
+        exported = molino("export", f"run={tiny.path}", f"to={folder}")
+        assert exported.status == 0, exported.err
+        sizes = (f"model.source={folder}", *BIGRAM[1:])
+    elif name in ("llama", "phi3"):
+        sizes = (*TINY, "model.n_kv_head=1", "model.n_inner=16")
     assert_trained(train("data=text", f"data.path={tiny.file}", f"model={name}", *sizes), tmp_path)
 
 

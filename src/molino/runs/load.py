@@ -17,7 +17,7 @@ from molino.data.pretrained import load_tokenizer
 from molino.data.tokenizers import Tokenizer
 from molino.errors import CheckpointError, ConfigError
 from molino.generation.start import start_token
-from molino.models.hub.read import find_folder, load_model
+from molino.models.hub.read import architecture, find_folder, load_model
 from molino.runs import directory
 
 
@@ -66,6 +66,7 @@ def load(
 def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
     """Load a Hugging Face folder or hub id."""
     folder = find_folder(source)
+    architecture(str(folder))  # whether it is a model at all shows before anything large is read
     tokenizer = load_tokenizer(folder)
     model = load_model(str(folder), device, dtype)
     check_vocabulary(tokenizer.size, model.vocab_size)
