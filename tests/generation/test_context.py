@@ -1,0 +1,98 @@
+"""What is read before each token: the same with and without a cache, alone and beside others, also past the context."""
+
+import pytest
+import torch
+from families import FAMILIES, make, random_tokens
+
+from molino.generation.context import Context, window_start
+from molino.generation.decode import generate
+
+BLOCK = 12
+NAMES = pytest.mark.parametrize("name", FAMILIES)
+
+
+def precise(name):
+    """In float64 no rounding can flip a token."""
+    return make(name, BLOCK).double()
+
+
+def run(model, prompts, count=40, **settings):
+    generator = torch.Generator().manual_seed(0)
+    steps = generate(model, prompts, count, **{"generator": generator, "temperature": 0, **settings})
+    return torch.stack(list(steps), dim=1).tolist()
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 7, 12, 64])
+def test_the_window_moves_by_a_quarter_of_the_context(block_size):
+    start = 0
+    for end in range(1, 5 * block_size + 9):
+        while end - start > block_size:
+            start += max(1, block_size // 4)
+        assert window_start(end, block_size) == start
+
+
+@NAMES
+@pytest.mark.parametrize("length", [1, 5, 12, 30])
+def test_a_cache_changes_no_token(name, length):
+    model, prompt_T = precise(name), random_tokens(length)
+    assert run(model, prompt_T) == run(model, prompt_T, cached=False)
+    sampled = {"temperature": 1.0, "samples": 3}
+    texts = run(model, prompt_T, **sampled)
+    assert texts == run(model, prompt_T, cached=False, **sampled) and len({tuple(text) for text in texts}) == 3
+
+
+@NAMES
+@pytest.mark.parametrize("cached", [True, False])
+def test_logits_across_the_end_of_the_context(name, cached):
+    """At each of 40 steps those of the window, read whole, by hand."""
+    model, prompts = make(name, BLOCK), [random_tokens(n, seed=n) for n in (3, 12, 7)]
+    with torch.inference_mode():
+        texts = Context(model, prompts, 1, 40, cached)
+        for step in range(40):
+            logits_BV, next_B = texts.logits(), random_tokens(3, seed=step)
+            for row, prompt_T in enumerate(prompts):
+                window_T = prompt_T[window_start(len(prompt_T), BLOCK) :]
+                torch.testing.assert_close(logits_BV[row], model(window_T[None])[0, -1], atol=1e-5, rtol=0)
+                prompts[row] = torch.cat((prompt_T, next_B[row : row + 1]))
+            texts.append(next_B)
+
+
+@NAMES
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_go_on_as_if_they_were_alone(name, cached):
+    model, prompts = precise(name), [random_tokens(n, seed=n) for n in (2, 12, 20, 7, 1)]
+    together = run(model, prompts, cached=cached)
+    assert together == [run(model, prompt_T)[0] for prompt_T in prompts]
+
+
+def test_samples_come_prompt_by_prompt_and_share_its_reading():
+    model, prompts = precise("llama-grouped"), [random_tokens(n, seed=n) for n in (6, 4)]
+    sizes = []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
+    texts = run(model, prompts, count=4, samples=3)
+    assert sizes == [(2, 5), *[(6, 1)] * 4]
+    assert texts[0] == texts[2] == run(model, prompts[0], count=4)[0]
+    assert texts[3] == texts[5] == run(model, prompts[1], count=4)[0]
+
+
+def test_the_cache_is_as_large_as_the_texts_can_become_and_of_the_models_dtype():
+    for block_size, new, capacity in ((BLOCK, 40, BLOCK), (64, 10, 15)):
+        model = make("llama", block_size).bfloat16()
+        cache = Context(model, [random_tokens(5)], 2, new, cached=True).cache
+        assert cache.capacity == capacity and {t.dtype for t in cache.keys} == {torch.bfloat16}
+        assert cache.keys[0].shape == (2, 4, capacity, 4)
+    assert Context(model, [random_tokens(5)], 2, new, cached=False).cache is None
+
+
+def test_what_a_row_has_seen_is_its_own_text():
+    prompts = [torch.tensor([5, 6, 5]), torch.tensor([7]), torch.tensor([0, 9])]
+    texts = Context(make("gpt", BLOCK), prompts, 2, 4, cached=False)
+    seen = [row.nonzero().flatten().tolist() for row in texts.seen(23)]
+    assert seen == [[5, 6], [5, 6], [7], [7], [0, 9], [0, 9]]
+
+
+def test_a_repetition_penalty_beside_other_rows():
+    model, prompts = precise("gpt"), [random_tokens(n, seed=n) for n in (2, 9)]
+    together = run(model, prompts, repetition_penalty=1.5)
+    assert together == [run(model, prompt_T, repetition_penalty=1.5)[0] for prompt_T in prompts]
+    assert together != run(model, prompts)

@@ -1,0 +1,115 @@
+"""Reading a text through a cache gives the logits of reading it whole, for every family and position scheme."""
+
+import pytest
+import torch
+from families import FAMILIES, make, random_tokens
+
+from molino.errors import ConfigError
+from molino.models.cache import CacheShape, KVCache
+
+T = 24
+NAMES = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+@NAMES
+@pytest.mark.parametrize("B", [1, 3])
+def test_a_text_read_in_pieces(name, B):
+    model, tokens_BT = make(name, T), random_tokens(B, T)
+    expected_BTV = model(tokens_BT)
+    assert expected_BTV.std() > 0.1
+    cache = KVCache(model.cache_shape, B, T)
+    pieces = [7, *[1] * 9, 5, 1, 2]
+    logits = [model(part_BT, cache) for part_BT in tokens_BT.split(pieces, dim=1)]
+    assert cache.length == T
+    torch.testing.assert_close(torch.cat(logits, dim=1), expected_BTV, atol=1e-5, rtol=0)
+
+
+@NAMES
+def test_rows_of_different_lengths(name):
+    """Each row's logits are those of the row alone, whatever stands in its padding."""
+    model, tokens_BT, lengths = make(name, T), random_tokens(4, T), [3, 9, 1, 9]
+    cache = KVCache(model.cache_shape, 4, T)
+    padded_BT = tokens_BT[:, :9].clone()
+    for row, length in enumerate(lengths):
+        padded_BT[row, length:] = 0
+    model(padded_BT, cache)
+    cache.fill(lengths)
+    for tensor_BGSD in (*cache.keys, *cache.values):
+        for row, length in enumerate(lengths):
+            tensor_BGSD[row, :, length:] = 1e6  # would show if it were looked at
+    for step in range(T - 9):
+        next_B1 = torch.stack([tokens_BT[row, length + step] for row, length in enumerate(lengths)])[:, None]
+        logits_BV = model(next_B1, cache)[:, 0]
+        for row, length in enumerate(lengths):
+            alone_V = model(tokens_BT[row : row + 1, : length + step + 1])[0, -1]
+            torch.testing.assert_close(logits_BV[row], alone_V, atol=1e-5, rtol=0)
+    if model.cache_shape.n_layer:
+        with pytest.raises(ConfigError, match=r"longer than the model's block_size|no room"):
+            model(next_B1, cache)
+
+
+@NAMES
+def test_several_tokens_for_ragged_rows(name):
+    model, tokens_BT, lengths = make(name, T), random_tokens(2, T), [4, 8]
+    cache = KVCache(model.cache_shape, 2, T)
+    model(tokens_BT[:, :8], cache)
+    cache.fill(lengths)
+    next_BT = torch.stack([tokens_BT[row, length : length + 6] for row, length in enumerate(lengths)])
+    logits_BTV = model(next_BT, cache)
+    for row, length in enumerate(lengths):
+        alone_TV = model(tokens_BT[row : row + 1, : length + 6])[0, length:]
+        torch.testing.assert_close(logits_BTV[row], alone_TV, atol=1e-5, rtol=0)
+
+
+@NAMES
+def test_samples_share_what_was_read_once(name):
+    model, prompts_BT = make(name, T), random_tokens(2, 6)
+    cache = KVCache(model.cache_shape, 6, T)
+    model(prompts_BT, cache.rows(slice(None, None, 3)))
+    cache.share(3)
+    cache.fill([6] * 6)
+    next_B1 = random_tokens(6, 1)
+    expected_BV = model(torch.cat((prompts_BT.repeat_interleave(3, dim=0), next_B1), dim=1))[:, -1]
+    torch.testing.assert_close(model(next_B1, cache)[:, 0], expected_BV, atol=1e-5, rtol=0)
+
+
+def test_a_cleared_cache_is_like_new():
+    model, tokens_BT = make("llama-grouped", T), random_tokens(2, T)
+    cache = KVCache(model.cache_shape, 2, T)
+    model(random_tokens(2, 20, seed=5), cache)
+    cache.fill([20, 11])
+    cache.clear()
+    torch.testing.assert_close(model(tokens_BT, cache), model(tokens_BT), atol=1e-5, rtol=0)
+
+
+def test_memory_is_what_the_shape_says():
+    shape = CacheShape(n_layer=3, n_kv_head=2, head_size=5)
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        cache = KVCache(shape, 4, 11, dtype=dtype)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in (*cache.keys, *cache.values))
+        assert held == shape.numbers_per_token * 4 * 11 * size == 3 * 2 * 2 * 5 * 4 * 11 * size
+
+
+def test_a_full_cache_says_so():
+    model = make("gpt", T)
+    cache = KVCache(model.cache_shape, 1, 4)
+    model(random_tokens(1, 3), cache)
+    with pytest.raises(ConfigError, match="a cache of 4 tokens that holds 3 has no room for 2 more"):
+        model(random_tokens(1, 2), cache)
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama-grouped", "llama-window"])
+def test_bfloat16(name):
+    model, tokens_BT = make(name, T), random_tokens(2, T)
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = KVCache(model.cache_shape, 2, T, dtype=torch.bfloat16)
+        expected_BTV = model(tokens_BT)
+        logits = [model(part_BT, cache) for part_BT in tokens_BT.split([7, *[1] * 17], dim=1)]
+    difference = (torch.cat(logits, dim=1).float() - expected_BTV.float()).abs().max()
+    assert difference < 0.05 * expected_BTV.float().abs().max()
