@@ -15,6 +15,7 @@ from molino.data.tokenizers import Tokenizer
 from molino.errors import ConfigError
 from molino.files import explain_os_errors, make_directory
 from molino.generation.start import forbidden_tokens
+from molino.models.cost import count_parameters
 from molino.models.hub.write import find_format, write_model
 from molino.runs import directory
 from molino.runs.load import LoadedRun, load_run
@@ -91,7 +92,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
             folder.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    say(f"{target}: {form.architecture}, {sum(p.numel() for p in loaded.model.parameters()):,} parameters")
+    say(f"{target}: {form.architecture}, {count_parameters(loaded.model):,} parameters")
     say(f'next: python scripts/generate.py source={target} prompt="..."')
 
 
@@ -132,7 +133,7 @@ def card(loaded: LoadedRun, checkpoint: str, model_type: str) -> str:
     return CARD.format(
         name=loaded.path.name,
         model_type=model_type,
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        parameters=count_parameters(loaded.model),
         corpus=summary.get("corpus", corpus.get("name", corpus["_target_"].rsplit(".", 1)[-1])),
         corpus_sha256=summary.get("corpus_sha256", "unknown"),
         steps=loaded.step,

@@ -24,6 +24,7 @@ from molino.errors import CheckpointError, ConfigError
 from molino.evaluation.floors import split_floors
 from molino.evaluation.loss import loss_units, perplexity
 from molino.generation.start import start_token
+from molino.models.cost import count_parameters
 from molino.models.hub.read import read_weights
 from molino.runs import directory
 from molino.runs.load import build_model, load_checkpoint
@@ -36,7 +37,7 @@ from molino.training.loggers import TensorBoard, log_floors
 from molino.training.module import LanguageModel
 from molino.training.plan import Plan
 from molino.training.progress import ProgressDisplay
-from molino.training.report import conclude, count_parameters, introduce
+from molino.training.report import conclude, introduce
 from molino.training.samples import Samples
 from molino.training.schedules import check_schedule
 

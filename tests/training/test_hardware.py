@@ -61,7 +61,10 @@ def test_auto_takes_the_best_of_what_is_there(computer, kind, precision, acceler
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "bf16"}, "hardware.precision=bf16 is unknown: choose auto, 32-true, bf16-mixed, 16-mixed"),
+        (
+            {"precision": "bf16"},
+            "hardware.precision=bf16 is unknown: choose auto, 32-true, bf16-mixed, bf16-true, 16-mixed",
+        ),
         ({"matmul_precision": "low"}, "hardware.matmul_precision=low is unknown: choose highest, high, medium"),
         ({"accelerator": "tpu"}, "hardware.accelerator=tpu is unknown: choose auto, cpu or gpu"),
         ({"devices": 0}, "hardware.devices=0 must be at least 1"),

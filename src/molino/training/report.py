@@ -4,11 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from molino.console import say, show_facts
 from molino.data.module import TextDataModule
 from molino.evaluation.floors import describe_floors
+from molino.models.cost import count_parameters
 from molino.training.hardware import Hardware
 from molino.training.module import LanguageModel
 
@@ -64,8 +63,3 @@ def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -
     say(f'next: python scripts/generate.py {named} prompt="..."')
     say(f"      python scripts/evaluate.py {named} split={'test' if has_test else 'val'}")
     say(f"      tensorboard --logdir {shlex.quote(outputs)}")
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Return how many numbers a model learns; tied ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())

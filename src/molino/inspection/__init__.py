@@ -1,0 +1,1 @@
+"""What can be seen inside a trained model: its architecture, predictions, attention, tables."""

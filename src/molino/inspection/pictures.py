@@ -1,0 +1,155 @@
+"""Pictures of a model's attention, positions and bigram table: figures of matplotlib, which is imported when one is
+drawn and never asked for a window.
+
+Shape suffixes: T time (tokens; queries), S keys, H heads, C channels, V vocabulary.
+"""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from molino.errors import ResourceError
+
+MOST_LABELS = 40  # tokens on an axis; more would be too small to read
+MOST_ROWS = 500  # of a bigram table: more than a picture has room for
+COLUMNS = 4  # panels side by side, at most
+DPI = 130
+
+
+def require_matplotlib() -> None:
+    """Raises ResourceError where matplotlib is missing: it is optional."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ResourceError('pictures need matplotlib: pip install -e ".[plots]"') from error
+
+
+def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:
+    """Draw a panel a head: the row is the token that reads, the column the one it reads from.
+
+    Colours follow the square root of the weight: in a longer text most weights are small.
+
+    Args:
+        labels: of the T tokens.
+    """
+    from matplotlib.colors import PowerNorm
+
+    H, T, _ = weights_HTS.shape
+    labelled = T <= MOST_LABELS
+    rows = math.ceil(H / COLUMNS)
+    columns = math.ceil(H / rows)  # six heads as 3 + 3, not as 4 + 2
+    side = max(1.9, 0.145 * T) if labelled else 3.2
+    figure = _figure(columns * (side + 0.25) + 1.5, rows * (side + 0.35) + 1.2)
+    figure.suptitle(title, parse_math=False)
+    panels = []
+    for head, weights_TS in enumerate(weights_HTS.numpy()):
+        panel = figure.add_subplot(rows, columns, head + 1)
+        seen_TS = np.ma.masked_equal(weights_TS, 0)  # what a token cannot see stays white
+        image = panel.imshow(seen_TS, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+        panel.set_title(f"head {head}", fontsize=9)
+        panel.tick_params(labelsize=7, length=2)
+        if labelled:
+            panel.set_xticks(range(T), labels, rotation=90, parse_math=False, family="monospace")
+            panel.set_yticks(range(T), labels, parse_math=False, family="monospace")
+        # Only the outer panels are labelled.
+        panel.tick_params(labelleft=head % columns == 0, labelbottom=head + columns >= H)
+        panels.append(panel)
+    bar = figure.colorbar(image, ax=panels, ticks=(0, 0.01, 0.05, 0.1, 0.25, 0.5, 1), shrink=min(1.0, 0.4 + 0.6 / rows))
+    bar.set_label("attention weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.supxlabel("token that is read", fontsize=9)
+    figure.supylabel("token that reads", fontsize=9)
+    return figure
+
+
+def position_tables(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tables of positions by name, (T, C) or (T, head size): learned, sinusoidal or rotary.
+
+    A bigram has none.
+    """
+    known = {
+        "wpe.weight": "learned positions (wpe.weight)",
+        "wpe.table": "sinusoidal positions (wpe.table)",
+        "rotary.cos": "rotary positions: cosines (rotary.cos)",
+        "rotary.sin": "rotary positions: sines (rotary.sin)",
+    }
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {title: tensors[name].detach().float().cpu() for name, title in known.items() if name in tensors}
+
+
+def draw_positions(tables: dict[str, Tensor]) -> Any:
+    """Draw a panel a table, the position from top to bottom, all in the same colours."""
+    figure = _figure(1.5 + 5.5 * len(tables), 5.5)
+    largest = max(float(table_TC.abs().max()) for table_TC in tables.values()) or 1.0
+    panels = []
+    for number, (title, table_TC) in enumerate(tables.items(), start=1):
+        panel = figure.add_subplot(1, len(tables), number)
+        image = panel.imshow(
+            table_TC.numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+        )
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("dimension")
+        panel.set_ylabel("position")
+        _count_whole(panel)
+        panels.append(panel)
+    figure.colorbar(image, ax=panels).set_label("value", fontsize=9)
+    return figure
+
+
+def draw_bigrams(table_VV: Tensor, labels: list[str]) -> Any:
+    """Draw the probabilities of the next token (column) after each token (row), from a table of logits.
+
+    Of a large vocabulary only the first MOST_ROWS tokens are shown.
+    """
+    from matplotlib.colors import PowerNorm
+
+    V = len(table_VV)
+    shown = min(V, MOST_ROWS)
+    probabilities_VV = torch.softmax(table_VV[:shown].detach().float().cpu(), dim=-1)[:, :shown]
+    labelled = shown <= 3 * MOST_LABELS
+    side = max(4.0, 0.13 * shown) if labelled else 9.0
+    figure = _figure(side + 2.2, side + 1.0)
+    panel = figure.add_subplot()
+    image = panel.imshow(probabilities_VV.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    panel.set_title("probability of the next token" + (f" (the first {shown} of {V:,} tokens)" if shown < V else ""))
+    panel.set_xlabel("next token")
+    panel.set_ylabel("token")
+    _count_whole(panel)
+    if labelled:
+        text = {"fontsize": 7, "parse_math": False, "family": "monospace"}
+        panel.set_xticks(range(shown), labels[:shown], rotation=90, **text)
+        panel.set_yticks(range(shown), labels[:shown], **text)
+    bar = figure.colorbar(image, ax=panel, ticks=(0, 0.01, 0.05, 0.1, 0.25, 0.5, 1), shrink=0.7)
+    bar.set_label("probability", fontsize=9)
+    return figure
+
+
+def save(figure: Any, path: Path) -> np.ndarray:
+    """Write a figure as PNG; return it as TensorBoard takes an image: (height, width, 3), uint8."""
+    with warnings.catch_warnings():
+        # A character that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path)
+        return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return an empty figure, its size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _count_whole(panel: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,33 @@
+"""What a model costs: parameters, floating-point operations, memory. Counted from its modules, so for every family."""
+
+from torch import nn
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model learns; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(model: nn.Module, context: int) -> int:
+    """Return the operations of a forward pass for one new token that comes last of `context` tokens.
+
+    Each weight of a linear layer (the head included) is a multiplication and an addition; so is, in every attention
+    head, each number of the keys (scores) and of the values (weighted sums) within reach. Table look-ups, norms,
+    activations and biases are left out, as is usual (Kaplan et al. 2020, table 1): they are less than a hundredth.
+
+    Args:
+        context: tokens that the new one sees, itself included; a sliding window shows it fewer.
+    """
+    flops = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            flops += 2 * module.weight.numel()
+        elif hasattr(module, "n_head") and hasattr(module, "head_size"):
+            seen = min(context, getattr(module, "window", None) or context)
+            flops += 4 * module.n_head * module.head_size * seen
+    return flops
+
+
+def cache_bytes_per_token(model: nn.Module) -> int:
+    """Return the memory that a KV cache in the precision of the weights takes for one token of one text."""
+    return model.cache_shape.numbers_per_token * next(model.parameters()).dtype.itemsize
