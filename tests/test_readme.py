@@ -41,7 +41,10 @@ def test_the_main_job_is_the_default_run(molino, tmp_path):
         assert name in done.out
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and "ddp" not in c and "resume" not in c])
+ABOUT_MODELS = ("ddp", "resume", "source=")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and not any(x in c for x in ABOUT_MODELS)])
 def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
     # Shells take the quotes away and leave the pattern to the program.
     (tmp_path / "my texts").mkdir()
@@ -56,12 +59,26 @@ def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
 
 
 def test_commands_about_a_run(molino, tiny):
-    about = [c for c in COMMANDS if "evaluate.py" in c or "generate.py" in c]
+    about = [c for c in COMMANDS if ("evaluate.py" in c or "generate.py" in c) and "source=" not in c]
     assert len(about) == 3
     for command in about:
         verb = Path(command.split()[1]).stem
         # Sampling needs no corpus, so it knows no cache.
         settings = [s for s in tiny.settings if verb != "generate" or not s.startswith("paths.cache")]
+        done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
+        assert done.status == 0 and done.out.strip(), done.err
+
+
+def test_commands_about_a_folder(molino, tiny, tmp_path, monkeypatch):
+    """Look inside a run, export it, sample from the folder, train on from it: in the order of the README."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny.path, tmp_path / "outputs" / tiny.path.name)
+    about = [c for c in COMMANDS if "my-model" in c or "explain.py" in c]
+    assert [Path(c.split()[1]).stem for c in about] == ["explain", "export", "generate", "train"]
+    for command in about:
+        verb, settings = Path(command.split()[1]).stem, []
+        if verb == "train":
+            settings = ["data=text", f"data.path={tiny.file}", f"paths.cache={tiny.cache}", *SMALL]
         done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
         assert done.status == 0 and done.out.strip(), done.err
 
