@@ -1,4 +1,4 @@
-"""Measure molino against plain PyTorch. `python scripts/benchmark.py --help` lists the benchmarks."""
+"""Measure molino against plain PyTorch and transformers. `python scripts/benchmark.py --help` lists the benchmarks."""
 
 from molino.benchmark import main
 

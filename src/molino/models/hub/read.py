@@ -6,12 +6,14 @@ tensor at a time, so that pages that have been copied do not count as used memor
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from molino.errors import CheckpointError, DataError
 from molino.models.gpt import GPT
@@ -72,7 +74,7 @@ def load_model(source: str, device: torch.device | str = "cpu", dtype: torch.dty
         CheckpointError: its files are missing, damaged or do not fit together.
     """
     form, config = _read_config(find_folder(source))
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = FAMILIES[form.target](**_settings(form, config))
     materialise(model, device, dtype)
     read_weights(model, source)
@@ -116,6 +118,15 @@ def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype
         if hasattr(module, "reset_buffers"):
             module.reset_buffers(torch.device(device))
             module.to(dtype)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """While it is entered, weights are not initialised: values they will not keep cost time and memory."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **kwargs or {})
 
 
 def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""What `python scripts/benchmark.py` measures: a module for each benchmark, and what they share."""

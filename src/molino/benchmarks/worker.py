@@ -1,0 +1,127 @@
+"""A contender of the generation benchmark, in a process of its own that stays for all its turns.
+
+    python -m molino.benchmarks.worker KIND FOLDER
+
+A line of JSON on its standard input asks for a turn, {"new_tokens": 100}; a line on its standard output answers.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+PROMPT = (1, 2, 3, 4)
+SUMMED = 100_000_000  # numbers of float32: far more than any cache of a processor holds
+Turn = Callable[[int], dict[str, Any]]
+
+
+def ours(folder: str, cached: bool, compiled: bool) -> Turn:
+    """Return the turn of a model of molino."""
+    import torch
+
+    from molino.generation.decode import generate
+    from molino.models.hub.read import load_model
+
+    # Models are built on the meta device, where the first random number imports hundreds of modules.
+    torch.nn.init.normal_(torch.empty(1, device="meta"))
+    before = after_imports()
+    model = load_model(folder)
+    if compiled:
+        model.compile(dynamic=True)
+    prompt_T = torch.tensor(PROMPT)
+
+    def text(new_tokens: int) -> Iterator[int]:
+        return (int(token_B[0]) for token_B in generate(model, prompt_T, new_tokens, temperature=0, cached=cached))
+
+    return lambda new_tokens: decode(text, new_tokens, before)
+
+
+def theirs(folder: str) -> Turn:
+    """Return the turn of `transformers`, with its cache."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    # Classes are imported when they are first asked for; that is not the model's memory.
+    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.from_pretrained(folder))]
+    before = after_imports()
+    model = family.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt_1T = torch.tensor([PROMPT])
+    settings = {"do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
+
+    def text(new_tokens: int) -> list[int]:
+        attention = torch.ones_like(prompt_1T)
+        tokens_1T = model.generate(prompt_1T, attention_mask=attention, max_new_tokens=new_tokens, **settings)
+        return tokens_1T[0, len(PROMPT) :].tolist()
+
+    return lambda new_tokens: decode(text, new_tokens, before)
+
+
+def memory_bandwidth(folder: str) -> Turn:
+    """Return the turn that measures how many bytes a second the machine reads, with all threads."""
+    import torch
+
+    numbers = torch.ones(SUMMED)
+
+    def once() -> float:
+        began = time.perf_counter()
+        numbers.sum()
+        return numbers.nbytes / (time.perf_counter() - began)
+
+    return lambda new_tokens: {"bytes_per_second": statistics.median(once() for _ in range(5))}
+
+
+KINDS = {
+    "molino": partial(ours, cached=True, compiled=False),
+    "compiled": partial(ours, cached=True, compiled=True),
+    "uncached": partial(ours, cached=False, compiled=False),
+    "transformers": theirs,
+    "bandwidth": memory_bandwidth,
+}
+
+
+def decode(text: Callable[[int], Any], new_tokens: int, before: float | None) -> dict[str, Any]:
+    """Write a text; return its tokens, the seconds it took, and the most memory (MiB) the process has used so far."""
+    began = time.perf_counter()
+    tokens = list(text(new_tokens))
+    seconds = time.perf_counter() - began
+    peak = _status("VmHWM")
+    return {"tokens": tokens, "seconds": seconds, "memory": None if peak is None else peak - before}
+
+
+def after_imports() -> float | None:
+    """Return the process's memory (MiB) and let its peak be counted from here."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> float | None:
+    """Return an entry of Linux's record of this process in MiB; None on other systems.
+
+    Not getrusage, whose peak a process inherits from the one that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def main(kind: str, folder: str) -> None:
+    """Answer until the input ends."""
+    # Whatever a library prints must not come between the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        turn = KINDS[kind](folder)
+        for line in sys.stdin:
+            print(json.dumps(turn(json.loads(line)["new_tokens"])), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

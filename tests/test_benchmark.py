@@ -1,0 +1,110 @@
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from molino.benchmarks import common, generation
+from molino.benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {"vocab_size": 65, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
+
+
+def test_what_decoding_reads(tmp_path):
+    gpt = TINY | {"activation": "gelu_tanh"}
+    # A block: two norms, and matrices with biases for queries, keys and values, their output, and the MLP's two.
+    block = 2 * 2 * 32 + (32 * 96 + 96) + (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32)
+    # The table of tokens is the head, too; that of places is not read but for a row.
+    expected = 65 * 32 + 2 * block + 2 * 32
+    assert generation.write(tmp_path / "gpt", "molino.models.gpt.GPT", gpt) == Reads(4 * expected, 4 * 2 * 2 * 32)
+
+    llama = TINY | {"n_kv_head": 2, "n_inner": 64}
+    block = 2 * 32 + 32 * (32 + 16 + 16) + 32 * 32 + 3 * 32 * 64
+    expected = 65 * 32 + 2 * block + 32
+    assert generation.write(tmp_path / "llama", "molino.models.llama.Llama", llama) == Reads(
+        4 * expected, 4 * 2 * 2 * 16
+    )
+
+
+def test_bandwidth_share():
+    # A prompt of 4, then 3 tokens: they see 4, 5 and 6 tokens.
+    reads = Reads(weights=1000, cache=10)
+    assert reads.per_token(3) == 1000 + 10 * (4 + 5 + 6) / 3
+    assert generation.bandwidth_share(reads, 3, speed=20.0, bandwidth=42_000.0) == 0.5
+
+
+def test_summary_takes_ratios_round_by_round():
+    assert common.summary([1.0, 2.0, 4.0], [2.0, 8.0, 4.0], "{:.1f}") == ("2.0", "1.0 to 4.0", "2.00")
+    assert common.summary([1.0], [3.0, 8.0, 4.0], "{:.1f}") == ("1.0", "1.0 to 1.0", "3.00")
+
+
+def test_disagreements_are_told():
+    texts = {OURS: [[1, 2, 3], [1, 2, 3]], UNCACHED: [[1, 2, 3]], THEIRS: [[1, 2, 3], [1, 4, 3]], "short": [[1, 2]]}
+    lines = generation.disagreements(texts)
+    assert len(lines) == 2
+    assert THEIRS in lines[0] and "token 2 of 3" in lines[0]
+    assert "short" in lines[1] and "token 3 of 3" in lines[1]
+
+
+def test_generation_compares_the_same_weights(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(generation, "LONG", 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    reads = generation.write(tmp_path / "model", "molino.models.llama.Llama", TINY | {"n_kv_head": 2})
+    with generation.contenders(tmp_path / "model", [OURS, UNCACHED, THEIRS, BANDWIDTH]) as taking_part:
+        figures = generation.measure(taking_part, 6, 2, "tiny")
+    rounds = {name: len(speeds) for name, speeds in figures.speeds.items()}
+    assert rounds == {OURS: 2, UNCACHED: 1, THEIRS: 2}
+    assert all(math.isfinite(speed) and speed > 0 for speeds in figures.speeds.values() for speed in speeds)
+    assert figures.bandwidth > 1e8
+    assert all(len(text) == 6 for texts in figures.texts.values() for text in texts)
+    assert len(set(figures.texts[OURS][0])) > 1
+    assert generation.disagreements(figures.texts) == []
+    assert all(process.process.poll() is not None for process in taking_part.values())
+
+    generation.show("tiny", 6, 2, figures, reads)
+    shown = capsys.readouterr().out
+    for expected in (*rounds, "(1 round)", "times as fast at 6 tokens", "greedy tokens of all contenders agree"):
+        assert expected in shown
+
+
+def test_only_one_contender_waits_as_users_of_transformers_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setattr(generation, "Contender", lambda *given: SimpleNamespace(given=given, stop=lambda: None))
+    with generation.contenders(tmp_path, KINDS) as started:
+        environments = {name: contender.given[3] for name, contender in started.items()}
+    plain = environments.pop(THEIRS_AS_USED)
+    assert all(
+        environment == plain | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
+        for environment in environments.values()
+    )
+    assert not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & plain.keys()
+
+
+def test_a_contender_that_fails_says_why(tmp_path):
+    contender = generation.Contender("unheard-of", tmp_path, tmp_path / "log", dict(os.environ))
+    with pytest.raises(SystemExit, match=r"unheard-of failed: Traceback(.|\n)*KeyError"):
+        contender.turn(1)
+    contender.stop()
+
+
+def test_transformers_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r'missing: pip install -e "\.\[hf\]"'):
+        generation.generation(tmp_path, ["gpt"], [1], 1, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(("--tokens", "2045"), "between 1 and 2044"), (("--rounds", "0"), "one round or more")],
+)
+def test_impossible_settings(arguments, reason):
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "generation", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and reason in done.stderr.splitlines()[-1]
