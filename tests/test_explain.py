@@ -164,6 +164,7 @@ def test_a_number_is_a_prompt(explain, monkeypatch):
     "settings, status, message",
     [
         (("top=0",), 2, "top=0 is too small"),
+        (("top=1000",), 2, "top=1000 is too large: the model knows "),
         (("prompt=",), 3, 'prompt="" is no text'),
         (("prompt=de la Mancha, de cuyo nombre",), 3, "the prompt has 28 tokens, but the model's context is 16"),
         (("top=many",), 2, "top must be int"),

@@ -66,6 +66,8 @@ def explain(
         raise DataError('prompt="" is no text to look at: add some, such as prompt="In the beginning"')
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
+    if top > loaded.model.vocab_size:
+        raise ConfigError(f"top={top} is too large: the model knows {loaded.model.vocab_size} tokens")
     ids = encode(prompt, loaded)
     show_architecture(loaded.model)
     with hardware.autocast():

@@ -96,3 +96,48 @@ def test_a_repetition_penalty_beside_other_rows():
     together = run(model, prompts, repetition_penalty=1.5)
     assert together == [run(model, prompt_T, repetition_penalty=1.5)[0] for prompt_T in prompts]
     assert together != run(model, prompts)
+
+
+@NAMES
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_long_prompt_is_cut_to_its_last_tokens(name, cached):
+    """By hand: the last BLOCK tokens are a text of their own, beside others of any length."""
+    model, prompts = make(name, BLOCK), [random_tokens(n, seed=n) for n in (30, 13, 4)]
+    with torch.inference_mode():
+        logits_BV = Context(model, prompts, 1, 5, cached).logits()
+        for row, prompt_T in enumerate(prompts):
+            torch.testing.assert_close(logits_BV[row], model(prompt_T[None, -BLOCK:])[0, -1], atol=1e-5, rtol=0)
+
+
+@NAMES
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 5])
+def test_a_cache_changes_no_token_of_the_smallest_contexts(name, block_size):
+    model, prompts = make(name, block_size).double(), [random_tokens(n, seed=n) for n in (1, 2, 7)]
+    assert run(model, prompts, count=12) == run(model, prompts, count=12, cached=False)
+
+
+def test_under_autocast_the_cache_is_of_its_dtype():
+    model = make("llama-grouped", BLOCK)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        cache = Context(model, [random_tokens(5)], 2, 3, cached=True).cache
+    assert {tensor.dtype for tensor in (*cache.keys, *cache.values)} == {torch.bfloat16}
+
+
+def greedy_by_hand(model, prompt_T, count, penalty):
+    """Loops over the tokens of prompt and continuation: what is penalised is what the text holds, and no padding."""
+    text = prompt_T.tolist()
+    for _ in range(count):
+        logits_V = model(torch.tensor([text[window_start(len(text), BLOCK) :]]))[0, -1]
+        for token in set(text):
+            logits_V[token] = logits_V[token] / penalty if logits_V[token] > 0 else logits_V[token] * penalty
+        text.append(int(logits_V.argmax()))
+    return text[len(prompt_T) :]
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama-window"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_repetition_penalty_counts_prompt_and_continuation_by_hand(name, cached):
+    model, prompts = precise(name), [random_tokens(n, seed=n) for n in (2, 9)]
+    texts = run(model, prompts, repetition_penalty=1.5, cached=cached)
+    with torch.no_grad():
+        assert texts == [greedy_by_hand(model, prompt_T, 40, 1.5) for prompt_T in prompts]

@@ -195,6 +195,8 @@ def test_what_cannot_be_generated_is_said_before_the_first_token(model):
     for prompt_T in (torch.tensor([], dtype=torch.long), torch.tensor([[1]])):
         with pytest.raises(DataError, match="one token or more"):
             generate(model, prompt_T, 3, cached=False)
+    with pytest.raises(DataError, match="there is no prompt to continue"):
+        generate(model, [], 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

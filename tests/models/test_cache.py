@@ -113,3 +113,16 @@ def test_bfloat16(name):
         logits = [model(part_BT, cache) for part_BT in tokens_BT.split([7, *[1] * 17], dim=1)]
     difference = (torch.cat(logits, dim=1).float() - expected_BTV.float()).abs().max()
     assert difference < 0.05 * expected_BTV.float().abs().max()
+
+
+@NAMES
+def test_writing_into_some_rows_leaves_the_others(name):
+    model, tokens_BT = make(name, T), random_tokens(3, 8)
+    cache = KVCache(model.cache_shape, 3, T)
+    model(tokens_BT, cache)
+    before = [tensor_BGSD.clone() for tensor_BGSD in (*cache.keys, *cache.values)]
+    model(random_tokens(1, 11, seed=7), cache.rows(slice(1, 2)))
+    assert cache.length == 8
+    for old_BGSD, new_BGSD in zip(before, (*cache.keys, *cache.values), strict=True):
+        assert torch.equal(old_BGSD[::2], new_BGSD[::2])
+        assert not torch.equal(old_BGSD[1], new_BGSD[1])

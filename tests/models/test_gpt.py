@@ -311,6 +311,7 @@ def test_compiled_in_place_keeps_keys_and_loss():
             "model.n_embd=130 is not divisible by model.n_head=4: choose a multiple",
         ),
         ({"dropout": 1.0}, "model.dropout=1.0 is out of range: choose from 0 up to, not including, 1"),
+        ({"norm_eps": -1.0}, "model.norm_eps=-1.0 is out of range: choose a small number such as 1e-5"),
         ({"dropout": -0.1}, "model.dropout=-0.1 is out of range: choose from 0 up to, not including, 1"),
         ({"dropout": math.nan}, "model.dropout=nan is out of range: choose from 0 up to, not including, 1"),
         ({"positions": "rotary"}, "model.positions=rotary is unknown: choose one of learned, sinusoidal"),

@@ -44,3 +44,18 @@ def test_gradients_flow_through_a_single_token():
         module(x).square().sum().backward()
     for ours, theirs in zip(layer.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_an_odd_layer_is_not_cut(monkeypatch):
+    monkeypatch.setattr(torch, "bmm", lambda *args: pytest.fail("7 rows cannot be cut into equal pieces"))
+    layer, x = Linear(8, 7), torch.randn(1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gradient_of_a_single_token(bias):
+    layer, x, upstream = Linear(8, 48, bias=bias), torch.randn(1, 8, requires_grad=True), torch.randn(1, 48)
+    layer(x).backward(upstream)
+    torch.testing.assert_close(x.grad, upstream @ layer.weight)
+    torch.testing.assert_close(layer.weight.grad, upstream.T @ x)

@@ -148,6 +148,17 @@ def test_turning_is_a_product_of_complex_numbers():
     torch.testing.assert_close(turned_BHTD, torch.cat((expected.real, expected.imag), dim=-1))
 
 
+def test_turned_vectors_keep_length_and_know_only_distances():
+    rotary, q_D, k_D = Rotary(30, 8, 50.0), torch.randn(8), torch.randn(8)
+
+    def product(i, j):
+        return (turn(q_D, *rotary(torch.tensor([i]))) * turn(k_D, *rotary(torch.tensor([j])))).sum().item()
+
+    assert product(9, 2) == pytest.approx(product(29, 22), abs=1e-4)
+    assert product(9, 2) != pytest.approx(product(9, 3), abs=1e-2)
+    assert turn(q_D, *rotary(torch.tensor([17]))).norm().item() == pytest.approx(q_D.norm().item(), abs=1e-5)
+
+
 def test_rows_at_different_places_turn_by_their_own_angles():
     x_BHTD, rotary = torch.randn(2, 3, 4, 8), Rotary(20, 8, 100.0)
     places_BT = torch.tensor([[0, 1, 2, 3], [9, 10, 11, 12]])

@@ -96,6 +96,7 @@ class Context:
             self.cache.clear()
             self.model(self.tokens_BT[:, self.starts[0] : self.ends[0] - 1], self.cache)
             return
+        # One by one: their neighbours have no need to be read again.
         for row in moved:
             one = slice(row, row + 1)
             self.model(self.tokens_BT[one, self.starts[row] : self.ends[row] - 1], self.cache.rows(one))

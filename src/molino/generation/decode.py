@@ -63,6 +63,8 @@ def generate(
     """
     filters.check_settings(temperature, top_k, top_p, samples, max_new_tokens, min_p, repetition_penalty)
     prompts = [prompts] if isinstance(prompts, Tensor) else list(prompts)
+    if not prompts:
+        raise DataError("there is no prompt to continue: give one or more")
     for prompt_T in prompts:
         if prompt_T.ndim != 1 or len(prompt_T) == 0:
             raise DataError(f"a prompt of shape {tuple(prompt_T.shape)} cannot be continued: give one token or more")

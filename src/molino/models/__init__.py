@@ -15,6 +15,7 @@ parameters, buffers and inputs (and of the random numbers dropout draws), so tha
 Here is what the families share. Legend of the shape suffixes: B batch, T time (tokens), V vocabulary.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -60,6 +61,12 @@ def require_dropout(dropout: float) -> None:
     """Raises ConfigError unless 0 <= dropout < 1."""
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.dropout={dropout} is out of range: choose from 0 up to, not including, 1")
+
+
+def require_norm_eps(norm_eps: float) -> None:
+    """Raises ConfigError unless 0 <= norm_eps < inf."""
+    if not (math.isfinite(norm_eps) and norm_eps >= 0):
+        raise ConfigError(f"model.norm_eps={norm_eps} is out of range: choose a small number such as 1e-5")
 
 
 def choose(name: str, value: str, options: Mapping[str, Option]) -> Option:

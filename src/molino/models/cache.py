@@ -118,8 +118,7 @@ class KVCache:
         if count == 1 and self.lengths_B is None and (window is None or end <= window):
             return None
         if self._visible is None:
-            positions = self.positions(count)
-            places_BT1 = positions.view(-1, count, 1)
+            places_BT1 = torch.atleast_2d(self.positions(count))[..., None]
             keys_S = torch.arange(end, device=self.device)
             self._visible = see(places_BT1, keys_S, window)[:, None]
         return self._visible

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from molino.errors import ConfigError
-from molino.models import choose, next_token_loss, require_dropout, require_layers, require_positive, token_positions
+from molino.models import (
+    choose,
+    next_token_loss,
+    require_dropout,
+    require_layers,
+    require_norm_eps,
+    require_positive,
+    token_positions,
+)
 from molino.models.attention import CausalSelfAttention
 from molino.models.cache import CacheShape, KVCache
 from molino.models.linear import Linear
@@ -141,6 +149,7 @@ class GPT(nn.Module):
         require_positive({"model.n_head": n_head})
         require_positive({"model.n_embd": n_embd, "model.n_inner": n_inner})
         require_dropout(dropout)
+        require_norm_eps(norm_eps)
         new_positions = choose("model.positions", positions, POSITIONS)
         new_block = choose("model.norm", norm, BLOCKS)
         new_activation = choose("model.activation", activation, ACTIVATIONS)

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molino.errors import ConfigError
-from molino.models import next_token_loss, require_dropout, require_layers, require_positive, token_positions
+from molino.models import (
+    next_token_loss,
+    require_dropout,
+    require_layers,
+    require_norm_eps,
+    require_positive,
+    token_positions,
+)
 from molino.models.attention import attend, divide
 from molino.models.cache import CacheShape, KVCache
 from molino.models.linear import Linear
@@ -174,6 +181,7 @@ class Llama(nn.Module):
         if window is not None:
             require_positive({"model.window": window})
         require_dropout(dropout)
+        require_norm_eps(norm_eps)
         divide("model.n_head", n_head, "model.n_kv_head", n_kv_head)
         self.vocab_size, self.block_size = vocab_size, block_size
         self.cache_shape = CacheShape(n_layer, n_kv_head, head_size)
