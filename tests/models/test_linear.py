@@ -25,12 +25,15 @@ def test_equals_the_plain_product(out_features, bias, shape):
 def test_one_token_is_cut_into_pieces_and_others_are_not(monkeypatch):
     calls = []
     bmm = torch.bmm
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "bmm", lambda *args: calls.append(args[0].shape) or bmm(*args))
     layer = Linear(8, 48)
     layer(torch.randn(1, 8))  # gradients are wanted
     with torch.no_grad():
         layer(torch.randn(2, 8))
         assert not calls
+        layer(torch.randn(1, 1, 8))
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         layer(torch.randn(1, 1, 8))
     assert calls == [(16, 1, 8)]
 
@@ -47,6 +50,7 @@ def test_gradients_flow_through_a_single_token():
 
 
 def test_an_odd_layer_is_not_cut(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "bmm", lambda *args: pytest.fail("7 rows cannot be cut into equal pieces"))
     layer, x = Linear(8, 7), torch.randn(1, 8)
     with torch.no_grad():
