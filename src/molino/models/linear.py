@@ -14,8 +14,8 @@ class Linear(nn.Linear):
 
     To decode a text is to multiply one vector after the other by every matrix of the model. The BLAS libraries do such
     a product with one thread on many machines; cut into pieces of rows it is a batch of products, which threads share.
-    That wins where the cores are free; beside busy neighbours threads wait for each other, and hardware.threads=1 (which
-    leaves the product whole) is faster.
+    That wins where the cores are free; beside busy neighbours threads wait for each other, and hardware.threads=1, with
+    which the product stays whole, is faster.
     """
 
     def forward(self, x: Tensor) -> Tensor:
