@@ -127,7 +127,7 @@ def test_what_cannot_be_exported(molino, tiny, tmp_path, settings, status, part)
         ("generate", ["source={tmp}/nothing", "prompt=a"], 3, "there is no folder"),
         ("generate", ["source={model}", "run=latest", "prompt=a"], 2, "name two models"),
         ("evaluate", ["source={model}"], 2, "does not say what text to read: add data=..."),
-        ("train", ["model=pretrained", "data=pydocs"], 2, "model.source"),
+        ("train", ["model=pretrained", "data=pydocs"], 2, "model.source has no value yet: add model.source=<"),
         ("train", ["model=pretrained", "data=pydocs", "model.source={tmp}"], 4, "holds no config.json"),
         ("train", ["model=pretrained", "model.source={model}"], 2, "data.block_size=64 is beyond the model's context"),
     ],

@@ -195,6 +195,8 @@ def _explain_hydra(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         key, full = str(cause.key), cause.full_key or str(cause.key)
         return f"{full} is not a setting{suggest(key, map(str, cause.parent_node), full.removesuffix(key))}"
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
     # Where Hydra looked for its files is more than one wants to know.
     lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))

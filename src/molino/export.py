@@ -1,6 +1,7 @@
 """python scripts/export.py: a run as a folder that `transformers` loads."""
 
 import json
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -93,7 +94,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     say(f"{target}: {form.architecture}, {count_parameters(loaded.model):,} parameters")
-    say(f'next: python scripts/generate.py source={target} prompt="..."')
+    say(f'next: python scripts/generate.py {shlex.quote(f"source={target}")} prompt="..."')
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:

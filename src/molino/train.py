@@ -132,7 +132,10 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
         trial = build_model(settings, vocab_size=8)
         LanguageModel(trial, optimizer, schedule, max_steps=1, log_every=1).configure_optimizers()
     if trial.block_size < data.block_size:
-        raise ConfigError(f"data.block_size={data.block_size} is beyond the model's context of {trial.block_size}")
+        raise ConfigError(
+            f"data.block_size={data.block_size} is beyond the model's context of {trial.block_size}: "
+            f"add data.block_size={trial.block_size} or less"
+        )
     data.prepare_data()
     data.setup()
     # The same seed gives the same weights, whatever was drawn before.

@@ -103,9 +103,35 @@ def test_a_damaged_config(folder, content):
     refused(folder, "config.json", "damaged")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_hidden_layers": "two"},
+        {"num_hidden_layers": 2.5},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 3},
+        {"vocab_size": -3},
+        {"hidden_size": None},
+        {"rms_norm_eps": "small"},
+        {"max_position_embeddings": 0},
+    ],
+)
+def test_sizes_that_make_no_model(folder, changed):
+    change_config(folder, **changed)
+    refused(folder, f"{folder / 'config.json'} describes no model that can be built")
+    with pytest.raises(CheckpointError, match="describes no model"):
+        architecture(str(folder))
+
+
+def test_quantised_weights(folder):
+    change_weights(folder, lambda t: t.update({name: tensor.int() for name, tensor in t.items()}))
+    refused(folder, "is torch.int32: quantised weights cannot be read")
+
+
 def test_an_unknown_architecture(folder):
-    change_config(folder, model_type="bert")
-    refused(folder, "architecture bert", "gpt2, openai-gpt, llama")
+    for model_type in ("bert", ["llama"], 3):
+        change_config(folder, model_type=model_type)
+        refused(folder, f"architecture {model_type}", "gpt2, openai-gpt, llama")
 
 
 @pytest.mark.parametrize(

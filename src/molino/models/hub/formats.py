@@ -56,9 +56,7 @@ def expect(config: Config, **expected: Any) -> None:
     """Raise CheckpointError unless the config has these values, or says nothing of them."""
     for name, value in expected.items():
         if config.get(name) not in (value, None):
-            raise CheckpointError(
-                f"config.json says {name}={config[name]}, which molino cannot express: only {name}={value}"
-            )
+            raise CheckpointError(f"says {name}={config[name]}, which molino cannot express: only {name}={value}")
 
 
 def require(settings: Config, model_type: str, **required: Any) -> None:
@@ -71,7 +69,7 @@ def require(settings: Config, model_type: str, **required: Any) -> None:
 def _activation(config: Config, key: str, known: Mapping[str, str], default: str) -> str:
     value = config.get(key, default)
     if value not in known:
-        raise CheckpointError(f"config.json says {key}={value}, which molino cannot express: only {', '.join(known)}")
+        raise CheckpointError(f"says {key}={value}, which molino cannot express: only {', '.join(known)}")
     return known[value]
 
 
@@ -161,7 +159,7 @@ def _llama_settings(config: Config) -> dict[str, Any]:
     scaling = config.get("rope_scaling") or rope
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise CheckpointError(f"config.json scales its rotary positions ({kind}), which molino cannot express")
+        raise CheckpointError(f"scales its rotary positions ({kind}), which molino cannot express")
     return {
         "vocab_size": config["vocab_size"],
         "block_size": config.get("max_position_embeddings", 2048),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from molino.errors import CheckpointError, DataError
+from molino.errors import CheckpointError, ConfigError, DataError
 from molino.models.gpt import GPT
 from molino.models.hub import formats
 from molino.models.hub.formats import FORMATS, Format
@@ -62,8 +62,8 @@ def architecture(source: str, dropout: float = 0.0) -> dict[str, Any]:
     Raises:
         CheckpointError: config.json is missing, damaged or of an architecture that molino does not have.
     """
-    form, config = _read_config(find_folder(source))
-    return {"_target_": form.target, **_settings(form, config), "dropout": dropout}
+    form, settings, _ = _build(find_folder(source))
+    return {"_target_": form.target, **settings, "dropout": dropout}
 
 
 def load_model(source: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -73,9 +73,7 @@ def load_model(source: str, device: torch.device | str = "cpu", dtype: torch.dty
         DataError: there is no such folder.
         CheckpointError: its files are missing, damaged or do not fit together.
     """
-    form, config = _read_config(find_folder(source))
-    with torch.device("meta"), _Uninitialised():
-        model = FAMILIES[form.target](**_settings(form, config))
+    _, _, model = _build(find_folder(source))
     materialise(model, device, dtype)
     read_weights(model, source)
     return model.eval()
@@ -138,16 +136,25 @@ def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
         raise CheckpointError(f"{folder} holds no config.json: it is no model in Hugging Face's format") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or no model's: {type(error).__name__} {error}") from error
-    if model_type not in FORMATS:
+    if not isinstance(model_type, str) or model_type not in FORMATS:
         raise CheckpointError(f"{path} is of the architecture {model_type}; molino reads {', '.join(FORMATS)}")
     return FORMATS[model_type], config
 
 
-def _settings(form: Format, config: dict[str, Any]) -> dict[str, Any]:
+def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
+    """Return format, settings and model of a folder; the model is on the meta device, without memory."""
+    form, config = _read_config(folder)
     try:
-        return form.settings(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json is damaged: {type(error).__name__} {error}") from error
+        settings = form.settings(config)
+        with torch.device("meta"), _Uninitialised():
+            return form, settings, FAMILIES[form.target](**settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / 'config.json'} {error}") from error
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that can be built: {type(error).__name__} {reason}"
+        ) from error
 
 
 def _index(folder: Path) -> dict[str, Path]:
@@ -209,5 +216,7 @@ def _copy(target: Tensor, files: list[Path], names: tuple[str, ...], shapes: lis
     for path, name, shape in zip(files, names, turned, strict=True):
         with _open(path) as file:
             tensor = file.get_tensor(name)
+            if not tensor.is_floating_point():
+                raise CheckpointError(f"{name} in {path} is {tensor.dtype}: quantised weights cannot be read")
             target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor)
         first += shape[0]
