@@ -82,6 +82,11 @@ def test_training_goes_on_from_the_folder(molino, tiny, exported, tmp_path):
     exported.rename(tmp_path / "away")
     try:
         assert molino("generate", f"run={run}", "prompt=a", "max_new_tokens=3", *CPU).status == 0
+        summary = directory.read_summary(run)
+        (run / "summary.json").unlink()
+        resumed = molino("train", f"resume={run}", *places)
+        assert resumed.status == 0, resumed.err
+        assert directory.read_summary(run)["val/loss"] == summary["val/loss"]
     finally:
         (tmp_path / "away").rename(exported)
     assert source.is_dir()

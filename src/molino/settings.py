@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from molino.config import build
 from molino.errors import CheckpointError, ConfigError
-from molino.runs.directory import read_config
+from molino.runs.directory import TOKENIZER, read_config
 
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
 # `debug` change the plan of the run.
@@ -58,7 +58,12 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
     stored = read_config(run)
     if any(override.lstrip("+").startswith("hardware") for override in overrides):
         stored["hardware"] = settings["hardware"]
-    return relocate(stored, settings["paths"])
+    stored = relocate(stored, settings["paths"])
+    tokenizer = stored["data"].get("tokenizer")
+    if isinstance(tokenizer, dict) and "path" in tokenizer and (run / TOKENIZER).is_file():
+        # Where it once came from may be gone; the run has kept it.
+        tokenizer["path"] = str(run / TOKENIZER)
+    return stored
 
 
 def relocate(stored: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
