@@ -84,6 +84,9 @@ def test_training_goes_on_from_the_folder(molino, tiny, exported, tmp_path):
         assert molino("generate", f"run={run}", "prompt=a", "max_new_tokens=3", *CPU).status == 0
         summary = directory.read_summary(run)
         (run / "summary.json").unlink()
+        # As a run of before there was the setting.
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text("".join(x for x in config.splitlines(True) if not x.startswith("weights:")))
         resumed = molino("train", f"resume={run}", *places)
         assert resumed.status == 0, resumed.err
         assert directory.read_summary(run)["val/loss"] == summary["val/loss"]

@@ -141,8 +141,9 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
     # The same seed gives the same weights, whatever was drawn before.
     torch.manual_seed(seed)
     model = build_model(settings, data.tokenizer.size)
-    if settings["weights"] and fresh:
-        read_weights(model, settings["weights"])
+    # Runs of before there was this setting do not have it.
+    if fresh and (source := settings.get("weights")):
+        read_weights(model, source)
     module = LanguageModel(
         model,
         optimizer,

@@ -28,7 +28,7 @@ def ours(folder: str, cached: bool, compiled: bool) -> Turn:
     from molino.generation.decode import generate
     from molino.models.hub.read import load_model
 
-    # Models are built on the meta device, where the first random number imports hundreds of modules.
+    # The first operation on the meta device imports hundreds of modules; that is not the model's memory.
     torch.nn.init.normal_(torch.empty(1, device="meta"))
     before = after_imports()
     model = load_model(folder)

@@ -86,8 +86,7 @@ def generate(
         return draw(logits_BV, uniforms_BN[:, step])
 
     chunk = chunk or (1 if device.type == "cpu" else CHUNK)
-    steps = _loop(model, prompts, samples, max_new_tokens, choose, repetition_penalty != 1, stop_id, cached, chunk)
-    return steps
+    return _loop(model, prompts, samples, max_new_tokens, choose, repetition_penalty != 1, stop_id, cached, chunk)
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -163,6 +162,7 @@ def _loop(
                     texts.append(next_B)
                     columns.append(next_B)
                 sane, tokens_NB = torch.stack(sane).cpu(), torch.stack(columns).cpu()
+            # A clone is an ordinary tensor, which whoever receives it may change.
             for step, tokens_B in enumerate(tokens_NB.clone()):
                 if not sane[step]:
                     raise NonFiniteError(
