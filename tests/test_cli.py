@@ -9,8 +9,8 @@ from conftest import CPU, ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from molino.cli import arrange, quote
 from molino.errors import ConfigError
+from molino.overrides import arrange, quote
 
 
 def test_a_traceback_on_demand(molino):

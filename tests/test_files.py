@@ -170,20 +170,20 @@ with lock(Path(sys.argv[1])):
 """
     first = start(code, path)
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(BlockingIOError), lock(path, wait=False):
+    with pytest.raises(BlockingIOError), lock(path, wait=0):
         pass
     second = start(code, path)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert second.stdout.readline() == "held\n"  # it waited, and got the lock
-    with pytest.raises(BlockingIOError), lock(path, wait=False):
+    with pytest.raises(BlockingIOError), lock(path, wait=0):
         pass
 
 
 def test_a_lock_is_given_back(tmp_path):
     with pytest.raises(ValueError, match="inside"), lock(tmp_path / ".lock"):
         raise ValueError("inside")
-    with lock(tmp_path / ".lock", wait=False), pytest.raises(BlockingIOError), lock(tmp_path / ".lock", wait=False):
+    with lock(tmp_path / ".lock", wait=0), pytest.raises(BlockingIOError), lock(tmp_path / ".lock", wait=0):
         pass
 
 

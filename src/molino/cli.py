@@ -6,7 +6,6 @@ anything else (a defect: that comes with its traceback). `debug=traceback` shows
 
 import importlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,17 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from molino.config import suggest
-from molino.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
-from molino.files import NO_SPACE, UNWRITABLE
+from molino.errors import ConfigError, Interrupted, NonFiniteError
 from molino.help import help_text
+from molino.messages import explain, one_line
+from molino.overrides import arrange, gather, wants_traceback
 
-# Settings whose value is text or a path, in any characters.
-TEXTS = {
-    "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
-    "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror",
-}  # fmt: skip
-MULTIRUN = ("-m", "--multirun")
+# Verbs that take plain words, and the setting which lists them.
+WORDS = {"results": "runs"}
 
 
 def command(script: str) -> None:
@@ -39,36 +34,58 @@ def command(script: str) -> None:
             print(help_text(verb, conf))
         return
     share_cores(verb)
+    if verb in WORDS:
+        sys.argv[1:] = gather(sys.argv[1:], WORDS[verb])
     sys.argv[1:] = arrange(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    failures: list[Exception] = []
-
-    @hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)
-    def task(config: Any) -> Any:
-        try:
-            with until_nobody_reads():
-                return importlib.import_module(f"molino.{verb}").run(config)
-        except Exception as error:
-            # A signal is meant for all the runs of a sweep, but of other errors the remaining ones know nothing.
-            if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Interrupted):
-                _leave(error)
-            _say_in_sweep(error, list(HydraConfig.get().overrides.task))
-            failures.append(error)
-
+    task = Task(verb)
     try:
         check_flags()
-        task()
+        hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         _leave(error)
-    if failures:
-        sys.exit(getattr(_explain(failures[0]), "exit_code", 1))
+    if task.failures:
+        sys.exit(task.failures[0])
+
+
+class Task:
+    """What Hydra calls with each composed configuration. A launcher may send it to another process.
+
+    Attributes:
+        failures: exit statuses of the runs of a multirun that failed, where they ran in this process. Not the errors:
+            those would keep all that their runs held in memory.
+    """
+
+    def __init__(self, verb: str):
+        self.verb = verb
+        self.failures: list[int] = []
+
+    def __call__(self, config: Any) -> Any:
+        """Run the verb; in a multirun, tell of a failure and let the other runs go on."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra_config = HydraConfig.get()
+        try:
+            with until_nobody_reads():
+                run = importlib.import_module(f"molino.{self.verb}").run
+                if self.verb == "train":
+                    from molino.sweeps.job import in_directory
+
+                    return in_directory(run, config)
+                return run(config)
+        except Exception as error:
+            # A signal is meant for all the runs of a sweep, but of other errors the remaining ones know nothing.
+            if hydra_config.mode == RunMode.RUN or isinstance(error, Interrupted):
+                _leave(error)
+            _say_in_sweep(error, list(hydra_config.overrides.task))
+            self.failures.append(getattr(explain(error), "exit_code", 1))
+        return None
 
 
 @contextmanager
@@ -81,16 +98,6 @@ def until_nobody_reads() -> Iterator[None]:
         # Nothing is left to be said, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-
-
-def arrange(arguments: list[str]) -> list[str]:
-    """Return a command line as Hydra takes it: -m before the settings, which must stand in one piece, and texts quoted.
-
-    In a sweep a text with a comma or a bracket is left to Hydra: it lists values.
-    """
-    flags = [argument for argument in arguments if argument in MULTIRUN]
-    rest = [argument for argument in arguments if argument not in MULTIRUN]
-    return flags + [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
 
 
 def check_flags() -> None:
@@ -118,23 +125,10 @@ def share_cores(verb: str) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
-def quote(argument: str) -> str:
-    """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
-
-    A value that already stands in quotes is left as it is, and so is null, which means none; a prompt may say "null".
-    """
-    key, _, value = argument.partition("=")
-    none = value == "" or (value == "null" and key != "prompt")
-    if none or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
-        return argument
-    escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
-    return f"{key}='{escaped}'"
-
-
 def _leave(error: Exception) -> NoReturn:
     """Say what went wrong and exit with its status; a defect is raised again."""
-    explained = _explain(error)
-    if explained is None or "debug=traceback" in sys.argv:
+    explained = explain(error)
+    if explained is None or wants_traceback():
         raise error
     _say(explained)
     sys.exit(explained.exit_code)
@@ -144,7 +138,7 @@ def _say_in_sweep(error: Exception, overrides: list[str]) -> None:
     """Say what went wrong in the run of a sweep with these overrides."""
     from molino.runs.directory import varied
 
-    if "debug=traceback" in sys.argv or (explained := _explain(error)) is None:
+    if wants_traceback() or (explained := explain(error)) is None:
         traceback.print_exception(error)
     else:
         _say(type(explained)(f"{','.join(varied(overrides, sys.argv))}: {explained}"))
@@ -156,47 +150,4 @@ def _say(error: Exception) -> None:
     # All processes of a distributed job meet these.
     if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
         return
-    print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-
-
-def _explain(error: Exception) -> MolinoError | None:
-    """Return the error as one of ours, or None for a defect."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    if isinstance(error, MolinoError):
-        return error
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return ConfigError(_explain_hydra(error))
-    if isinstance(error, YAMLError):
-        return ConfigError(f"a configuration file is no YAML: {' '.join(str(error).split())}")
-    if isinstance(error, ValueError) and "Config group override" in str(error):
-        return ConfigError("a group takes the name of one of its choices, such as model=gpt, not null or a number")
-    if type(error).__name__ == "MisconfigurationException":
-        return ConfigError(str(error))
-    if isinstance(error, OSError) and error.errno in (*NO_SPACE, *UNWRITABLE):
-        place = f" ({error.filename})" if error.filename else ""
-        return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
-    too_large = re.search("can't allocate memory|calculation overflowed", str(error))
-    no_memory = isinstance(error, RuntimeError) and too_large
-    if no_memory or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return ResourceError(
-            "out of memory: lower data.batch_size (and raise trainer.accumulate), samples or the model"
-        )
-    return None
-
-
-def _explain_hydra(error: Exception) -> str:
-    """Put Hydra's message on one line, with the nearest key in place of its advice to add the misspelt one."""
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
-
-    cause = error.__cause__
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
-        key, full = str(cause.key), cause.full_key or str(cause.key)
-        return f"{full} is not a setting{suggest(key, map(str, cause.parent_node), full.removesuffix(key))}"
-    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
-        return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
-    # Where Hydra looked for its files is more than one wants to know.
-    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))
+    print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)

@@ -47,3 +47,11 @@ class Interrupted(MolinoError):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+class SweepFailed(MolinoError):
+    """Runs of a sweep failed; the exit status is that of the first of them."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

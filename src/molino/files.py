@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from molino.errors import ResourceError
 
@@ -83,23 +85,55 @@ def remove_orphans(directory: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, wait: bool = True, hint: str = "") -> Iterator[None]:
+def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made if absent). The kernel frees it when the process dies.
 
+    Args:
+        wait: seconds for which another process may go on holding it.
+
     Raises:
-        BlockingIOError: `wait` is false and another process holds the lock.
+        BlockingIOError: another process still holds the lock after `wait` seconds.
         ResourceError: the file cannot be made.
     """
-    import fcntl
-
     make_directory(path.parent, hint)
     with explain_os_errors(path, hint):
         file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _lock_file(file, wait)
         yield
     finally:
         file.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock on the file `path`."""
+    import fcntl
+
+    try:
+        with Path(path).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_file(file: TextIO, wait: float) -> None:
+    import fcntl
+
+    if wait == math.inf:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def sha256_file(path: Path) -> str:

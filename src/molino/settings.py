@@ -21,7 +21,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         if isinstance(path, str):
             config.paths[name] = str(Path(path).expanduser())
     settings = OmegaConf.to_container(config, resolve=True)
-    settings.pop("debug", None)  # what it says has been done when the configuration was composed
+    for name in ("debug", "sweep"):  # what they say has been done when the configuration was composed
+        settings.pop(name, None)
     if settings.get("data"):
         settings["data"].pop("path", None)  # short for data.corpus.path, which refers to it
     return settings
@@ -55,10 +56,15 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
                 f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
                 "start a new run for it"
             )
-    stored = read_config(run)
+    stored = restore(run, settings["paths"])
     if any(override.lstrip("+").startswith("hardware") for override in overrides):
         stored["hardware"] = settings["hardware"]
-    stored = relocate(stored, settings["paths"])
+    return stored
+
+
+def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings `run` was started with, with today's paths."""
+    stored = relocate(read_config(run), paths)
     tokenizer = stored["data"].get("tokenizer")
     if isinstance(tokenizer, dict) and "path" in tokenizer and (run / TOKENIZER).is_file():
         # Where it once came from may be gone; the run has kept it.

@@ -1,8 +1,6 @@
 """python scripts/train.py: from a configuration to a trained model, its held-out loss and its run directory."""
 
 import logging
-import os
-import sys
 import time
 import warnings
 from contextlib import nullcontext
@@ -13,7 +11,6 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -29,14 +26,16 @@ from molino.models.hub.read import read_weights
 from molino.runs import directory
 from molino.runs.load import build_model, load_checkpoint
 from molino.runs.record import record
-from molino.settings import begin_from, flatten, resolve, resume
+from molino.runs.status import claim
+from molino.search.pruning import pruning_of, was_pruned
+from molino.settings import begin_from, flatten, resolve, restore, resume
 from molino.training.callbacks import build_callbacks
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from molino.training.hardware import Hardware
 from molino.training.loggers import TensorBoard, log_floors
 from molino.training.module import LanguageModel
 from molino.training.plan import Plan
-from molino.training.progress import ProgressDisplay
+from molino.training.progress import ProgressDisplay, StatusReport
 from molino.training.report import conclude, introduce
 from molino.training.samples import Samples
 from molino.training.schedules import check_schedule
@@ -53,28 +52,46 @@ def run(config: Any) -> float:
     """Train, or go on training; return the held-out loss in nats per token."""
     started = time.perf_counter()
     overrides = list(HydraConfig.get().overrides.task)
-    settings, path = resolve(config), None
+    settings, path = resolve(config), directory.assigned()
     check_sections(settings)
-    if settings["resume"]:
+    # Whoever assigns a directory, a sweep or the first process of a distributed run, has claimed it as well.
+    mine = path is None
+    if path is not None and (path / directory.CONFIG).is_file():
+        settings = going_on(path, restore(path, settings["paths"]))
+    elif path is None and settings["resume"]:
         path = directory.find(settings["resume"], settings["paths"]["outputs"])
         if directory.is_done(path):
             raise CheckpointError(f"{path.name} is finished, there is nothing to resume: start a new run")
-        settings = resume(path, settings, overrides)
-        try:
-            check_sections(settings)
-        except ConfigError as error:
-            raise CheckpointError(f"{path / directory.CONFIG} is damaged: {error}") from error
+        settings = going_on(path, resume(path, settings, overrides))
     else:
         begin_from(settings)
-    parts = assemble(settings, fresh=path is None or not (path / directory.LAST).is_file())
-    resumed, path = path is not None, path or new_run(settings, overrides)
-    with directory.exclusive(path) if directory.is_main_process() else nullcontext():
+    resumed = path is not None and (path / directory.CONFIG).is_file()
+    parts = assemble(settings, fresh=not (resumed and (path / directory.LAST).is_file()))
+    path = path or new_run(settings)
+    with claim(path) if mine else nullcontext(), directory.announced(path):
+        if directory.is_main_process() and not resumed:
+            record(path, settings, overrides, chosen())
         checkpoints = fit(parts, settings, path, resumed, started)
         if directory.is_main_process():
             summary = summarise(parts, checkpoints)
             directory.write_summary(path, summary)
             conclude(path, settings["paths"]["outputs"], summary, "test" in parts.data.splits)
     return parts.module.val_metrics["val/loss"]
+
+
+def going_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that exists, checked."""
+    try:
+        check_sections(settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{path / directory.CONFIG} is damaged: {error}") from error
+    return settings
+
+
+def chosen() -> dict[str, str | None]:
+    """Return the choice taken of each group of the configuration: {"model": "gpt", ...}."""
+    choices = HydraConfig.get().runtime.choices
+    return {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
 
 
 def check_sections(settings: dict[str, Any]) -> None:
@@ -183,7 +200,7 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool, start
         return step % plan.val_every == 0 or step >= plan.max_steps
 
     checkpoints = Checkpoints(path, plan.checkpoint_every, facts, validation_due, started)
-    callbacks = list(parts.callbacks)
+    callbacks = [*parts.callbacks, StatusReport(path), *pruning_of(path)]
     if plan.sample_tokens and parts.hardware.strategy != "fsdp":  # no process holds all the weights to sample with
         callbacks.append(Samples(path, data.tokenizer, start_id, plan.sample_tokens, settings["seed"]))
     quiet_lightning()
@@ -248,6 +265,7 @@ def summarise(parts: Parts, checkpoints: Checkpoints) -> dict[str, Any]:
         "parameters": count_parameters(parts.module.model),
         "corpus": parts.data.corpus.name,
         "corpus_sha256": parts.data.corpus.fingerprint(),
+        **({"pruned": True} if was_pruned(parts.module.trainer) else {}),
     }
 
 
@@ -274,19 +292,9 @@ def compared(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def new_run(settings: dict[str, Any], overrides: list[str]) -> Path:
-    """Make the run's directory, with a record of what it starts from; other ranks learn of it by the environment."""
-    outputs = settings["paths"]["outputs"]
-    if not directory.is_main_process():
-        return Path(os.environ.get("MOLINO_RUN", outputs))
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        name = directory.readable_name(directory.varied(overrides, sys.argv))
-        path = directory.create(HydraConfig.get().sweep.dir, name)
-    else:
-        path = directory.create(outputs, f"{settings['name']}_{datetime.now():%Y%m%d-%H%M%S}")
-    record(path, settings, overrides)
-    os.environ["MOLINO_RUN"] = str(path)
-    return path
+def new_run(settings: dict[str, Any]) -> Path:
+    """Make the directory of a run that no sweep has one for."""
+    return directory.create(settings["paths"]["outputs"], f"{settings['name']}_{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def quiet_lightning() -> None:
@@ -297,5 +305,6 @@ def quiet_lightning() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*does not have many workers.*",
         r".*dataloader is not resumable.*",
+        r".*`srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -48,7 +48,7 @@ def test_a_clean_checkout(run, checkout):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    record(run, CONFIG, ["seed=3", "name=señor"])
+    record(run, CONFIG, ["seed=3", "name=señor"], {})
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "environment.json", "overrides.yaml"]
     assert yaml.safe_load((run / "config.yaml").read_text("utf-8")) == CONFIG
     assert list(yaml.safe_load((run / "config.yaml").read_text("utf-8"))) == ["seed", "name", "model"]
@@ -65,7 +65,7 @@ def test_changes_can_be_applied_again(run, checkout):
     git("commit", "-m", "first")
     source.write_text("two = 'señor'\n")
     (source.parent.parent / "elsewhere.txt").write_text("b\n")
-    record(run, CONFIG, [])
+    record(run, CONFIG, [], {})
     assert written(run)["git_changed"] is True
     git("checkout", ".")
     assert source.read_text() == "one = 1\n"
@@ -81,7 +81,7 @@ def test_without_a_commit(run, checkout, monkeypatch, why):
         git("init")
     if why == "no git":
         monkeypatch.setenv("PATH", "")
-    record(run, CONFIG, [])
+    record(run, CONFIG, [], {})
     assert written(run)["git_commit"] is None
     assert written(run)["git_changed"] is False
     assert not (run / "changes.patch").exists()
@@ -89,7 +89,7 @@ def test_without_a_commit(run, checkout, monkeypatch, why):
 
 def test_versions_and_command(run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/scripts/train.py", "seed=1"])
-    record(run, CONFIG, [])
+    record(run, CONFIG, [], {})
     environment = written(run)
     assert environment["command"] == ["train.py", "seed=1"]
     assert environment["packages"]["torch"] == metadata.version("torch")
@@ -99,7 +99,7 @@ def test_versions_and_command(run, monkeypatch):
 
 def test_environment_variables_stay_out(run, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "swordfish-1605")
-    record(run, CONFIG, [])
+    record(run, CONFIG, [], {})
     for path in run.iterdir():
         assert "SECRET_TOKEN" not in path.read_text("utf-8")
         assert "swordfish-1605" not in path.read_text("utf-8")
@@ -109,5 +109,5 @@ def test_the_configuration_comes_last(run, monkeypatch):
     order = []
     monkeypatch.setattr(module, "write_text", lambda path, _: order.append(path.name))
     monkeypatch.setattr(module, "_source_state", lambda: ("abc", "diff"))
-    record(run, CONFIG, [])
+    record(run, CONFIG, [], {})
     assert order == ["overrides.yaml", "environment.json", "changes.patch", "config.yaml"]

@@ -21,9 +21,12 @@ from molino.files import explain_os_errors, lock, make_directory, write_text
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 TOKENIZER = "tokenizer.json"
+LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
+ASSIGNED = "MOLINO_RUN"  # in the environment: the directory of the run that this process, and its children, train
+PATIENCE = 0.5  # seconds; whoever asks whether a run is locked holds its lock for a moment
 
 
 def is_main_process() -> bool:
@@ -69,18 +72,45 @@ def readable_name(overrides: list[str]) -> str:
     return f"{encoded[: LONGEST_NAME - 13].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:12]}"
 
 
+def assigned() -> Path | None:
+    """Return the directory that a sweep, or the first process of a distributed run, has for this process's run."""
+    path = os.environ.get(ASSIGNED)
+    return Path(path) if path else None
+
+
+@contextmanager
+def announced(run: Path | None) -> Iterator[None]:
+    """Let `assigned` return `run`, here and in the processes that are started meanwhile."""
+    if run is None:
+        yield
+        return
+    before = os.environ.get(ASSIGNED)
+    os.environ[ASSIGNED] = str(run)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(ASSIGNED, None)
+        else:
+            os.environ[ASSIGNED] = before
+
+
+class Busy(CheckpointError):
+    """A run is being trained by another process."""
+
+
 @contextmanager
 def exclusive(run: Path) -> Iterator[None]:
     """Keep a second process from writing the same run.
 
     Raises:
-        CheckpointError: another process does.
+        Busy: another process does.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(lock(Path(run) / ".lock", wait=False))
+            held.enter_context(lock(Path(run) / LOCK, wait=PATIENCE))
         except BlockingIOError as error:
-            raise CheckpointError(f"{run.name} is being trained by another process: wait for it or stop it") from error
+            raise Busy(f"{run.name} is being trained by another process: wait for it or stop it") from error
         yield
 
 

@@ -17,12 +17,14 @@ from molino.runs.directory import CONFIG
 PACKAGES = ("molino", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy")
 
 
-def record(run: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write `overrides.yaml` (what was typed), `environment.json`, `changes.patch` (if the source differs from its
-    commit) and, last, `config.yaml` (resolved), which makes the directory a run."""
+def record(run: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, Any]) -> None:
+    """Write `overrides.yaml` (what was typed), `environment.json` (also: the choice of each group), `changes.patch`
+    (if the source differs from its commit) and, last, `config.yaml` (resolved), which makes the directory a run."""
     write_text(run / "overrides.yaml", yaml.safe_dump(overrides))
     commit, changes = _source_state()
-    write_text(run / "environment.json", json.dumps(environment(commit, bool(changes)), indent=2) + "\n")
+    write_text(
+        run / "environment.json", json.dumps(environment(commit, bool(changes)) | {"choices": choices}, indent=2) + "\n"
+    )
     if changes:
         write_text(run / "changes.patch", changes)
     write_text(run / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -103,6 +103,8 @@ class Checkpoints(Callback):
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
             trainer.save_checkpoint(self.run / BEST)
+        for logger in trainer.loggers:
+            logger.log_metrics({"seconds": self.seconds}, step=trainer.global_step)
         self._between_blocks(trainer)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

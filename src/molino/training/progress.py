@@ -1,11 +1,15 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere; and what other processes see."""
 
 import time
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from molino.console import SECONDS_BETWEEN_LINES, console, say
+from molino.runs.status import update
+
+SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class ProgressDisplay(Callback):
@@ -69,6 +73,43 @@ class ProgressDisplay(Callback):
     def _say(self, trainer: Trainer, text: str) -> None:
         width = len(str(trainer.max_steps))
         say(f"step {trainer.global_step:>{width}}/{trainer.max_steps} | {text}")
+
+
+class StatusReport(Callback):
+    """Writes into the run's status how far it is, for whoever watches it from another process.
+
+    Args:
+        run: the run directory.
+    """
+
+    def __init__(self, run: Path):
+        self.run = run
+        self._last = self._started = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._started, self._first_step = time.perf_counter(), trainer.global_step
+        self._write(trainer, module)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
+        if time.perf_counter() - self._last > SECONDS_BETWEEN_REPORTS:
+            self._write(trainer, module)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._write(trainer, module)
+
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._last = time.perf_counter()
+        progress = {"step": trainer.global_step, "max_steps": trainer.max_steps}
+        if done := trainer.global_step - self._first_step:
+            left = (trainer.max_steps - trainer.global_step) * (self._last - self._started) / done
+            progress["seconds_left"] = round(left, 1)
+        for metrics, tags in ((module.train_metrics, ("train/loss",)), (module.val_metrics, ("val/loss",))):
+            progress |= {tag: metrics[tag] for tag in tags if tag in metrics}
+        if rate := module.train_metrics.get("train/tokens_per_second"):
+            progress["tokens_per_second"] = round(rate)
+        update(self.run, progress=progress)
 
 
 def _describe(metrics: dict[str, float]) -> str:

@@ -1,0 +1,126 @@
+"""How far a run is: `status.json`, and `traceback.txt` where it failed. Both lie in the run directory.
+
+A run is queued (a sweep means to train it), running, done, failed, or cut off: it was stopped, or its process died, and
+it can go on. Whether it is done only `summary.json` says, and whether it is running only the lock that its process
+holds: a status that a dead process has left behind says "cut off" to whoever reads it here.
+
+Standard library and YAML only, so that reading a thousand of them costs nothing.
+"""
+
+import json
+import os
+import platform
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from molino.errors import CheckpointError, Interrupted
+from molino.files import is_locked, write_text
+from molino.messages import explain, one_line
+from molino.runs.directory import CONFIG, LOCK, SUMMARY, exclusive, read_summary
+
+STATUS = "status.json"
+TRACEBACK = "traceback.txt"
+QUEUED, RUNNING, DONE, FAILED, CUT_OFF = "queued", "running", "done", "failed", "cut off"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a run from its directory.
+
+    Attributes:
+        state: one of the five above; empty where nothing was ever recorded.
+        error: of a failed run, in one line.
+        exit_code: of a failed run, what its own command would have ended with; see molino.cli.
+        failures: how often it has failed so far.
+        progress: while it runs and after it stopped: `step`, `max_steps`, `train/loss`, `tokens_per_second`,
+            `seconds_left`, `val/loss`, as far as they are known.
+        overrides: what a sweep asked for it; None for a run of its own.
+        asked: digest of all settings a sweep asked for.
+        job: where a cluster keeps it in its queue.
+        summary: of a done run.
+    """
+
+    state: str
+    error: str | None = None
+    exit_code: int = 1
+    failures: int = 0
+    progress: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] | None = None
+    asked: str | None = None
+    job: str | None = None
+    summary: dict[str, Any] | None = None
+
+
+def read_status(run: Path) -> Status:
+    """Return the status of `run`. A damaged file counts as a failure that is told, never as the end of the reading."""
+    run, stored = Path(run), _stored(run)
+    known = {name: stored.get(name) for name in ("overrides", "asked", "job")}
+    for name, default in (("failures", 0), ("progress", {}), ("exit_code", 1)):
+        known[name] = stored.get(name, default)
+    if (run / SUMMARY).is_file():
+        try:
+            return Status(DONE, summary=read_summary(run), **known)
+        except CheckpointError as error:
+            return Status(FAILED, error=f"{error}: delete it and resume the run", **known)
+    state = stored.get("state", CUT_OFF if (run / CONFIG).is_file() else "")
+    if state == RUNNING or (state == CUT_OFF and not stored):
+        state = RUNNING if is_locked(run / LOCK) else CUT_OFF
+    return Status(state, error=stored.get("error"), **known)
+
+
+def enqueue(run: Path, overrides: list[str], asked: str) -> None:
+    """Record that a sweep means to train `run`; what is known of it from earlier stays."""
+    stored = _stored(run)
+    stored = {"state": QUEUED} | stored | {"overrides": overrides, "asked": asked}
+    write_text(Path(run) / STATUS, json.dumps(stored, indent=2) + "\n")
+
+
+def update(run: Path, **values: Any) -> None:
+    """Change some values of the status of `run`."""
+    write_text(Path(run) / STATUS, json.dumps(_stored(run) | values, indent=2) + "\n")
+
+
+def fail(run: Path, error: str, exit_code: int = 1) -> None:
+    """Record that `run` failed, in one line."""
+    update(run, state=FAILED, error=error, exit_code=exit_code, failures=_stored(run).get("failures", 0) + 1)
+
+
+@contextmanager
+def claim(run: Path) -> Iterator[None]:
+    """Hold `run` for this process and record what becomes of it.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    with exclusive(run):
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        update(run, state=RUNNING, error=None, started=now, host=platform.node(), process=os.getpid())
+        try:
+            yield
+        except BaseException as error:
+            _record_end(run, error)
+            raise
+        update(run, state=DONE)
+
+
+def _record_end(run: Path, error: BaseException) -> None:
+    if isinstance(error, Interrupted) or not isinstance(error, Exception):
+        update(run, state=CUT_OFF)
+        return
+    with (Path(run) / TRACEBACK).open("a", encoding="utf-8") as file:
+        file.write(f"--- {datetime.now().astimezone().isoformat(timespec='seconds')} ---\n")
+        file.write("".join(traceback.format_exception(error)) + "\n")
+    fail(run, one_line(error), getattr(explain(error), "exit_code", 1))
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((Path(run) / STATUS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}

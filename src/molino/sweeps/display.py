@@ -1,0 +1,112 @@
+"""What a person sees of runs that train in other processes: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections import Counter
+from typing import Any
+
+from rich import box
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from molino.console import SECONDS_BETWEEN_LINES, console, say
+from molino.runs.status import DONE, FAILED, RUNNING, Status, read_status
+from molino.sweeps.plan import Job
+
+# Of ended runs the table shows the last few.
+ENDED_ROWS = 5
+COLUMNS = ("run", "status", "step", "loss", "held-out", "tokens/s", "left")
+
+
+class Display:
+    """Shows the runs of a sweep, by what their directories say.
+
+    Args:
+        total: number of runs.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.running: list[Job] = []
+        self.ended: list[tuple[Job, Status]] = []
+        self.counts: Counter[str] = Counter()
+        self.live: Live | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        if console.is_terminal:
+            self.live = Live(console=console, auto_refresh=False, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def start(self, job: Job) -> None:
+        """Add a run."""
+        self.running.append(job)
+        self.refresh()
+
+    def end(self, job: Job) -> None:
+        """Tell what became of a run."""
+        status = read_status(job.path)
+        self.running.remove(job)
+        self.ended = [*self.ended, (job, status)][-ENDED_ROWS:]
+        self.counts[status.state] += 1
+        say(f"[{sum(self.counts.values())}/{self.total}] {status.state} {job.name}{_outcome(status)}")
+
+    def refresh(self) -> None:
+        """Show how far the runs are."""
+        if self.live is not None:
+            self.live.update(self._table(), refresh=True)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            for job in self.running:
+                say(" | ".join(part for part in _cells(job, read_status(job.path)) if part))
+
+    def _table(self) -> Table:
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
+        waiting = self.total - len(self.running) - sum(self.counts.values())
+        title = f"{self.total} runs: {counts or '0 done'}, {len(self.running)} running, {waiting} queued"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, column in enumerate(COLUMNS):
+            table.add_column(column, justify="right" if number > 1 else "left", overflow="fold")
+        for job, status in [*self.ended, *((job, read_status(job.path)) for job in self.running)]:
+            table.add_row(*(Text(cell) for cell in _columns(job, status)))
+        return table
+
+
+def _outcome(status: Status) -> str:
+    if status.state == FAILED:
+        return f": {status.error}"
+    if status.state != DONE:
+        return ""
+    pruned = f", pruned at step {status.summary['steps']}" if status.summary.get("pruned") else ""
+    return f": held-out loss {status.summary['val/loss']:.4f}{pruned}"
+
+
+def _columns(job: Job, status: Status) -> list[str]:
+    """Return the cells of a run, in the order of COLUMNS."""
+    progress = status.progress
+    held_out = (status.summary or progress).get("val/loss")
+    running = status.state == RUNNING
+    return [
+        job.name,
+        status.state,
+        f"{progress['step']}/{progress['max_steps']}" if progress else "",
+        f"{progress['train/loss']:.4f}" if "train/loss" in progress else "",
+        f"{held_out:.4f}" if held_out is not None else "",
+        f"{progress['tokens_per_second']:,}" if "tokens_per_second" in progress else "",
+        f"{progress['seconds_left']:.0f} s" if running and "seconds_left" in progress else "",
+    ]
+
+
+def _cells(job: Job, status: Status) -> list[str]:
+    """Return the parts of the line of a run."""
+    cells = _columns(job, status)
+    return [
+        cells[0] if any(cells[2:]) else f"{cells[0]} starts",
+        *(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells[2:], strict=True) if cell),
+    ]

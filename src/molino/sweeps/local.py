@@ -1,0 +1,101 @@
+"""`hydra/launcher=local`: runs that train at the same time on this machine, each in a process of its own."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import NoReturn
+
+from molino.console import say
+from molino.errors import Interrupted
+from molino.sweeps.context import Context
+from molino.sweeps.devices import share
+from molino.sweeps.display import Display
+from molino.sweeps.plan import Job
+from molino.sweeps.workers import Worker
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Local:
+    """Trains runs by workers, which stay until `close`.
+
+    Args:
+        context: of the sweep.
+        workers, runs_per_gpu, threads: as molino.sweeps.devices.share takes them.
+    """
+
+    waits = True
+
+    def __init__(self, context: Context, workers: int | None = None, runs_per_gpu: int = 1, threads: int | None = None):
+        self.context = context
+        self.settings = (workers, runs_per_gpu, threads)
+        self.workers: list[Worker] = []
+
+    def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
+        """Train `count` runs, each of which is asked for when a worker is free for it.
+
+        Raises:
+            KeyboardInterrupt, Interrupted: a signal came; the runs have saved and ended.
+        """
+        if not self.workers:
+            log = largest.path.parent / "workers.log"
+            self.workers = [Worker(self.context, each, log) for each in share(largest, count, *self.settings)]
+        with _sigterm_raises(), Display(count) as display:
+            try:
+                self._train(jobs, display)
+            except (KeyboardInterrupt, Interrupted) as stop:
+                number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+                self._stop(number, display)
+                raise
+
+    def close(self) -> None:
+        """Let the workers end."""
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
+
+    def _train(self, jobs: Iterator[Job], display: Display) -> None:
+        while True:
+            for worker in self.workers:
+                if worker.job is None and (job := next(jobs, None)) is not None:
+                    worker.start(job)
+                    display.start(job)
+            if not self._busy():
+                return
+            self._look(display)
+
+    def _look(self, display: Display) -> None:
+        """Wait for something to happen, but no longer than a person would for news."""
+        wait([thing for worker in self._busy() for thing in worker.waitable()], SECONDS_BETWEEN_LOOKS)
+        for worker in self._busy():
+            if worker.ended():
+                display.end(worker.job)
+                worker.job = None
+        display.refresh()
+
+    def _stop(self, number: int, display: Display) -> None:
+        say("stopping: the runs finish their block of steps, save and end; once more ends them at once")
+        while self._busy():
+            for worker in self._busy():
+                worker.interrupt(number)
+            try:
+                while self._busy():
+                    self._look(display)
+            except (KeyboardInterrupt, Interrupted):
+                continue
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(number: int, frame: object) -> NoReturn:
+        raise Interrupted("SIGTERM: the runs of the sweep have saved; go on by giving its command again", number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
