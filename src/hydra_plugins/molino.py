@@ -43,25 +43,40 @@ class OptunaSweeper(Sweeper):
         sweep(*self.arguments, arguments, self.settings)
 
 
-class LocalLauncher(Launcher):
-    """Runs at the same time, each in a process with its own devices; see conf/hydra/launcher/local.yaml."""
+class RunsLauncher(Launcher):
+    """What the launchers share: `runs`, which trains the runs of molino's own sweepers."""
+
+    target = ""
 
     def __init__(self, **settings: Any):
         self.settings = _plain(settings)
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        from hydra.utils import get_object
+
         from molino.config import check
         from molino.sweeps.context import Context
-        from molino.sweeps.local import Local
 
-        check({"_target_": "molino.sweeps.local.Local", **self.settings}, "hydra.launcher", ("context",))
-        self.runs = Local(Context(hydra_context, config, task_function), **self.settings)
+        check({"_target_": self.target, **self.settings}, "hydra.launcher", ("context",))
+        self.runs = get_object(self.target)(Context(hydra_context, config, task_function), **self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the runs of a sweeper that is not molino's; molino's own use `runs`."""
+        """Train the runs of any other sweeper."""
         from molino.sweeps.foreign import launch
 
         return launch(self.runs, job_overrides)
+
+
+class LocalLauncher(RunsLauncher):
+    """Runs at the same time, each in a process with its own devices; see conf/hydra/launcher/local.yaml."""
+
+    target = "molino.sweeps.local.Local"
+
+
+class SlurmLauncher(RunsLauncher):
+    """Runs as jobs of a Slurm cluster; see conf/hydra/launcher/slurm.yaml."""
+
+    target = "molino.sweeps.slurm.Slurm"
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from molino.search.pruning import pruning_of, was_pruned
 from molino.settings import begin_from, flatten, resolve, restore, resume
 from molino.training.callbacks import build_callbacks
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from molino.training.cluster import cluster_plugins
 from molino.training.hardware import Hardware
 from molino.training.loggers import TensorBoard, log_floors
 from molino.training.module import LanguageModel
@@ -216,7 +217,7 @@ def fit(parts: Parts, settings: dict[str, Any], path: Path, resumed: bool, start
         logger=loggers,
         # Checkpoints come last: they save when all else that belongs to a step has happened.
         callbacks=[ProgressDisplay(), *callbacks, checkpoints],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *cluster_plugins(parts.hardware.devices * parts.hardware.num_nodes)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -41,7 +41,6 @@ class Status:
             `seconds_left`, `val/loss`, as far as they are known.
         overrides: what a sweep asked for it; None for a run of its own.
         asked: digest of all settings a sweep asked for.
-        job: where a cluster keeps it in its queue.
         summary: of a done run.
     """
 
@@ -52,14 +51,13 @@ class Status:
     progress: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] | None = None
     asked: str | None = None
-    job: str | None = None
     summary: dict[str, Any] | None = None
 
 
 def read_status(run: Path) -> Status:
     """Return the status of `run`. A damaged file counts as a failure that is told, never as the end of the reading."""
     run, stored = Path(run), _stored(run)
-    known = {name: stored.get(name) for name in ("overrides", "asked", "job")}
+    known = {name: stored.get(name) for name in ("overrides", "asked")}
     for name, default in (("failures", 0), ("progress", {}), ("exit_code", 1)):
         known[name] = stored.get(name, default)
     if (run / SUMMARY).is_file():

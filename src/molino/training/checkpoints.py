@@ -21,6 +21,9 @@ from molino.files import atomic_write, remove_orphans
 from molino.runs.directory import BEST, LAST, is_main_process
 from molino.runs.load import load_checkpoint
 
+# USR1 and USR2 are what clusters send before a job's time is up, as `sbatch --signal` has it.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the target, syncs and renames; verifies checksums before it loads, and never unpickles code."""
@@ -43,7 +46,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Saves `last` and `best`, and stops cleanly on SIGTERM and SIGINT.
+    """Saves `last` and `best`, and stops cleanly on SIGTERM, SIGINT, SIGUSR1 and SIGUSR2.
 
     Args:
         run: the run directory.
@@ -91,7 +94,7 @@ class Checkpoints(Callback):
         # A run that was stopped early, and killed before its summary was written, has nothing left to train.
         trainer.should_stop = self.stopped
         # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing.
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         # Lightning validates also when it is asked to stop.

@@ -1,0 +1,199 @@
+"""`hydra/launcher=slurm`: a job of a Slurm cluster for each run, submitted as arrays by submitit.
+
+A job that is to give way or runs out of time gets SIGUSR2: the run saves, and submitit has Slurm queue the job again,
+which goes on in the same directory. The number of tasks follows from the run's devices, so that Lightning finds the
+processes of a distributed run already started.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from molino.console import say
+from molino.errors import ConfigError, ResourceError
+from molino.files import write_text
+from molino.runs.status import QUEUED, fail, read_status
+from molino.sweeps.context import Context
+from molino.sweeps.display import Display
+from molino.sweeps.plan import Job
+
+RECORD = "slurm.json"  # in a run directory: its job
+FOLDER = ".slurm"  # in a sweep's directory: what submitit sends to the jobs, and what they print
+LARGEST_ARRAY = 1000  # Slurm's own default is 1001
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass
+class Slurm:
+    """Submits runs as jobs.
+
+    Attributes:
+        context: of the sweep.
+        partition, account, qos: as sbatch takes them; None: the cluster's default.
+        minutes: time limit of a job.
+        gpus: per node; None: one for each device of runs with hardware.accelerator=gpu.
+        cpus: of each process.
+        memory: per node, in GB; None: the cluster's default.
+        signal_seconds: how long before the time limit a run is told to save.
+        requeues: how often a run may run out of time.
+        at_once: jobs of an array that may run at the same time.
+        wait: stay and show how far the runs are until all have ended, or return when they are submitted.
+        setup: shell commands before the run.
+        options: further options of sbatch, such as {constraint: a100}.
+    """
+
+    context: Context
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    minutes: int = 60
+    gpus: int | None = None
+    cpus: int = 2
+    memory: float | None = None
+    signal_seconds: int = 120
+    requeues: int = 20
+    at_once: int = 256
+    wait: bool = False
+    setup: list | None = None
+    options: dict | None = None
+
+    def __post_init__(self):
+        for name in ("minutes", "cpus", "signal_seconds", "at_once"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)} must be at least 1")
+        if missing := [program for program in ("sbatch", "squeue", "scontrol") if shutil.which(program) is None]:
+            raise ResourceError(
+                f"hydra/launcher=slurm needs Slurm, but there is no {missing[0]} here: run this on a login node of the "
+                "cluster (Debian: apt install slurm-client), or choose hydra/launcher=local"
+            )
+        try:
+            import submitit  # noqa: F401
+        except ImportError as error:
+            raise ResourceError('hydra/launcher=slurm needs submitit: pip install -e ".[cluster]"') from error
+
+    @property
+    def waits(self) -> bool:
+        return self.wait
+
+    def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
+        """Submit the runs, `at_once` at a time where they are waited for, else all; leave out those in the queue."""
+        queued = queue_of_slurm()
+        waiting = [job for job in jobs if recorded(job) not in queued]
+        if len(waiting) < count:
+            say(f"{count - len(waiting)} runs are in Slurm's queue already")
+        for first in range(0, len(waiting), LARGEST_ARRAY):
+            self._submit(waiting[first : first + LARGEST_ARRAY])
+        if self.wait:
+            self._watch(waiting)
+
+    def close(self) -> None:
+        """Jobs need nobody."""
+
+    def _submit(self, jobs: list[Job]) -> None:
+        """Submit an array for all runs of the same shape."""
+        shapes = defaultdict(list)
+        for job in jobs:
+            gpus = self.gpus if self.gpus is not None else job.devices * (job.accelerator == "gpu")
+            shapes[job.nodes, job.devices if job.relaunches else 1, gpus].append(job)
+        for (nodes, tasks, gpus), alike in shapes.items():
+            executor = self._executor(alike[0].path.parent / FOLDER, nodes, tasks, gpus)
+            submitted = executor.map_array(Run(self.context), [job.placed for job in alike])
+            for job, slurm_job in zip(alike, submitted, strict=True):
+                write_text(job.path / RECORD, json.dumps({"job": slurm_job.job_id}) + "\n")
+            say(f"submitted {len(alike)} runs as Slurm job {submitted[0].job_id.partition('_')[0]}")
+
+    def _executor(self, folder: Path, nodes: int, tasks: int, gpus: int) -> Any:
+        import submitit
+
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.requeues)
+        options = {"requeue": True, **(self.options or {})}
+        parameters = {
+            "name": folder.parent.name[:50],
+            "timeout_min": self.minutes,
+            "nodes": nodes,
+            "tasks_per_node": tasks,
+            "cpus_per_task": self.cpus,
+            "mem_gb": self.memory,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_qos": self.qos,
+            "gpus_per_node": gpus or None,
+            "slurm_signal_delay_s": self.signal_seconds,
+            "slurm_array_parallelism": self.at_once,
+            "slurm_setup": self.setup,
+            "slurm_additional_parameters": options,
+        }
+        executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
+        return executor
+
+    def _watch(self, jobs: list[Job]) -> None:
+        """Show how far the runs are until Slurm has none of them any more."""
+        left = list(jobs)
+        with Display(len(left)) as display:
+            for job in left:
+                display.start(job)
+            try:
+                while left:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                    queued = queue_of_slurm()
+                    for job in [job for job in left if recorded(job) not in queued]:
+                        left.remove(job)
+                        if read_status(job.path).state == QUEUED:
+                            fail(job.path, f"its Slurm job ended before it began: see {job.path.parent / FOLDER}")
+                        display.end(job)
+                    display.refresh()
+            except KeyboardInterrupt:
+                say("the jobs go on; squeue --me shows them, scancel ends them")
+                raise
+
+
+class Run:
+    """What a job does: train one run. Submitit sends it there, and calls `checkpoint` before the job is requeued."""
+
+    def __init__(self, context: Context):
+        self.context = context
+
+    def __call__(self, overrides: list[str]) -> None:
+        self.context.enter()
+        try:
+            self.context.train(overrides)
+        except SystemExit as stopped:
+            if stopped.code != 128 + signal.SIGUSR2:
+                raise
+            # The run has saved. What was to be done on this signal instead, by submitit, is to be done now.
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    def checkpoint(self, overrides: list[str]) -> Any:
+        """Return what the requeued job is to do: the same, for the run directory knows how far it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, overrides)
+
+
+def queue_of_slurm() -> set[str]:
+    """Return the jobs of this person that are waiting or running, the tasks of arrays one by one.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ResourceError(f"Slurm does not answer: squeue says {' '.join(done.stderr.split())}")
+    return set(done.stdout.split())
+
+
+def recorded(job: Job) -> str | None:
+    """Return the Slurm job that a run was submitted as."""
+    try:
+        return json.loads((job.path / RECORD).read_text("utf-8"))["job"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
