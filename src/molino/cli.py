@@ -18,8 +18,8 @@ from molino.help import help_text
 from molino.messages import explain, one_line
 from molino.overrides import arrange, gather, wants_traceback
 
-# Verbs that take plain words, and the setting which lists them.
-WORDS = {"results": "runs"}
+# Verbs that take plain words: the setting which lists them, and how --help calls them.
+WORDS = {"results": ("runs", "[sweep or folder ...]")}
 
 
 def command(script: str) -> None:
@@ -31,11 +31,11 @@ def command(script: str) -> None:
     verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
     if {"-h", "--help"} & set(sys.argv):
         with until_nobody_reads():
-            print(help_text(verb, conf))
+            print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1]))
         return
     share_cores(verb)
     if verb in WORDS:
-        sys.argv[1:] = gather(sys.argv[1:], WORDS[verb])
+        sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
     sys.argv[1:] = arrange(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -6,28 +6,32 @@ Hydra's help composes a configuration for every group, which takes a second; rea
 from pathlib import Path
 
 
-def help_text(verb: str, conf: Path) -> str:
-    """Return usage, groups with their choices, and the settings of conf/<verb>.yaml with their comments."""
+def help_text(verb: str, conf: Path, words: str = "") -> str:
+    """Return usage, groups with their choices, and the settings of conf/<verb>.yaml with their comments.
+
+    Args:
+        words: what the verb takes beside settings.
+    """
     root = (conf / f"{verb}.yaml").read_text("utf-8")
     groups = "\n".join(_describe_group(group) for group in _groups(conf, root))
-    settings = _settings(root)
-    return f"""Usage: python scripts/{verb}.py [group=choice ...] [setting=value ...]
+    taken = " ".join(part for part in (words, "[group=choice ...]" if groups else "", "[setting=value ...]") if part)
+    settings = "Settings (those of a choice are in its file under conf/):" if groups else "Settings:"
+    listed = f"Groups:\n{groups}\n\n" if groups else ""
+    return f"""Usage: python scripts/{verb}.py {taken}
 
-Groups:
-{groups}
+{listed}{settings}
 
-Settings (those of a choice are in its file under conf/):
-
-{settings}
+{_settings(root)}
 More: --cfg job --resolve  prints all settings with their values, as they would be used
-      -m seed=0,1,2        runs every combination of listed values
+      -m seed=0,1,2        runs every combination of listed values; again: what is left of them
       --hydra-help         Hydra's own flags
 """
 
 
 def _groups(conf: Path, root: str) -> list[Path]:
     """Return the folders that conf/<verb>.yaml lists under `defaults`, in its order, those below them included."""
-    names = [line.split(":")[0].strip(" -") for line in root.splitlines() if line.startswith("  - ") and ":" in line]
+    listed = [line.split(":")[0].strip(" -") for line in root.splitlines() if line.startswith("  - ") and ":" in line]
+    names = [name.removeprefix("override ") for name in listed]
     folders = [conf / name for name in names if (conf / name).is_dir()]
     return [found for folder in folders for found in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
 

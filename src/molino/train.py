@@ -276,21 +276,30 @@ def start_loggers(parts: Parts, settings: dict[str, Any], path: Path, first_step
     loggers = [build(node, f"logger.{name}", directory=path, first_step=first_step) for name, node in nodes.items()]
     for logger in loggers:
         if isinstance(logger, TensorBoard) and first_step is None:
-            logger.log_settings(compared(settings))
+            logger.log_settings(compared(settings, chosen(), list(HydraConfig.get().overrides.task)))
             log_floors(path / "floors", parts.floors, parts.plan.max_steps)
     return loggers
 
 
-def compared(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what the HParams tab compares: what changes results, without where things lie and how often one looks."""
+def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]) -> dict[str, Any]:
+    """Return what the HParams tab compares: what changes results, without where things lie and how often one looks.
+
+    Args:
+        choices: of groups; model=gpt says more than the name of its class.
+        typed: overrides; whatever else a sweep varies is among them.
+    """
     data, trainer = settings["data"], settings["trainer"]
-    return {
+    shown = {
         "data": data["corpus"].get("name") or data["corpus"]["_target_"].rsplit(".", 1)[-1],
         **flatten({name: data[name] for name in ("tokenizer", "batches", "batch_size", "block_size")}),
         **flatten({name: settings[name] for name in ("model", "optimizer", "scheduler")}),
+        **{name: choices[name] for name in ("model", "optimizer", "scheduler", "hardware") if choices.get(name)},
         **{name: trainer[name] for name in ("max_steps", "accumulate", "clip")},
         "seed": settings["seed"],
     }
+    others = dict(override.lstrip("+").split("=", 1) for override in typed if "=" in override)
+    ours = ("paths.", "trainer.", "sweep", "debug", "name")
+    return shown | {k: v for k, v in others.items() if k not in shown and not k.startswith(ours)}
 
 
 def new_run(settings: dict[str, Any]) -> Path:

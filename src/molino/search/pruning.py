@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.console import say
-from molino.errors import ConfigError
+from molino.errors import CheckpointError, MolinoError, ResourceError
 from molino.search.trial import TRIAL, read_trial
 
 
@@ -22,7 +22,8 @@ class Pruning(Callback):
 
     def __init__(self, run: Path):
         told = read_trial(run)
-        self.sweep, self.number, self.curve, self.pruner = run.parent, told["trial"], told["curve"], told["pruner"]
+        self.run, self.sweep = run, run.parent
+        self.number, self.curve, self.pruner = told["trial"], told["curve"], told["pruner"]
         self.pruned = False
         self._trial: Any = None
 
@@ -32,33 +33,48 @@ class Pruning(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.pruned = state["pruned"]
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._open()  # what is missing shows before anything is trained
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         verdict = False
         if trainer.is_global_zero and trainer.global_step < trainer.max_steps:
-            trial = self._open()
-            if self.curve not in module.val_metrics:
-                known = ", ".join(module.val_metrics)
-                raise ConfigError(f"hydra.sweeper.objective: {self.curve} is not measured: choose among {known}")
-            if trainer.global_step not in trial.study.get_trials(deepcopy=False)[self.number].intermediate_values:
-                trial.report(module.val_metrics[self.curve], trainer.global_step)
-            verdict = trial.should_prune()
+            verdict = self._report(trainer.global_step, module.val_metrics[self.curve])
         # All processes of a distributed run stop together.
         if trainer.strategy.broadcast(verdict):
             self.pruned = trainer.should_stop = True
             if trainer.is_global_zero:
                 say(f"pruned at step {trainer.global_step}: {self.curve} promises nothing beside the other trials'")
 
+    def _report(self, step: int, value: float) -> bool:
+        """Report a validation, unless an earlier process of the run has; return whether the run had better stop."""
+        trial = self._open()
+        known = trial.study.get_trials(deepcopy=False)[self.number]
+        # Told of already, as of a run that failed: whoever goes on with it alone wants it trained to its end.
+        if known.state.is_finished():
+            return False
+        if step not in known.intermediate_values:
+            trial.report(value, step)
+        # Pruners judge by the last step there is. What was not pruned there was not pruned before.
+        return step >= max(known.intermediate_values, default=step) and trial.should_prune()
+
     def _open(self) -> Any:
         if self._trial is None:
             try:
                 import optuna
 
-                from molino.search.study import Pruner, storage
+                from molino.search.study import Pruner, load_study
             except ImportError as error:
-                raise ConfigError('a trial of a search needs Optuna: pip install -e ".[sweep]"') from error
-            pruner = Pruner(**self.pruner).build()
-            study = optuna.load_study(study_name=self.sweep.name, storage=storage(self.sweep), pruner=pruner)
-            self._trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
+                raise ResourceError('a trial of a search needs Optuna: pip install -e ".[sweep]"') from error
+            try:
+                study = load_study(self.sweep, Pruner(**self.pruner))
+                self._trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
+            except (MolinoError, TypeError, IndexError) as error:
+                raise CheckpointError(
+                    f"{self.run / TRIAL} names a trial that is not to be found ({error}): delete it to train without "
+                    "pruning"
+                ) from error
         return self._trial
 
 

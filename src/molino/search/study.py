@@ -5,23 +5,24 @@ Optuna's own tools read it too:
     optuna.load_study(study_name="<sweep>", storage=JournalStorage(JournalFileBackend("<sweep>/study.journal")))
 """
 
-import importlib.util
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from molino.errors import CheckpointError, ConfigError
 from molino.files import make_directory
-from molino.search.space import values
+from molino.settings import flatten
 
 JOURNAL = "study.journal"
-SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("median", "halving")
+PRUNERS = ("median", "halving")
 
 
 @dataclass(frozen=True)
@@ -53,41 +54,30 @@ class Pruner:
         raise ConfigError(f"hydra.sweeper.pruner={self.name} is unknown: choose {', '.join(PRUNERS)} or null")
 
 
-def open_study(
-    directory: Path,
-    identity: dict[str, Any],
-    direction: str,
-    sampler: optuna.samplers.BaseSampler,
-    pruner: Pruner,
-) -> optuna.Study:
+def open_study(directory: Path, identity: dict[str, Any], typed: list[str], direction: str) -> optuna.Study:
     """Return the study of a sweep, new or as an earlier command left it.
 
     Args:
         identity: what must not change between the commands, in plain values.
+        typed: what was typed that all runs share, to tell what has changed.
 
     Raises:
-        ConfigError: the direction is none.
-        CheckpointError: the study was made for something else.
+        CheckpointError: the study was made for something else, or is damaged.
     """
-    if direction not in ("minimize", "maximize"):
-        raise ConfigError(f"hydra.sweeper.direction={direction} is unknown: choose minimize or maximize")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_directory(directory, "; set paths.outputs")
-    study = optuna.create_study(
-        storage=storage(directory),
-        study_name=directory.name,
-        direction=direction,
-        sampler=sampler,
-        pruner=pruner.build(),
-        load_if_exists=True,
-    )
-    if not study.user_attrs:
-        study.set_user_attr("identity", identity)
-    identity = json.loads(json.dumps(identity))
-    stored = study.user_attrs.get("identity", {})
-    changed = [f"{key} {stored.get(key)} -> {value}" for key, value in identity.items() if stored.get(key) != value]
-    if study.direction.name.lower() != direction:
-        changed.append(f"direction {study.direction.name.lower()} -> {direction}")
+    mend(directory / JOURNAL)
+    with explain_damage(directory):
+        study = optuna.create_study(
+            storage=storage(directory), study_name=directory.name, direction=direction, load_if_exists=True
+        )
+        if "identity" not in study.user_attrs:
+            study.set_user_attr("identity", identity)
+            study.set_user_attr("typed", typed)
+        stored = study.user_attrs
+    changed = _changes(stored["identity"], json.loads(json.dumps(identity)))
+    if stored["identity"].get("settings") != identity["settings"]:
+        changed.append(f"{' '.join(stored.get('typed') or ['no settings'])} -> {' '.join(typed or ['no settings'])}")
     if changed:
         raise CheckpointError(
             f"{directory} holds a search for something else ({'; '.join(changed)}): give this one a name of its own "
@@ -96,28 +86,59 @@ def open_study(
     return study
 
 
+def load_study(directory: Path, pruner: Pruner) -> optuna.Study:
+    """Return the study of a sweep for one of its runs.
+
+    Raises:
+        CheckpointError: it is not there or is damaged.
+    """
+    # Optuna would make an empty one.
+    if not (directory / JOURNAL).is_file():
+        raise CheckpointError(f"there is no {directory / JOURNAL}")
+    with explain_damage(directory):
+        return optuna.load_study(study_name=directory.name, storage=storage(directory), pruner=pruner.build())
+
+
 def storage(directory: Path) -> JournalStorage:
     """Return where the study of a sweep is kept: a file that many processes may append to, also on network drives."""
     return JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
 
 
-def make_sampler(name: str, seed: int, startup_trials: int, space: dict[str, BaseDistribution]) -> Any:
-    """Return Optuna's sampler.
+def mend(journal: Path) -> None:
+    """Cut off a last line without its end, as a full disk leaves one: whatever came after it would be unreadable."""
+    if not _torn(journal):
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        if _torn(journal):
+            content = journal.read_bytes()
+            os.truncate(journal, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
-    Raises:
-        ConfigError: there is none of this name, it needs a package, or the space is not for it.
-    """
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup_trials)
-    if name == "grid":
-        listed = {key: values(distribution) for key, distribution in space.items()}
-        if endless := [key for key, options in listed.items() if options is None]:
-            raise ConfigError(f"hydra.sweeper.sampler=grid needs values to list: give {endless[0]} as choice or range")
-        return optuna.samplers.GridSampler(listed, seed=seed)
-    if name == "cmaes":
-        if importlib.util.find_spec("cmaes") is None:
-            raise ConfigError("hydra.sweeper.sampler=cmaes needs a package: pip install cmaes")
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup_trials)
-    raise ConfigError(f"hydra.sweeper.sampler={name} is unknown: choose {', '.join(SAMPLERS)}")
+
+@contextmanager
+def explain_damage(directory: Path) -> Iterator[None]:
+    """Turn what Optuna says of a journal that it cannot read into one line."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{directory / JOURNAL} cannot be read ({type(error).__name__}: {error}): delete it, and the search asks "
+            "again for what its runs have done"
+        ) from error
+
+
+def _torn(journal: Path) -> bool:
+    if not journal.is_file() or journal.stat().st_size == 0:
+        return False
+    with journal.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return what differs of two identities but their settings, of which only a digest is known."""
+    old, new = ({k: v for k, v in flatten(each).items() if k != "settings"} for each in (old, new))
+    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]

@@ -4,10 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from molino.config import suggest
 from molino.errors import CheckpointError, ConfigError
 from molino.files import write_text
 
 TRIAL = "trial.json"
+# The numbers of summary.json that tell one run of a search from another.
+CURVES = ("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte")
+OBJECTIVES = (
+    *CURVES, "val/best_loss", "val/best_perplexity", "best_step", "train/loss", "train/perplexity",
+    "train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "steps", "tokens", "tokens_per_second",
+    "seconds", "parameters",
+)  # fmt: skip
+
+
+def check_objective(objective: str) -> None:
+    """Refuse what no run measures.
+
+    Raises:
+        ConfigError: the objective is none of OBJECTIVES.
+    """
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"hydra.sweeper.objective={objective} is not measured{suggest(objective, OBJECTIVES)}")
 
 
 def curve(objective: str) -> str:
@@ -35,9 +53,13 @@ def read_trial(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged.
     """
+    file = Path(run) / TRIAL
     try:
-        return json.loads((Path(run) / TRIAL).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{Path(run) / TRIAL} cannot be read ({error}): delete it to train without pruning"
-        ) from error
+        told = json.loads(file.read_text("utf-8"))
+        if told.keys() != {"trial", "curve", "pruner"}:
+            raise ValueError("it does not tell trial, curve and pruner")
+        if told["curve"] not in CURVES:
+            raise ValueError(f"{told['curve']} is not measured")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): delete it to train without pruning") from error
+    return told

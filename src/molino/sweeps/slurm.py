@@ -105,7 +105,7 @@ class Slurm:
             shapes[job.nodes, job.devices if job.relaunches else 1, gpus].append(job)
         for (nodes, tasks, gpus), alike in shapes.items():
             executor = self._executor(alike[0].path.parent / FOLDER, nodes, tasks, gpus)
-            submitted = executor.map_array(Run(self.context), [job.placed for job in alike])
+            submitted = _map(executor, Run(self.context), [job.placed for job in alike])
             for job, slurm_job in zip(alike, submitted, strict=True):
                 write_text(job.path / RECORD, json.dumps({"job": slurm_job.job_id}) + "\n")
             say(f"submitted {len(alike)} runs as Slurm job {submitted[0].job_id.partition('_')[0]}")
@@ -166,9 +166,10 @@ class Run:
         try:
             self.context.train(overrides)
         except SystemExit as stopped:
-            if stopped.code != 128 + signal.SIGUSR2:
+            told = stopped.code == 128 + signal.SIGUSR2
+            if not told and not (stopped.code == 128 + signal.SIGTERM and gives_way()):
                 raise
-            # The run has saved. What was to be done on this signal instead, by submitit, is to be done now.
+            # The run has saved. What submitit does on this signal, to requeue the job, is to be done now.
             os.kill(os.getpid(), signal.SIGUSR2)
 
     def checkpoint(self, overrides: list[str]) -> Any:
@@ -176,6 +177,16 @@ class Run:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, overrides)
+
+
+def _map(executor: Any, function: Any, arguments: list[Any]) -> list[Any]:
+    """Submit an array; explain why Slurm takes none."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        return executor.map_array(function, arguments)
+    except FailedJobError as error:
+        raise ResourceError(f"Slurm refuses the jobs: {' '.join(str(error).split())}: see hydra.launcher.*") from error
 
 
 def queue_of_slurm() -> set[str]:
@@ -189,6 +200,18 @@ def queue_of_slurm() -> set[str]:
     if done.returncode:
         raise ResourceError(f"Slurm does not answer: squeue says {' '.join(done.stderr.split())}")
     return set(done.stdout.split())
+
+
+def gives_way() -> bool:
+    """Tell whether this job was sent SIGTERM because another one needs its place.
+
+    Slurm would requeue it at the end of the time of grace, but only if it were still there. A job that its owner
+    cancels gets the same signal, and would come back from a requeue; that one is completing by now.
+    """
+    command = ["scontrol", "show", "job", "--oneliner", os.environ.get("SLURM_JOB_ID", "")]
+    words = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    shown = dict(word.split("=", 1) for word in words if "=" in word)
+    return shown.get("JobState") == "RUNNING" and shown.get("PreemptTime", "None") != "None"
 
 
 def recorded(job: Job) -> str | None:

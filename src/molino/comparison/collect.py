@@ -1,0 +1,288 @@
+"""Runs as they are to be compared: what was asked of each, with which settings, and what became of it.
+
+Reads summaries, settings and statuses, never logs: hundreds of runs take a second.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from molino.errors import CheckpointError
+from molino.runs.directory import CONFIG
+from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
+from molino.settings import flatten
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
+GROUPS = (
+    "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment", "debug",
+)  # fmt: skip
+# What makes no other experiment: who the run is, where its files lie, what it writes beside.
+INDIFFERENT = ("seed", "name", "sweep", "resume", "debug", "paths", "logger", "hydra", "hardware.threads")
+MOST_NAMES = 10  # of sweeps in a message
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        settings: leaves of what it was trained with, as {'model.n_layer': 4, ...}; empty while nobody has composed it.
+        typed: what was typed for it, by key.
+        choices: the choice taken of each group, as far as it is known.
+        identity: equal of runs that differ in nothing but the seed.
+        corpus, tokenizer: equal of runs whose losses a character, and a token, compare.
+        corpus_name: what tables call the corpus.
+    """
+
+    path: Path
+    status: Status
+    settings: dict[str, Any]
+    typed: dict[str, Any]
+    choices: dict[str, Any]
+    identity: str
+    corpus: str
+    tokenizer: str
+    corpus_name: str
+
+    @property
+    def done(self) -> bool:
+        return self.status.state == DONE
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a search stopped it early: its figures are those of a shorter run."""
+        return self.done and bool(self.status.summary.get("pruned"))
+
+    @property
+    def seed(self) -> Any:
+        return self.settings.get("seed", self.typed.get("seed"))
+
+    @property
+    def steps(self) -> tuple[Any, Any]:
+        """How many steps it has done, and how many it is to do; None where that is unknown."""
+        progress = self.status.progress if isinstance(self.status.progress, dict) else {}
+        return progress.get("step"), progress.get("max_steps", self.settings.get("trainer.max_steps"))
+
+    def metric(self, name: str) -> float | None:
+        """Return a figure of its summary; None where there is none. An infinite perplexity is written as null."""
+        summary = self.status.summary or {}
+        value = summary.get(name)
+        if value is None and name in summary and name.endswith("perplexity"):
+            return math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            return None
+        return value
+
+    def value(self, key: str) -> str | int | float | bool | None:
+        """Return a setting or the choice of a group; None where the run has no such thing, 'null' where it is null."""
+        if key in self.choices:
+            value = self.choices[key]
+        elif key in self.settings or key in self.typed:
+            value = self.settings.get(key, self.typed.get(key))
+            value = "null" if value is None else value
+        else:
+            return None
+        return value if value is None or isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
+def find_folders(names: list[str], outputs: Path) -> list[Path]:
+    """Return the folders that are meant: sweeps by name, folders and runs by path; of no names, all outputs.
+
+    Raises:
+        CheckpointError: there is no such sweep or folder.
+    """
+    return [_find_folder(name, outputs) for name in names] or [outputs]
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """Return all run directories in `folders` and below, each once, in order of their names. Runs hold no runs."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        for parent, below, files in os.walk(folder):
+            below[:] = [] if CONFIG in files or STATUS in files else sorted(n for n in below if not n.startswith("."))
+            if CONFIG in files or STATUS in files:
+                found.setdefault(Path(parent).resolve(), Path(parent))
+    return list(found.values())
+
+
+def read_runs(paths: Iterable[Path]) -> list[Run]:
+    """Read runs, and fill in what one of them says of the others.
+
+    A run that waits in a queue has no settings yet: it takes those of a run for which the same was typed, or at least
+    the corpus of one for which the same was typed of that. An older one has not recorded its choices: it takes those of
+    runs with the same sections. A run that is not done does not know the checksum of its corpus: it takes that of a run
+    with the same settings of it.
+    """
+    runs = _complete_settings([_read_run(path) for path in paths])
+    known = {(group, _section(run, group)): run.choices[group] for run in runs if run.settings for group in run.choices}
+    texts = {run.corpus: (_text(run), run.corpus_name) for run in runs if run.done}
+    return [_complete(run, known, texts) for run in runs]
+
+
+def _find_folder(name: str, outputs: Path) -> Path:
+    sweeps = outputs / "sweeps"
+    plain = len(Path(name).parts) == 1 and name != ".."
+    for candidate in (*([sweeps / name] if plain else []), Path(name).expanduser(), outputs / name):
+        if candidate.is_dir():
+            return candidate
+    there = (
+        sorted((p for p in sweeps.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime) if sweeps.is_dir() else []
+    )
+    named = ", ".join(path.name for path in reversed(there[-MOST_NAMES:]))
+    more = f" and {len(there) - MOST_NAMES} older" if len(there) > MOST_NAMES else ""
+    hint = f"; the sweeps there are {named}{more}" if there else "; there are no sweeps: give a folder"
+    raise CheckpointError(f"there is no sweep {name} in {sweeps}, and no folder of that path{hint}")
+
+
+def _read_run(path: Path) -> Run:
+    status, nested = read_status(path), {}
+    try:
+        nested = _read_yaml(path / CONFIG) or {}
+        if not isinstance(nested, dict):
+            raise ValueError("it holds no settings")
+    except FileNotFoundError:
+        pass  # it waits in a queue, or failed before it was composed
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        status, nested = replace(status, state=FAILED, error=f"{path / CONFIG} cannot be read: {reason}"), {}
+    typed = _parse(_typed(path, status))
+    groups = {key: value for key, value in typed.items() if key in GROUPS}
+    choices = {**groups, **_recorded_choices(path)}
+    kept = _without_places(nested)
+    data = kept.get("data") if isinstance(kept.get("data"), dict) else {}
+    name = (status.summary or {}).get("corpus") or choices.get("data") or "?"
+    asked = {key: value for key, value in typed.items() if not is_indifferent(key)}
+    return Run(
+        path,
+        status,
+        # Also what makes no difference can be asked for, such as group_by=hardware.threads.
+        flatten(nested),
+        typed,
+        choices,
+        identity=_canonical(kept if kept else asked),
+        corpus=_canonical(data.get("corpus", choices.get("data"))),
+        tokenizer=_canonical(data.get("tokenizer", choices.get("data/tokenizer"))),
+        corpus_name=str(name),
+    )
+
+
+def _complete_settings(runs: list[Run]) -> list[Run]:
+    twins = {_signature(run): run for run in runs if run.settings}
+    texts = {_signature(run, ("data", "experiment")): run for run in runs if run.settings}
+    completed = []
+    for run in runs:
+        twin, of_text = twins.get(_signature(run)), texts.get(_signature(run, ("data", "experiment")))
+        if not run.settings and of_text is not None:
+            about = {name: getattr(of_text, name) for name in ("corpus", "tokenizer", "corpus_name")}
+            choices = {
+                group: of_text.choices[group] for group in ("data", "data/tokenizer") if group in of_text.choices
+            }
+            run = replace(run, choices={**choices, **run.choices}, **about)
+        if not run.settings and twin is not None:
+            settings = {**twin.settings, "seed": run.typed.get("seed", twin.settings.get("seed"))}
+            run = replace(run, settings=settings, choices={**twin.choices, **run.choices}, identity=twin.identity)
+        completed.append(run)
+    return completed
+
+
+def _complete(run: Run, known: dict[tuple[str, str], Any], texts: dict[str, tuple[str, str]]) -> Run:
+    choices = dict(run.choices)
+    for group in ("data", "data/tokenizer", "model", "optimizer", "scheduler") if run.settings else ():
+        if group not in choices:
+            # What its target is called says less, but nothing wrong.
+            target = run.corpus_name if group == "data" else run.settings.get(group.replace("/", "."))
+            choices[group] = known.get((group, _section(run, group)), target)
+    own = (_text(run), run.corpus_name)
+    text, name = own if run.done else texts.get(run.corpus, own)
+    return replace(run, choices=choices, corpus=text, corpus_name=name)
+
+
+def _text(run: Run) -> str:
+    """Return the checksum of a run's corpus, or of one that is not done its settings."""
+    return str((run.status.summary or {}).get("corpus_sha256") or run.corpus)
+
+
+def _section(run: Run, group: str) -> str:
+    prefix = "data.corpus" if group == "data" else group.replace("/", ".")
+    own = {k: v for k, v in run.settings.items() if k == prefix or k.startswith(f"{prefix}.")}
+    return _canonical({k: v for k, v in own.items() if not k.endswith((".cache", ".mirror"))})
+
+
+def _signature(run: Run, about: tuple[str, ...] = ("",)) -> str:
+    """Return a text that is equal of runs for which the same was typed, of the settings that begin with `about`."""
+    typed = {key: value for key, value in run.typed.items() if key.startswith(about) and not is_indifferent(key)}
+    return _canonical(typed)
+
+
+def is_indifferent(key: str) -> bool:
+    """Tell whether a setting makes no other experiment."""
+    return any(key == name or key.startswith(f"{name}.") for name in INDIFFERENT)
+
+
+def _without_places(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings without those that make no other experiment, and without what is null or empty at the top: older
+    runs do not have it."""
+    kept = {}
+    for name, value in nested.items():
+        place = name in ("cache", "mirror") and prefix.startswith("data.")
+        if place or is_indifferent(f"{prefix}{name}") or (not prefix and value in (None, {})):
+            continue
+        kept[name] = _without_places(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+    return kept
+
+
+def _typed(path: Path, status: Status) -> list[str]:
+    if status.overrides is not None:
+        return status.overrides
+    try:
+        return _read_yaml(path / "overrides.yaml") or []
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+
+
+def _parse(overrides: list[str]) -> dict[str, Any]:
+    typed = {}
+    for override in overrides if isinstance(overrides, list) else ():
+        key, _, text = str(override).lstrip("+").partition("=")
+        typed[key.lstrip("~")] = None if key.startswith("~") else _value(text)
+    return typed
+
+
+def _value(text: str) -> Any:
+    """Return what was typed as the value that config.yaml would hold."""
+    try:
+        value = yaml.load(text, LOADER)
+        return float(value) if isinstance(value, str) else value  # YAML reads 1e-3 as text
+    except yaml.YAMLError:
+        return text
+    except ValueError:
+        return value
+
+
+def _recorded_choices(path: Path) -> dict[str, Any]:
+    try:
+        choices = json.loads((path / "environment.json").read_text("utf-8")).get("choices") or {}
+        return {group: choice for group, choice in choices.items() if group in GROUPS}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text("utf-8"), LOADER)
+
+
+def _canonical(value: Any) -> str:
+    """Return a text that is equal of equal settings; 1 and 1.0 are one number."""
+    text = json.dumps(value, default=str)
+    return json.dumps(json.loads(text, parse_float=_whole), sort_keys=True)
+
+
+def _whole(text: str) -> float | int:
+    number = float(text)
+    return int(number) if number.is_integer() else number

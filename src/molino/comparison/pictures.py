@@ -1,0 +1,275 @@
+"""Pictures of a comparison: held-out loss while runs were trained, and what a setting did to a metric.
+
+Figures of matplotlib, which is optional: it is imported when one is drawn, and never asked for a window.
+"""
+
+import io
+import math
+import statistics
+import warnings
+from typing import Any
+
+from molino.comparison.curves import Curve, average
+from molino.comparison.rows import FLOORS, Row, higher_is_better
+from molino.comparison.tables import show_number, show_value
+from molino.errors import ResourceError
+
+DPI = 130
+WIDTH, HEIGHT = 11.0, 4.6  # of a panel with its legend, in inches
+MOST_COLOURED = 10  # lines; the others are grey
+LONGEST_LABEL = 44  # letters
+GREY = "0.75"
+LOSSES = ("val/loss", "val/best_loss")  # what the floors are floors of
+MARK = "molino results.py"  # by which a picture is known as ours
+
+
+def require_matplotlib() -> None:
+    """Raises ResourceError where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ResourceError('pictures need matplotlib: pip install -e ".[plots]"') from error
+
+
+def draw_curves(rows: list[Row], axis: str) -> Any | None:
+    """Draw held-out loss against `steps` or `seconds`, a panel for each text; None where no run knows it.
+
+    A line is the mean over the seeds of a row, its band goes from the least to the largest. The best ten are coloured.
+    """
+    curves = [(row, average(row.runs or row.unfinished, axis)) for row in rows]
+    panels = _by_text([(row, curve) for row, curve in curves if curve])
+    if not panels:
+        return None
+    figure, places = _figure(len(panels))
+    named = [_names([row for row, _ in drawn]) for drawn in panels]
+    for place, drawn, names, colours in zip(places, panels, named, _colours(named), strict=True):
+        for number, (row, curve) in reversed(list(enumerate(drawn))):
+            colour = colours[number]
+            style = ":" if row.pruned else "-" if row.runs else "--"
+            # A run with a single validation is a dot.
+            dot = "o" if len(curve.x) == 1 else ""
+            order = 3 - number / len(drawn)
+            place.plot(curve.x, curve.mean, style, marker=dot, color=colour, lw=1.6, label=names[number], zorder=order)
+            if curve.runs > 1:
+                place.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0, zorder=order)
+        rows_here = [row for row, _ in drawn]
+        hidden = _limit(place, [curve for _, curve in drawn])
+        _floors(place, rows_here)
+        unfinished, pruned = any(not row.runs for row in rows_here), any(row.pruned for row in rows_here)
+        remarks = {"dashed: not finished": unfinished, "dotted: pruned": pruned}
+        _remark(place, remarks | {f"{hidden} beyond the top": hidden > 0})
+        ends = [curve.x[-1] for _, curve in drawn]
+        if min(ends) > 0 and max(ends) >= 20 * min(ends):
+            _logarithmic(place)
+        else:
+            place.set_xlim(left=0)
+        place.set_xlabel("training steps" if axis == "steps" else "seconds since the start of the run")
+        place.set_ylabel("held-out loss, nats a token")
+        _finish(place, rows_here, len(drawn))
+    return figure
+
+
+def draw_setting(rows: list[Row], metric: str, key: str) -> Any | None:
+    """Draw a metric against a numeric setting, a panel for each text; None where no two values can be compared.
+
+    A line joins rows that differ in nothing else; bars are a standard deviation each way.
+    """
+    usable = [row for row in rows if _is_number(row.labels.get(key)) and _is_number(row.samples[metric].mean)]
+    panels = _by_text([(row, row.labels[key]) for row in usable])
+    panels = [panel for panel in panels if len({x for _, x in panel}) > 1]
+    if not panels:
+        return None
+    figure, places = _figure(len(panels))
+    joined = [_lines([row for row, _ in panel], key) for panel in panels]
+    named = [_names([line[0] for line in lines], without=key) for lines in joined]
+    for place, lines, names, colours in zip(places, joined, named, _colours(named), strict=True):
+        # Of a random search every row is a line of its own: dots, then, and no legend.
+        scattered = len(lines) > MOST_COLOURED and all(len(line) == 1 for line in lines)
+        for number, line in reversed(list(enumerate(lines))):
+            pruned, spread = line[0].pruned, any(row.samples[metric].sd for row in line)
+            place.errorbar(
+                [row.labels[key] for row in line],
+                [row.samples[metric].mean for row in line],
+                yerr=[row.samples[metric].sd or 0 for row in line] if spread else None,
+                fmt="x:" if pruned else "o-", ms=5, lw=1.4, capsize=3,
+                color="0.6" if pruned else "C0" if scattered else colours[number],
+                label=names[number] + (" (pruned)" if pruned else ""), zorder=3 - number / len(lines),
+            )  # fmt: skip
+        every = [row for line in lines for row in line]
+        _scale(place, sorted({row.labels[key] for row in every}))
+        means = [row.samples[metric].mean for row in every]
+        limit = max(means) if higher_is_better(metric) else _in_sight(means)
+        if hidden := sum(mean > limit for mean in means):
+            _span(place, min(means), limit)
+        _remark(place, {"x: pruned": any(row.pruned for row in every), f"{hidden} beyond the top": hidden > 0})
+        if metric in LOSSES:
+            _floors(place, every)
+        place.set_xlabel(key, parse_math=False)
+        place.set_ylabel(f"{metric}, mean and sd" if any(row.samples[metric].sd for row in every) else metric)
+        _finish(place, [line[0] for line in lines], 0 if scattered else len(lines), without=key)
+    return figure
+
+
+def numeric_settings(rows: list[Row]) -> list[str]:
+    """Return the settings among the labels that take several numbers."""
+    taken = {key: {row.labels[key] for row in rows if _is_number(row.labels[key])} for key in rows[0].labels}
+    return [key for key, values in taken.items() if len(values) > 1 and key != "seed"]
+
+
+def render(figure: Any) -> bytes:
+    """Return a figure as PNG."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # A character that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, metadata={"Software": MARK})
+    return file.getvalue()
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    """Return an empty figure and its panels, one below the other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((WIDTH, HEIGHT * panels), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(panels, 1, squeeze=False)[:, 0]
+    for place in places:
+        place.spines[["top", "right"]].set_visible(False)
+        place.grid(alpha=0.25, lw=0.6)
+    return figure, list(places)
+
+
+def _by_text(items: list[tuple[Row, Any]]) -> list[list[tuple[Row, Any]]]:
+    """Return rows, each with something, text by text: those of a panel are of one corpus and one tokenizer."""
+    panels: dict[tuple[str, str], list[tuple[Row, Any]]] = {}
+    for row, item in items:
+        panels.setdefault((row.all_runs[0].corpus, row.all_runs[0].tokenizer), []).append((row, item))
+    return list(panels.values())
+
+
+def _lines(rows: list[Row], key: str) -> list[list[Row]]:
+    """Return the rows that differ in nothing but `key`, in its order; those first whose best row comes first."""
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        rest = tuple(value for name, value in row.labels.items() if name != key)
+        lines.setdefault((row.pruned, *rest), []).append(row)
+    return [sorted(line, key=lambda row: row.labels[key]) for line in lines.values()]
+
+
+def _names(rows: list[Row], without: str | None = None) -> list[str]:
+    keys = _differing(rows, without)
+    names = [", ".join(_brief(row.labels[key]) for key in keys) for row in rows]
+    # matplotlib keeps what begins with _ out of legends.
+    return [f" {name}" if name.startswith("_") else _shorten(name) for name in names]
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else show_value(value)
+
+
+def _shorten(name: str) -> str:
+    half = LONGEST_LABEL // 2
+    return name if len(name) <= LONGEST_LABEL else f"{name[:half]}...{name[-half:]}"
+
+
+def _differing(rows: list[Row], without: str | None = None) -> list[str]:
+    return [key for key in rows[0].labels if key != without and len({row.labels[key] for row in rows}) > 1]
+
+
+def _colours(panels: list[list[str]]) -> list[list[str]]:
+    """Return the colour of each name in each panel: the same in all, where there are not too many names for that."""
+    every = list(dict.fromkeys(name for names in panels for name in names))
+    if len(every) <= MOST_COLOURED:
+        return [[f"C{every.index(name)}" for name in names] for names in panels]
+    return [[f"C{n}" if n < MOST_COLOURED else GREY for n in range(len(names))] for names in panels]
+
+
+def _limit(place: Any, curves: list[Curve]) -> int:
+    """Let a panel show all curves, save those that went astray; return how many those are."""
+    limit = _in_sight([curve.mean[-1] for curve in curves])
+    shown = [curve for curve in curves if curve.mean[-1] <= limit]
+    _span(place, min(min(curve.low) for curve in curves), max(max(curve.high) for curve in shown))
+    return len(curves) - len(shown)
+
+
+def _in_sight(values: list[float]) -> float:
+    """Return the largest value that is to be seen: some are so large that all others would look the same.
+
+    Those are beyond Tukey's outer fence (1977), and ten times as far from the best as the largest within it.
+    """
+    if len(values) < 5:
+        return max(values)
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    inner = max(value for value in values if value <= third + 3 * (third - first))
+    far = max(values) - min(values) > 10 * (inner - min(values)) > 0
+    return inner if far else max(values)
+
+
+def _span(place: Any, bottom: float, top: float) -> None:
+    room = 0.05 * (top - bottom) or 0.1
+    place.set_ylim(bottom - room, top + room)
+
+
+def _remark(place: Any, remarks: dict[str, bool]) -> None:
+    """Say beside the title what of `remarks` is so."""
+    place.set_title("; ".join(text for text, so in remarks.items() if so), fontsize=8, color="0.35", loc="right")
+
+
+def _floors(place: Any, rows: list[Row]) -> None:
+    """Draw as level lines what counting achieves: the best of it, and the others where they are in sight."""
+    row = next((row for row in rows if row.floor), None)
+    if row is None:
+        return
+    (low, high), best = place.get_ylim(), row.floor[1]
+    room = 0.05 * (max(high, best) - min(low, best))
+    low, high = min(low, best - room), max(high, best + room)
+    place.set_ylim(low, high)
+    summary = row.runs[0].status.summary
+    for key in FLOORS:
+        if isinstance(loss := summary.get(key), int | float) and low <= loss <= high:
+            name = f"{summary.get('floor/ngram_order', 'n')}-gram" if key == "floor/ngram" else key[len("floor/") :]
+            place.axhline(loss, color="0.35", lw=0.8, ls=(0, (4, 3)), zorder=1)
+            words = {"fontsize": 7, "color": "0.35", "bbox": {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}}
+            at = {"transform": place.get_yaxis_transform(), "va": "bottom", "zorder": 1.5}
+            place.text(0.005, loss, f"{name} floor {show_number(loss)}", **words, **at)
+
+
+def _scale(place: Any, values: list[float]) -> None:
+    """Mark the values on the axis; a logarithmic one where they span a factor of ten or more."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    if values[0] > 0 and values[-1] >= 10 * values[0]:
+        _logarithmic(place)
+    if len(values) <= 8:
+        place.set_xticks(values, [show_value(value) for value in values])
+        place.xaxis.set_minor_locator(NullLocator())
+        place.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _logarithmic(place: Any) -> None:
+    place.set_xscale("log")
+    place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _finish(place: Any, rows: list[Row], lines: int, without: str | None = None) -> None:
+    """Title a panel by its corpus, and put the legend beside it: the best ten, and how many are grey."""
+    corpus, tokenizer = rows[0].corpus_name, rows[0].all_runs[0].value("data/tokenizer")
+    place.set_title(f"{corpus}, {tokenizer} tokens" if tokenizer else corpus, fontsize=10, loc="left", parse_math=False)
+    if lines < 2:
+        return
+    handles, names = place.get_legend_handles_labels()
+    pairs = list(zip(reversed(handles), reversed(names), strict=True))[:MOST_COLOURED]
+    if lines > MOST_COLOURED:
+        from matplotlib.lines import Line2D
+
+        pairs.append((Line2D([], [], color=GREY), f"{lines - MOST_COLOURED} more"))
+    title = _shorten(", ".join(_differing(rows, without)))
+    style = {"fontsize": 8, "title_fontsize": 8.5, "alignment": "left", "frameon": False}
+    legend = place.legend(*zip(*pairs, strict=True), title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), **style)
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

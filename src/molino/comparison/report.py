@@ -1,0 +1,79 @@
+"""The folder of a comparison: a page and the pictures in it. An earlier one is replaced, anything else is refused."""
+
+import re
+from pathlib import Path
+
+from molino.comparison import pictures
+from molino.comparison.page import GENERATOR, make_page
+from molino.comparison.rows import Row
+from molino.errors import ConfigError
+from molino.files import atomic_write, explain_os_errors, write_text
+
+INDEX = "index.html"
+
+
+def check_target(target: Path) -> None:
+    """Refuse a place that holds anything but an earlier report.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"to={target} is a file: choose another name, nothing is overwritten")
+    if foreign := [path for path in _entries(target) if not _is_ours(path) and not _is_orphan(path)]:
+        raise ConfigError(
+            f"to={target} holds {foreign[0].name}, which is of no earlier report: choose another folder, nothing is "
+            "overwritten"
+        )
+
+
+def write_report(target: Path, rows: list[Row], metrics: list[str], command: str) -> Path:
+    """Draw all pictures, write them and the page into the folder `target`, and return the page.
+
+    Raises:
+        ResourceError: matplotlib is missing, or the folder cannot be written.
+    """
+    drawn = draw(rows, metrics)
+    for title, png in drawn.items():
+        with atomic_write(target / file_name(title)) as file:
+            file.write(png)
+    write_text(target / INDEX, make_page(rows, metrics, drawn, command))
+    # Pictures of an earlier report that this one has not.
+    names = {INDEX, *map(file_name, drawn)}
+    for path in _entries(target):
+        if path.name not in names and _is_ours(path):
+            path.unlink()
+    return target / INDEX
+
+
+def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:
+    """Return title -> PNG of each picture there is something to draw in."""
+    figures = {f"held-out loss by {axis}": pictures.draw_curves(rows, axis) for axis in ("steps", "seconds")}
+    for metric in metrics:
+        for key in pictures.numeric_settings(rows):
+            figures[f"{metric} by {key}"] = pictures.draw_setting(rows, metric, key)
+    return {title: pictures.render(figure) for title, figure in figures.items() if figure}
+
+
+def file_name(title: str) -> str:
+    """Return the name of the file of a picture."""
+    return re.sub(r"[^\w.-]+", "-", title) + ".png"
+
+
+def _entries(target: Path) -> list[Path]:
+    with explain_os_errors(target):
+        return sorted(target.iterdir()) if target.is_dir() else []
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.is_file() or path.is_symlink():
+        return False
+    with explain_os_errors(path), path.open("rb") as file:
+        start = file.read(1000)
+    mark = GENERATOR if path.name == INDEX else pictures.MARK if path.suffix == ".png" else None
+    return mark is not None and mark.encode() in start
+
+
+def _is_orphan(path: Path) -> bool:
+    """Tell whether a report that was killed left this behind while writing."""
+    return re.fullmatch(r"\..+\.(png|html)\..*\.tmp", path.name) is not None and path.is_file()

@@ -1,0 +1,210 @@
+"""From runs to the rows of a table: what is averaged with what, and what the rows are called.
+
+A loss is never averaged, nor compared, with that on another text; a loss a token not with that of another tokenizer.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from molino.comparison.collect import Run, is_indifferent
+from molino.comparison.statistics import Sample, describe, welch
+from molino.errors import ConfigError
+from molino.runs.directory import SUMMARY
+
+SIGNIFICANT = 0.05
+FLOORS = ("floor/unigram", "floor/bigram", "floor/ngram")
+# Two measurements of these differ although nothing was drawn anew.
+MEASURED = ("seconds", "tokens_per_second")
+# How the setting of a corpus or a tokenizer tells rows apart that nothing else does.
+FIRST_COLUMNS = ("data", "data/tokenizer")
+
+
+@dataclass
+class Row:
+    """Runs that are averaged.
+
+    Attributes:
+        key: what its runs have in common; also with the row of those that were stopped early.
+        text: equal of rows whose first metric compares.
+        runs: those that are done; all of them, or none, were stopped early by a search.
+        unfinished: those that belong here but are not done.
+        repeats: done runs that another one here repeats, seed and all. They count once.
+        labels: what tells this row from the others: setting -> value.
+        samples: metric -> what the runs say of it.
+        best: it has the best mean of its text.
+        p: of Welch's t-test against the best row; None where there is none.
+    """
+
+    key: tuple[Any, ...]
+    text: tuple[str, ...]
+    runs: list[Run] = field(default_factory=list)
+    unfinished: list[Run] = field(default_factory=list)
+    repeats: list[Run] = field(default_factory=list)
+    labels: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    best: bool = False
+    p: float | None = None
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [*self.runs, *self.unfinished]
+
+    @property
+    def pruned(self) -> bool:
+        return bool(self.runs) and self.runs[0].pruned
+
+    @property
+    def corpus_name(self) -> str:
+        return self.all_runs[0].corpus_name
+
+    @property
+    def floor(self) -> tuple[str, float] | None:
+        """The best that counting achieves on the held-out text, as 'bigram' or '5-gram', and its loss."""
+        summary = self.runs[0].status.summary if self.runs else {}
+        floors = {key: summary[key] for key in FLOORS if isinstance(summary.get(key), int | float)}
+        if not floors:
+            return None
+        best = min(floors, key=floors.__getitem__)
+        order = summary.get("floor/ngram_order") or "n"
+        return f"{order}-gram" if best == "floor/ngram" else best.removeprefix("floor/"), floors[best]
+
+    @property
+    def verdict(self) -> str:
+        """What the test says of it: best, worse (significantly), unclear; pruned; nothing where there is no test."""
+        if self.pruned or self.best:
+            return "pruned" if self.pruned else "best"
+        return "" if self.p is None else "worse" if self.p < SIGNIFICANT else "unclear"
+
+
+def make_rows(runs: list[Run], metrics: list[str], group_by: list[str] | None) -> list[Row]:
+    """Return the rows of a table in its order: text by text, the best of the first metric first.
+
+    Args:
+        group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
+
+    Raises:
+        ConfigError: a setting or a metric is unknown.
+    """
+    check_metrics(runs, metrics)
+    check_settings(runs, group_by or [])
+    rows: dict[Any, Row] = {}
+    for run in sorted(runs, key=lambda run: not run.done):
+        own = tuple(map(run.value, group_by)) if group_by is not None else (run.identity,)
+        # What is pooled compares in every metric.
+        key = (*own, *(text_of(run, metric) for metric in metrics))
+        row = rows.setdefault((key, run.pruned), Row(key, text_of(run, metrics[0])))
+        (row.runs if run.done else row.unfinished).append(run)
+    for row in rows.values():
+        if not metrics[0].endswith(MEASURED):
+            row.runs, row.repeats = _without_repeats(row.runs)
+        row.samples = {metric: describe(_values(row.runs, metric)) for metric in metrics}
+    label(list(rows.values()), group_by)
+    return _ranked(list(rows.values()), metrics[0])
+
+
+def higher_is_better(metric: str) -> bool:
+    """Tell in which direction a metric improves."""
+    return metric.endswith("tokens_per_second")
+
+
+def text_of(run: Run, metric: str) -> tuple[str, ...]:
+    """Return what runs have in common whose `metric` compares: the corpus and, of a figure a token, the tokenizer."""
+    per_token = metric.startswith(("val/", "train/", "floor/")) and "bits_per" not in metric
+    return (run.corpus, run.tokenizer) if per_token else (run.corpus,)
+
+
+def check_metrics(runs: list[Run], metrics: list[str]) -> None:
+    """Raise ConfigError of a metric that no summary holds. Where nothing is done, none is known."""
+    figures = [(name, value) for run in runs if run.done for name, value in run.status.summary.items()]
+    known = dict.fromkeys(name for name, value in figures if not isinstance(value, str | bool | list | dict))
+    for metric in metrics:
+        if known and metric not in known:
+            near = difflib.get_close_matches(metric, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"metric={metric} is in no summary{hint} Known here: {', '.join(known)}")
+
+
+def check_settings(runs: list[Run], keys: list[str]) -> None:
+    """Raise ConfigError of a setting that no run has."""
+    known = dict.fromkeys(key for run in runs for key in (*run.choices, *run.settings, *run.typed))
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            differing = [k for k in known if not is_indifferent(k) and len({run.value(k) for run in runs}) > 1]
+            hint = f"did you mean {near[0]}?" if near else f"these differ: {', '.join(differing[:20]) or 'none'}"
+            raise ConfigError(f"group_by={key} is no setting of these runs; {hint}")
+
+
+def label(rows: list[Row], group_by: list[str] | None) -> None:
+    """Give each row its labels: the settings asked for, or those that were typed and differ.
+
+    Where two rows would be called the same, the choices of groups that differ are added, then single settings, as many
+    as tell them apart.
+    """
+    every = [run for row in rows for run in row.all_runs]
+    typed = dict.fromkeys(key for run in every for key in run.typed if not is_indifferent(key))
+    choices = dict.fromkeys(key for run in every for key in run.choices)
+    leaves = dict.fromkeys(key for run in every for key in run.settings if not is_indifferent(key))
+    found = {key: [_common(row, key) for row in rows] for key in [*FIRST_COLUMNS, *typed, *choices, *leaves]}
+    differing = {key: values for key, values in found.items() if len(set(values)) > 1}
+    if group_by is None:
+        columns = {key: differing[key] for key in typed if key in differing}
+    else:
+        columns = {key: [_common(row, key) for row in rows] for key in group_by}
+    # The same settings may have met two texts, as the Python manual is in two versions of Python.
+    differing["corpus_sha256"] = [row.text[0][:8] for row in rows]
+    differing["run"] = [row.all_runs[0].path.name for row in rows]
+    for key, values in differing.items():
+        if _distinct(columns, rows) == len({row.key for row in rows}):
+            break
+        if _distinct(columns | {key: values}, rows) > _distinct(columns, rows):
+            columns[key] = values
+    if not columns:
+        columns["name"] = [row.all_runs[0].settings.get("name", row.all_runs[0].path.name) for row in rows]
+    for number, row in enumerate(rows):
+        row.labels = {key: values[number] for key, values in columns.items()}
+
+
+def _distinct(columns: dict[str, list[Any]], rows: list[Row]) -> int:
+    return len({tuple(values[number] for values in columns.values()) for number in range(len(rows))})
+
+
+def _common(row: Row, key: str) -> Any:
+    """Return the value of a setting in a row; of several, as where settings are pooled, all of them."""
+    values = list(dict.fromkeys(run.value(key) for run in row.all_runs))
+    return values[0] if len(values) == 1 else " / ".join("-" if value is None else str(value) for value in values)
+
+
+def _values(runs: list[Run], metric: str) -> list[float]:
+    found = [run.metric(metric) for run in runs]
+    return [value for value in found if value is not None]
+
+
+def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Run]]:
+    """Return the latest run of each configuration and seed, and the others, which say the same once more."""
+    latest: dict[tuple[Any, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: (run.path / SUMMARY).stat().st_mtime_ns):
+        latest[run.identity, run.corpus, run.seed] = run
+    kept = {run.path for run in latest.values()}
+    return [run for run in runs if run.path in kept], [run for run in runs if run.path not in kept]
+
+
+def _ranked(rows: list[Row], metric: str) -> list[Row]:
+    """Return the rows text by text, best first, then what was stopped early, then what has no value; compare each with
+    the best of its text."""
+    sign = -1 if higher_is_better(metric) else 1
+    known = {row.text for row in rows if row.samples[metric].mean is not None}
+
+    def rank(row: Row) -> tuple[Any, ...]:
+        mean = row.samples[metric].mean
+        return row.text not in known, row.corpus_name, row.text, mean is None, row.pruned, sign * (mean or 0)
+
+    ranked, best = sorted(rows, key=rank), {}
+    for row in ranked:
+        if row.pruned or row.samples[metric].mean is None:
+            continue
+        row.best = best.setdefault(row.text, row) is row
+        if not row.best:
+            row.p = welch(row.samples[metric], best[row.text].samples[metric])
+    return ranked

@@ -1,0 +1,231 @@
+"""The rows of a comparison as a table on a terminal, as Markdown, as CSV and as JSON."""
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from typing import Any
+
+from molino.comparison.collect import Run
+from molino.comparison.rows import Row
+from molino.comparison.statistics import Sample
+from molino.console import say, show_rows
+
+NOTHING = "-"
+ORDER = ("failed", "cut off", "running", "queued")
+MOST_QUEUED = 20  # listed one by one; the others are counted
+UNFINISHED = ("run", "state", "step", "error")
+
+
+def print_table(rows: list[Row], metrics: list[str]) -> None:
+    """Print the table, below it what is not finished, and how it is to be read."""
+    header, cells = table(rows, metrics)
+    show_rows(headline(rows), header, cells)
+    if waiting := unfinished(rows):
+        show_rows("not finished", (), waiting)
+    for note in notes(rows, metrics):
+        say(note)
+
+
+def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells: settings, number of runs, the first metric with its statistics, the other metrics.
+
+    Columns that would be empty are left out: statistics where every row is one run.
+    """
+    first, others = metrics[0], metrics[1:]
+    spread = any(row.samples[first].sd is not None for row in rows)
+    floors = metrics == ["val/loss"] and any(row.floor for row in rows)
+    header = [*rows[0].labels, "n", first]
+    header += ["sd", "95 % interval", "p", ""] if spread else [""]
+    header += [*others, *(["best floor"] if floors else [])]
+    cells = []
+    for row in rows:
+        sample = row.samples[first]
+        line = [*map(show_value, row.labels.values()), _count(row, first), show_number(sample.mean)]
+        if spread:
+            interval = NOTHING if sample.sd is None else f"{show_number(sample.low)} .. {show_number(sample.high)}"
+            line += [show_number(sample.sd), interval, show_p(row)]
+        line += [row.verdict or NOTHING, *(_mean_and_sd(row.samples[metric]) for metric in others)]
+        if floors:
+            line.append(f"{row.floor[1]:.4f} ({row.floor[0]})" if row.floor else NOTHING)
+        cells.append(line)
+    return header, cells
+
+
+def unfinished(rows: list[Row]) -> list[list[str]]:
+    """Return the cells of the runs that are not done: those that failed first."""
+    runs = sorted((run for row in rows for run in row.unfinished), key=_urgency)
+    waiting = sum(run.status.state == "queued" for run in runs)
+    shown = runs[: len(runs) - max(0, waiting - MOST_QUEUED)]
+    cells = [[run.path.name, run.status.state or "unknown", _progress(run), _error(run)] for run in shown]
+    if len(shown) < len(runs):
+        cells.append([f"... and {len(runs) - len(shown)} more", "queued", NOTHING, NOTHING])
+    return cells
+
+
+def headline(rows: list[Row]) -> str:
+    """Return how many runs there are, and in which states."""
+    states = Counter("pruned" if run.pruned else run.status.state or "unknown" for row in rows for run in row.all_runs)
+    total = sum(states.values())
+    return f"{total:,} run{'s' * (total != 1)}: " + ", ".join(f"{number:,} {state}" for state, number in states.items())
+
+
+def notes(rows: list[Row], metrics: list[str]) -> list[str]:
+    """Return what has to be known to read the table, a line each."""
+    lines = []
+    if any(row.p is not None for row in rows):
+        lines.append("p: Welch's t-test against the best row of the same text; worse: significant at 5 %")
+    if sum(row.best for row in rows) > 1:
+        lines.append(f"{metrics[0]} compares only on the same text and tokens: each has a best row of its own")
+    if any(row.pruned for row in rows):
+        lines.append("pruned: stopped early by a search, so neither averaged nor compared with full runs")
+    if repeats := [run for row in rows for run in row.repeats]:
+        lines.append(
+            f"left out, because they repeat a seed of their row: {', '.join(run.path.name for run in repeats)}"
+        )
+    return lines
+
+
+def markdown(rows: list[Row], metrics: list[str]) -> str:
+    """Return the table, and below it what is not finished, as Markdown."""
+    header, cells = table(rows, metrics)
+    waiting = unfinished(rows)
+    parts = [
+        _pipes(header, cells, right=len(rows[0].labels)),
+        *([_pipes(UNFINISHED, waiting, right=4)] if waiting else []),
+    ]
+    return "\n\n".join([*parts, *notes(rows, metrics)])
+
+
+def as_csv(rows: list[Row], metrics: list[str]) -> str:
+    """Return a line a row that has values (state done or pruned), and one a run that is not done, figures in full."""
+    statistics = [name for m in metrics for name in (m, f"{m} sd", f"{m} low", f"{m} high")]
+    tail = ("floor", "p", "verdict", "run", "step", "max_steps", "error")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*rows[0].labels, "corpus", "state", "n", *statistics, *tail])
+    for row in rows:
+        start = [*map(_plain, row.labels.values()), row.corpus_name]
+        if row.runs:
+            samples = [row.samples[metric] for metric in metrics]
+            values = [x for sample in samples for x in (sample.mean, sample.sd, sample.low, sample.high)]
+            state = "pruned" if row.pruned else "done"
+            floor = row.floor[1] if row.floor else None
+            writer.writerow([*start, state, samples[0].n, *values, floor, row.p, row.verdict, *[None] * 4])
+        for run in row.unfinished:
+            empty = [None] * (len(statistics) + 3)
+            writer.writerow([*start, run.status.state, None, *empty, run.path.name, *run.steps, run.status.error])
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(rows: list[Row], metrics: list[str]) -> str:
+    """Return all there is to know, with the figures of every run. What is infinite or unknown is null."""
+    content = {
+        "metrics": metrics,
+        "groups": [_group(row, metrics) for row in rows],
+        "unfinished": [_run(run, metrics) | {"labels": row.labels} for row in rows for run in row.unfinished],
+        "repeats": [str(run.path) for row in rows for run in row.repeats],
+    }
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def show_value(value: Any) -> str:
+    """Return a setting as one would type it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return NOTHING if value is None else str(_plain(value))
+
+
+def show_number(value: float | None) -> str:
+    """Return a figure with as many digits as are worth reading: of losses four after the point, of large ones none."""
+    if value is None or math.isinf(value):
+        return NOTHING if value is None else "inf"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 20:
+        return f"{value:.2f}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.00005 else f"{value:.4f}"
+
+
+def show_p(row: Row) -> str:
+    """Return the p of a row, as small as is worth reading."""
+    return NOTHING if row.p is None else "<0.0001" if row.p < 0.0001 else f"{row.p:.4f}"
+
+
+def _count(row: Row, metric: str) -> str:
+    states = Counter(run.status.state or "unknown" for run in row.unfinished)
+    parts = [f"{states[state]} {state}" for state in (*ORDER, "unknown") if states[state]]
+    if missing := len(row.runs) - row.samples[metric].n:
+        parts.append(f"{missing} without value")
+    return f"{row.samples[metric].n}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _mean_and_sd(sample: Sample) -> str:
+    return show_number(sample.mean) + ("" if sample.sd is None else f" ± {show_number(sample.sd)}")
+
+
+def _urgency(run: Run) -> int:
+    return ORDER.index(run.status.state) if run.status.state in ORDER else 0
+
+
+def _progress(run: Run) -> str:
+    step, last = run.steps
+    return NOTHING if step is None else f"{step}/{'?' if last is None else last}"
+
+
+def _error(run: Run) -> str:
+    return " ".join(run.status.error.split()) if run.status.state == "failed" and run.status.error else NOTHING
+
+
+def _pipes(header: Any, rows: list[list[str]], right: int) -> str:
+    """Return a Markdown table whose columns from number `right` on are aligned to the right."""
+    lines = [header, ["---:" if number >= right else "---" for number in range(len(header))], *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _plain(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _group(row: Row, metrics: list[str]) -> dict[str, Any]:
+    samples = {metric: row.samples[metric] for metric in metrics}
+    keys = ("n", "mean", "sd", "low", "high")
+    return {
+        "labels": row.labels,
+        "corpus": row.corpus_name,
+        "pruned": row.pruned,
+        "metrics": {metric: {key: getattr(sample, key) for key in keys} for metric, sample in samples.items()},
+        "floor": row.floor[1] if row.floor else None,
+        "best": row.best,
+        "p": row.p,
+        "significant": None if row.p is None else row.verdict == "worse",
+        "runs": [_run(run, metrics) for run in row.all_runs],
+    }
+
+
+def _run(run: Run, metrics: list[str]) -> dict[str, Any]:
+    step, last = run.steps
+    return {
+        "name": run.path.name,
+        "path": str(run.path),
+        "seed": run.seed,
+        "state": "pruned" if run.pruned else run.status.state,
+        "metrics": {metric: run.metric(metric) for metric in metrics},
+        "step": (run.status.summary or {}).get("steps", step),
+        "max_steps": last,
+        "error": run.status.error,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Return nested values with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,178 @@
+"""Sweeps on a real Slurm: submitted, signalled, preempted, cancelled, distributed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cluster
+import pytest
+import torch
+from conftest import ROOT
+from sweeping import SMALL, places, run_of, runs_of, sweep_dir, weights
+
+from molino.runs import directory
+from molino.runs.status import CUT_OFF, DONE, RUNNING, read_status
+
+# One cluster for all of these, so that they run in one process.
+pytestmark = pytest.mark.xdist_group("slurm")
+
+# Long enough to be caught in the middle.
+LONG = (*SMALL, "trainer.max_steps=2000", "trainer.checkpoint_every=500", "trainer.val_every=1000", "model.dropout=0.1")
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.minutes=30")
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[dict[str, str]]:
+    if reason := cluster.missing():
+        pytest.skip(reason)
+    # Sockets lie in it: its path has to be short.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    try:
+        with cluster.slurm(folder / "c", cpus=3) as environment:
+            yield os.environ | environment | {"OMP_NUM_THREADS": "1"}
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def train(slurm) -> Callable[..., subprocess.CompletedProcess]:
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments]
+        return subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def ask(slurm) -> Callable[..., str]:
+    """Ask or tell Slurm something."""
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=60).stdout
+
+    return run
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.1)
+
+
+def in_the_middle(run: Path) -> bool:
+    return 50 < read_status(run).progress.get("step", 0) < 1500 and read_status(run).state == RUNNING
+
+
+def job_of(run: Path) -> str:
+    return json.loads((run / "slurm.json").read_text())["job"]
+
+
+def same_weights(run: Path, other: Path) -> bool:
+    expected = weights(other)
+    return all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+
+
+def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molino, tiny, tmp_path):
+    done = train(*SLURM, *LONG, *places(tiny, tmp_path), "seed=0,1")
+    assert done.returncode == 0 and "submitted 2 runs as Slurm job" in done.stdout and "2 queued" in done.stdout, done
+    first, second = run_of(tmp_path, "seed=0"), run_of(tmp_path, "seed=1")
+    assert job_of(first).partition("_")[0] == job_of(second).partition("_")[0]  # an array
+    # Given again while they wait or run, nothing is submitted twice.
+    again = train(*SLURM, *LONG, *places(tiny, tmp_path), "seed=0,1")
+    assert again.returncode == 0 and "in Slurm's queue already" in again.stdout and "submitted" not in again.stdout
+    until(lambda: in_the_middle(first), "training")
+    ask("scancel", "--signal=USR2", job_of(first))
+    until(lambda: read_status(first).state == CUT_OFF, "the signalled run to save")
+    assert "SIGUSR2 after step" in (first / "log.txt").read_text()
+    until(lambda: directory.is_done(first) and directory.is_done(second), "both runs to end")
+    assert "resumed" in (first / "log.txt").read_text() and "resumed" not in (second / "log.txt").read_text()
+    local = molino("train", "-m", *LONG, *places(tiny, tmp_path / "local"), "seed=0,1")
+    assert local.status == 0, local.err
+    for run in runs_of(sweep_dir(tmp_path)):
+        other = run_of(tmp_path / "local", run.name)
+        assert same_weights(run, other)
+        assert directory.read_summary(run)["val/loss"] == directory.read_summary(other)["val/loss"]
+
+
+def test_a_job_that_must_give_way_comes_back_and_one_that_is_cancelled_does_not(train, ask, tiny, tmp_path):
+    done = train(*SLURM, "hydra.launcher.cpus=3", *LONG, *places(tiny, tmp_path), "seed=5")
+    assert done.returncode == 0, done.stderr
+    run = run_of(tmp_path, "defaults")
+    until(lambda: in_the_middle(run), "training")
+    ask("sbatch", "--partition=high", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: read_status(run).state == CUT_OFF, "the preempted run to save")
+    until(lambda: in_the_middle(run) or directory.is_done(run), "the run to come back")
+    assert "SIGTERM after step" in (run / "log.txt").read_text()
+    until(lambda: directory.is_done(run), "the run to end")
+
+    done = train(*SLURM, *LONG, *places(tiny, tmp_path / "cancelled"), "seed=6")
+    run = run_of(tmp_path / "cancelled", "defaults")
+    until(lambda: in_the_middle(run), "training")
+    ask("scancel", job_of(run))
+    until(lambda: read_status(run).state == CUT_OFF, "the cancelled run to save")
+    until(lambda: not ask("squeue", "--noheader", "--array", "--format=%i"), "the job to leave the queue")
+    # Its command goes on with it.
+    again = train(*SLURM, "hydra.launcher.wait=true", *LONG, *places(tiny, tmp_path / "cancelled"), "seed=6")
+    assert again.returncode == 0 and "1 to go on with" in again.stdout and "1 done" in again.stdout, again
+    assert "resumed" in (run / "log.txt").read_text()
+
+
+def test_a_distributed_run_has_its_processes_started_by_slurm(train, molino, tiny, tmp_path):
+    small = [s for s in SMALL if not s.startswith("hardware=")]
+    two = ("hardware=ddp", "hardware.accelerator=cpu", "hydra.launcher.wait=true")
+    done = train(*SLURM, *two, *small, *places(tiny, tmp_path), "seed=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_of(tmp_path, "defaults")
+    assert read_status(run).state == DONE and "2 x cpu" in (run / "log.txt").read_text()
+    submission = next((sweep_dir(tmp_path) / ".slurm").glob("*_submission.sh")).read_text()
+    assert "#SBATCH --ntasks-per-node=2" in submission and "#SBATCH --nodes=1" in submission
+    one = molino("train", *SMALL, *places(tiny, tmp_path / "one"), "seed=0")
+    assert one.status == 0
+    loss = directory.read_summary(directory.find("latest", tmp_path / "one" / "outputs"))["val/loss"]
+    assert directory.read_summary(run)["val/loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_failing_job_is_told_and_a_job_that_never_began_too(train, tiny, tmp_path):
+    done = train(*SLURM, "hydra.launcher.wait=true", *SMALL, *places(tiny, tmp_path), "optimizer.lr=-1,0.1")
+    assert done.returncode == 2 and "optimizer.lr=-1" in done.stdout, done.stdout
+    assert "Invalid learning rate" in (run_of(tmp_path, "optimizer.lr=-1") / "traceback.txt").read_text()
+    assert read_status(run_of(tmp_path, "optimizer.lr=0.1")).state == DONE
+    setup = ("hydra.launcher.setup=[exit 3]", "hydra.launcher.wait=true")
+    done = train(*SLURM, *setup, *SMALL, *places(tiny, tmp_path / "never"), "seed=0")
+    assert done.returncode == 1 and "its Slurm job ended before it began" in done.stdout, done.stdout
+
+
+def test_what_is_asked_of_slurm(train, ask, tiny, tmp_path):
+    done = train(*SLURM, "hydra.launcher.partition=nowhere", *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    # After sbatch's own words, which submitit shows.
+    assert done.returncode == 5 and "Traceback" not in done.stderr
+    assert re.match(r"train\.py: Slurm refuses the jobs: .*invalid partition", done.stderr.splitlines()[-1])
+    asked = ("hydra.launcher.memory=1", "hydra.launcher.options={nice: 10}", "hydra.launcher.at_once=1")
+    done = train(*SLURM, "hydra.launcher.partition=high", *asked, *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    submission = next((sweep_dir(tmp_path) / ".slurm").glob("*_submission.sh")).read_text()
+    wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-1%1", "time=30", "cpus-per-task=1", "signal=USR2@120")
+    assert all(f"#SBATCH --{option}" in submission for option in (*wanted, "requeue"))
+    until(lambda: all(map(directory.is_done, runs_of(sweep_dir(tmp_path)) or [tmp_path])), "the runs to end")
+
+
+@pytest.mark.parametrize(
+    ("hide", "says"), [("slurm", "there is no sbatch here"), ("submitit", 'pip install -e ".[cluster]"')]
+)
+def test_without_slurm_or_submitit(molino, tiny, tmp_path, monkeypatch, hide, says):
+    if hide == "slurm":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        monkeypatch.setitem(sys.modules, "submitit", None)
+        monkeypatch.setattr("shutil.which", lambda program: program)
+    done = molino("train", "-m", "hydra/launcher=slurm", *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    assert done.status == 5 and says in done.err and done.err.count("\n") == 1
+    assert not list((tmp_path / "outputs").rglob("*.json"))
