@@ -41,10 +41,11 @@ def test_the_main_job_is_the_default_run(molino, tmp_path):
         assert name in done.out
 
 
-ABOUT_MODELS = ("ddp", "resume", "source=")
+# Those about runs and models that exist, below; and what only a Slurm can run, in sweeps/test_slurm_jobs.py.
+ELSEWHERE = ("ddp", "resume", "source=", "slurm")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and not any(x in c for x in ABOUT_MODELS)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and not any(x in c for x in ELSEWHERE)])
 def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
     # Shells take the quotes away and leave the pattern to the program.
     (tmp_path / "my texts").mkdir()
@@ -52,7 +53,8 @@ def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
         (tmp_path / "my texts" / f"{number}.txt").write_text(small_text(number, 100), "utf-8")
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command, comments=True)[2:]
-    done = molino("train", *arguments, *SMALL, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
+    fewer = ["hydra.sweeper.n_trials=4"] if "optuna" in command else []
+    done = molino("train", *arguments, *fewer, *SMALL, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
     assert done.status == 0, done.err
     runs = 4 if "-m" in arguments else 1
     assert len(list((tmp_path / "outputs").rglob("summary.json"))) == runs
@@ -81,6 +83,16 @@ def test_commands_about_a_folder(molino, tiny, tmp_path, monkeypatch):
             settings = ["data=text", f"data.path={tiny.file}", f"paths.cache={tiny.cache}", *SMALL]
         done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
         assert done.status == 0 and done.out.strip(), done.err
+
+
+def test_commands_that_compare(molino, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    about = [shlex.split(c, comments=True)[2:] for c in COMMANDS if "results.py" in c and "outputs/" not in c]
+    assert about == [[], ["to=report"]]
+    for arguments in about:
+        done = molino("results", *arguments, f"paths.outputs={tiny.outputs}")
+        assert done.status == 0 and "val/loss" in done.out, done.err
+    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_resume_command(molino, tiny, tmp_path):

@@ -269,7 +269,7 @@ def test_a_failing_run_of_a_sweep_is_named_and_does_not_stop_the_others(molino, 
     settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
     places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
     done = molino("train", "-m", *settings, f"data.path={text}", "debug=fast", *places, "optimizer.lr=-1,0.1")
-    assert done.status == 2 and done.err == "train.py: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n"
+    assert done.status == 2 and "train.py: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n" in done.err
     (run,) = directory.list_runs(tmp_path / "sweeps")
     assert run.name == "optimizer.lr=0.1" and directory.is_done(run)
 

@@ -163,7 +163,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if annotation in (bool, str):
+    if annotation in (bool, str, dict):
         return isinstance(value, annotation)
     # A class such as torch.Tensor inside a union takes no plain value; alone, Any or a Protocol, it decides itself.
     return not _is_torch(annotation)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molin
     until(lambda: in_the_middle(first), "training")
     ask("scancel", "--signal=USR2", job_of(first))
     until(lambda: read_status(first).state == CUT_OFF, "the signalled run to save")
-    assert "SIGUSR2 after step" in (first / "log.txt").read_text()
+    until(lambda: "SIGUSR2 after step" in (first / "log.txt").read_text(), "the run to say so")
     until(lambda: directory.is_done(first) and directory.is_done(second), "both runs to end")
     assert "resumed" in (first / "log.txt").read_text() and "resumed" not in (second / "log.txt").read_text()
     local = molino("train", "-m", *LONG, *places(tiny, tmp_path / "local"), "seed=0,1")
@@ -110,7 +111,7 @@ def test_a_job_that_must_give_way_comes_back_and_one_that_is_cancelled_does_not(
     ask("sbatch", "--partition=high", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: read_status(run).state == CUT_OFF, "the preempted run to save")
     until(lambda: in_the_middle(run) or directory.is_done(run), "the run to come back")
-    assert "SIGTERM after step" in (run / "log.txt").read_text()
+    until(lambda: "SIGTERM after step" in (run / "log.txt").read_text(), "the run to say so")
     until(lambda: directory.is_done(run), "the run to end")
 
     done = train(*SLURM, *LONG, *places(tiny, tmp_path / "cancelled"), "seed=6")
@@ -119,10 +120,6 @@ def test_a_job_that_must_give_way_comes_back_and_one_that_is_cancelled_does_not(
     ask("scancel", job_of(run))
     until(lambda: read_status(run).state == CUT_OFF, "the cancelled run to save")
     until(lambda: not ask("squeue", "--noheader", "--array", "--format=%i"), "the job to leave the queue")
-    # Its command goes on with it.
-    again = train(*SLURM, "hydra.launcher.wait=true", *LONG, *places(tiny, tmp_path / "cancelled"), "seed=6")
-    assert again.returncode == 0 and "1 to go on with" in again.stdout and "1 done" in again.stdout, again
-    assert "resumed" in (run / "log.txt").read_text()
 
 
 def test_a_distributed_run_has_its_processes_started_by_slurm(train, molino, tiny, tmp_path):
@@ -151,17 +148,34 @@ def test_a_failing_job_is_told_and_a_job_that_never_began_too(train, tiny, tmp_p
 
 
 def test_what_is_asked_of_slurm(train, ask, tiny, tmp_path):
-    done = train(*SLURM, "hydra.launcher.partition=nowhere", *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    """With the command of the README."""
+    (command,) = [
+        line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if "hydra/launcher=slurm " in line
+    ]
+    arguments = shlex.split(command, comments=True)
+    assert arguments[:3] == ["python", "scripts/train.py", "-m"]
+    small = [*arguments[3:], *SLURM[1:], *SMALL, *places(tiny, tmp_path)]
+    done = train(*small, "hydra.launcher.partition=nowhere")
     # After sbatch's own words, which submitit shows.
     assert done.returncode == 5 and "Traceback" not in done.stderr
     assert re.match(r"train\.py: Slurm refuses the jobs: .*invalid partition", done.stderr.splitlines()[-1])
-    asked = ("hydra.launcher.memory=1", "hydra.launcher.options={nice: 10}", "hydra.launcher.at_once=1")
-    done = train(*SLURM, "hydra.launcher.partition=high", *asked, *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    asked = ("hydra.launcher.memory=1", "hydra.launcher.options={nice: 10}", "hydra.launcher.at_once=2")
+    done = train(*small, "hydra.launcher.partition=high", *asked)
     assert done.returncode == 0, done.stderr
     submission = next((sweep_dir(tmp_path) / ".slurm").glob("*_submission.sh")).read_text()
-    wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-1%1", "time=30", "cpus-per-task=1", "signal=USR2@120")
+    wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-3%2", "time=30", "cpus-per-task=1", "signal=USR2@120")
     assert all(f"#SBATCH --{option}" in submission for option in (*wanted, "requeue"))
-    until(lambda: all(map(directory.is_done, runs_of(sweep_dir(tmp_path)) or [tmp_path])), "the runs to end")
+    until(lambda: sum(map(directory.is_done, runs_of(sweep_dir(tmp_path)))) == 4, "the runs to end")
+
+
+def test_a_search_waits_for_its_jobs(train, tiny, tmp_path):
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.batch=2", "optimizer.lr=0.01,0.1")
+    refused = train(*SLURM, *search, *SMALL, *places(tiny, tmp_path))
+    assert refused.returncode == 2 and "add hydra.launcher.wait=true" in refused.stderr
+    done = train(
+        *SLURM, "hydra.launcher.wait=true", *search, "hydra.sweeper.sampler=grid", *SMALL, *places(tiny, tmp_path)
+    )
+    assert done.returncode == 0 and "2 trials ended as planned" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -81,5 +81,6 @@ def make_sampler(name: str, seed: int, trial: int, startup_trials: int, space: d
     if name == "cmaes":
         if importlib.util.find_spec("cmaes") is None:
             raise ConfigError("hydra.sweeper.sampler=cmaes needs a package: pip install cmaes")
-        return CmaEsSampler(seed=mixed, n_startup_trials=startup_trials)
+        # It is for numbers; choices are drawn at random, which it would say at every trial.
+        return CmaEsSampler(seed=mixed, n_startup_trials=startup_trials, warn_independent_sampling=False)
     raise ConfigError(f"hydra.sweeper.sampler={name} is unknown: choose {', '.join(SAMPLERS)}")

@@ -2,12 +2,11 @@
 
     model=choice(gpt,llama)   optimizer.lr=tag(log,interval(1e-4,1e-1))   model.n_layer=range(1,7)   seed=0,1
 
-An interval holds both of its ends; one that is written between whole numbers takes whole numbers (`interval(1,8)`, but
-not `interval(1.0,8)`). As everywhere in Hydra a range leaves out its end.
+An interval holds both of its ends, and whole numbers only where Hydra is told so: `int(interval(1,8))`. A range leaves
+out its end.
 """
 
 import math
-import re
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Transformer
@@ -63,7 +62,7 @@ def _distribution(override: Override) -> BaseDistribution:
         if unknown := getattr(override.value(), "tags", set()) - TAGS:
             raise ValueError(f"tag {min(unknown)} is unknown, there are {' and '.join(sorted(TAGS))}")
         if override.is_interval_sweep():
-            return _interval(override.value(), override.input_line)
+            return _interval(override.value())
         if override.is_range_sweep():
             return _range(override)
         return _choice(override)
@@ -80,27 +79,19 @@ def _choice(override: Override) -> BaseDistribution:
     return CategoricalDistribution(tuple(dict.fromkeys(listed)))
 
 
-def _interval(interval: IntervalSweep, text: str) -> BaseDistribution:
+def _interval(interval: IntervalSweep) -> BaseDistribution:
     low, high = interval.start, interval.end
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("its ends must be finite")
     if low >= high:
         raise ValueError("it is empty, as its end is not above its start")
     log = "log" in interval.tags
-    if not _whole(interval, text):
+    # Hydra reads all ends as floats, unless int(...) or float(...) says otherwise.
+    if not ("int" in interval.tags or isinstance(low, int)):
         return FloatDistribution(low, high, log=log)
     if math.ceil(low) > math.floor(high):
         raise ValueError("there is no whole number in it")
     return IntDistribution(math.ceil(low), math.floor(high), log=log)
-
-
-def _whole(interval: IntervalSweep, text: str) -> bool:
-    """Tell whether an interval is of whole numbers. Hydra reads all ends as floats, so that only the text tells."""
-    if "int" in interval.tags or isinstance(interval.start, int):
-        return True
-    ends = re.search(r"interval\s*\(([^)]*)\)", text)
-    whole = ends and all(re.fullmatch(r"(\w+\s*=)?\s*[+-]?[0-9_]+", end.strip()) for end in ends[1].split(","))
-    return bool(whole) and not re.search(r"\bfloat\s*\(", text)
 
 
 def _range(override: Override) -> BaseDistribution:

@@ -68,9 +68,11 @@ def open_study(directory: Path, identity: dict[str, Any], typed: list[str], dire
     make_directory(directory, "; set paths.outputs")
     mend(directory / JOURNAL)
     with explain_damage(directory):
-        study = optuna.create_study(
-            storage=storage(directory), study_name=directory.name, direction=direction, load_if_exists=True
-        )
+        kept, name = storage(directory), directory.name
+        if name in optuna.get_all_study_names(kept):
+            study = optuna.load_study(study_name=name, storage=kept)
+        else:
+            study = optuna.create_study(study_name=name, storage=kept, direction=direction, load_if_exists=True)
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", identity)
             study.set_user_attr("typed", typed)

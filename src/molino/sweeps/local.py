@@ -26,6 +26,7 @@ class Local:
     """
 
     waits = True
+    one_by_one = True  # asks for the next run when a worker is free for it
 
     def __init__(self, context: Context, workers: int | None = None, runs_per_gpu: int = 1, threads: int | None = None):
         self.context = context

@@ -60,7 +60,8 @@ class Job:
 
 def parse(arguments: list[str], params: dict[str, Any] | None, loader: Any) -> list[Override]:
     """Return what was typed, and before it what the sweeper's `params` say, as Hydra's overrides."""
-    texts = [*(f"{key}={value}" for key, value in (params or {}).items()), *arguments]
+    given = {key: "null" if value is None else value for key, value in (params or {}).items()}
+    texts = [*(f"{key}={value}" for key, value in given.items()), *arguments]
     return OverridesParser.create(config_loader=loader).parse_overrides(texts)
 
 

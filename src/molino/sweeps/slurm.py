@@ -79,12 +79,14 @@ class Slurm:
         except ImportError as error:
             raise ResourceError('hydra/launcher=slurm needs submitit: pip install -e ".[cluster]"') from error
 
+    one_by_one = False  # submits all it is given
+
     @property
     def waits(self) -> bool:
         return self.wait
 
     def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
-        """Submit the runs, `at_once` at a time where they are waited for, else all; leave out those in the queue."""
+        """Submit the runs but for those in the queue already; where asked to, wait for all of them to end."""
         queued = queue_of_slurm()
         waiting = [job for job in jobs if recorded(job) not in queued]
         if len(waiting) < count:

@@ -69,7 +69,6 @@ class Checkpoints(Callback):
         self.best_loss, self.best_step = float("inf"), 0
         self.stopped = False
         self.signal: int | None = None
-        self._handlers: dict[int, Any] = {}
         self._started, self._seconds_before = started, 0.0
 
     @property
@@ -93,8 +92,10 @@ class Checkpoints(Callback):
             remove_orphans(self.run / "checkpoints")
         # A run that was stopped early, and killed before its summary was written, has nothing left to train.
         trainer.should_stop = self.stopped
-        # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing.
-        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing. In the end
+        # Lightning restores all handlers of before the run; to restore any here would leave its own, and so the model.
+        for number in SIGNALS:
+            signal.signal(number, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         # Lightning validates also when it is asked to stop.
@@ -109,11 +110,6 @@ class Checkpoints(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"seconds": self.seconds}, step=trainer.global_step)
         self._between_blocks(trainer)
-
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
 
     def _between_blocks(self, trainer: Trainer) -> None:
         step = trainer.global_step
