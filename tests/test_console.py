@@ -37,3 +37,9 @@ def test_text_of_the_users_is_no_markup(capsys):
     console.say("[red]b")
     out = capsys.readouterr().out
     assert "[bold]a[/bold]" in out and "[red]b" in out
+
+
+def test_numbers_stand_below_each_other_and_words_begin_alike(capsys):
+    console.show_rows("table", ("run", "n", "why"), [("a", "1", "short"), ("b", "100", "longer")], words=("why",))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(("a ", "b "))]
+    assert lines[0].index("1") == lines[1].index("100") + 2 and lines[0].index("short") == lines[1].index("longer")

@@ -66,14 +66,14 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
     show_rows(title, (), ((name, str(value)) for name, value in facts.items()))
 
 
-def show_rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table; the first column names the row, the others align with their header."""
+def show_rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], words: Collection[str] = ()) -> None:
+    """Print a table; the first column names the row, the others hold numbers, but for the columns `words`."""
     header = list(header)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=bool(header), pad_edge=False)
     rows = [[Text(cell, overflow="fold") for cell in row] for row in rows]
     for number in range(len(rows[0])):
         name = header[number] if header else ""
-        table.add_column(name, style="bold" if number == 0 else None, justify="right" if header and number else "left")
+        table.add_column(name, style="bold" if number == 0 else None, justify="right" if header and number and name not in words else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)

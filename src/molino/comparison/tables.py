@@ -21,7 +21,7 @@ UNFINISHED = ("run", "state", "step", "error")
 def print_table(rows: list[Row], metrics: list[str]) -> None:
     """Print the table, below it what is not finished, and how it is to be read."""
     header, cells = table(rows, metrics)
-    show_rows(headline(rows), header, cells)
+    show_rows(headline(rows), header, cells, words={*rows[0].labels, ""})
     if waiting := unfinished(rows):
         show_rows("not finished", (), waiting)
     for note in notes(rows, metrics):

@@ -122,7 +122,7 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
     failed = {job: status for job, status in statuses.items() if status.state == FAILED}
     if failed:
         rows = [(job.name, str(status.failures), status.error or "") for job, status in failed.items()]
-        show_rows("failed", ("run", "times", "because"), rows)
+        show_rows("failed", ("run", "times", "because"), rows, words=("because",))
     say(f"{directory}: " + ", ".join(f"{counts[state]} {state}" for state in (DONE, *counts.keys() - {DONE})))
     if waits(launcher) and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
