@@ -16,7 +16,7 @@ from pathlib import Path
 
 from molino.benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
 from molino.benchmarks.start import start
-from molino.benchmarks.sweep import sweep
+from molino.benchmarks.sweep import KINDS, sweep
 from molino.benchmarks.training import training
 from molino.cli import share_cores
 
@@ -31,7 +31,7 @@ def main(script: str) -> None:
         if chosen.benchmark == "training":
             training(train, Path(folder), chosen.rounds, chosen.steps)
         elif chosen.benchmark == "sweep":
-            sweep(train, Path(folder), chosen.rounds, chosen.runs)
+            sweep(train, Path(folder), chosen.rounds, chosen.runs, chosen.kind)
         elif chosen.benchmark == "start":
             start(train, Path(folder), chosen.rounds)
         else:
@@ -44,6 +44,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--steps", type=int, default=10_000, help="training: steps of each turn (default: 10000)")
     parser.add_argument("--runs", type=int, default=16, help="sweep: runs of each turn (default: 16)")
+    parser.add_argument(
+        "--kind", choices=list(KINDS), default="bigram", help="sweep: what runs train (default: bigram)"
+    )
     lengths = [100, 256, 1000]
     tokens = "generation: new tokens of a text (default: 100 256 1000)"
     parser.add_argument("--tokens", type=int, nargs="+", default=lengths, metavar="N", help=tokens)
