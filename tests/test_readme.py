@@ -15,7 +15,10 @@ from conftest import ROOT, small_text
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
-    line for block in BLOCKS for line in block.splitlines() if line.startswith(("python scripts/", "tensorboard"))
+    line
+    for block in BLOCKS
+    for line in block.replace("\\\n", "").splitlines()
+    if line.startswith(("python scripts/", "tensorboard"))
 ]
 SMALL = ("data.block_size=8", "data.batch_size=4", "debug=fast")
 
@@ -28,7 +31,8 @@ def test_the_test_command_is_what_ci_runs():
 def test_the_main_job_is_the_default_run(molino, tmp_path):
     (command,) = [line for block in BLOCKS for line in block.splitlines() if line.endswith("scripts/train.py")]
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e . && ")
-    done = molino("train", "debug=fast", f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    less = ("debug=fast", "data.corpus.train_fraction=0.98")
+    done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
     assert done.status == 0, done.err
     for name in (
         "held-out loss",
@@ -42,7 +46,7 @@ def test_the_main_job_is_the_default_run(molino, tmp_path):
 
 
 # Those about runs and models that exist, below; and what only a Slurm can run, in sweeps/test_slurm_jobs.py.
-ELSEWHERE = ("ddp", "resume", "source=", "slurm")
+ELSEWHERE = ("ddp", "resume", "source=", "slurm", "sweep=first")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and not any(x in c for x in ELSEWHERE)])
@@ -54,6 +58,8 @@ def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command, comments=True)[2:]
     fewer = ["hydra.sweeper.n_trials=4"] if "optuna" in command else []
+    # All of the held-out text is read at each validation.
+    fewer += [] if "data=text" in command else ["data.corpus.train_fraction=0.98"]
     done = molino("train", *arguments, *fewer, *SMALL, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
     assert done.status == 0, done.err
     runs = 4 if "-m" in arguments else 1
@@ -87,11 +93,26 @@ def test_commands_about_a_folder(molino, tiny, tmp_path, monkeypatch):
 
 def test_commands_that_compare(molino, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    about = [shlex.split(c, comments=True)[2:] for c in COMMANDS if "results.py" in c and "outputs/" not in c]
+    about = [shlex.split(c, comments=True)[2:] for c in COMMANDS if "results.py" in c and " first " not in c]
     assert about == [[], ["to=report"]]
     for arguments in about:
         done = molino("results", *arguments, f"paths.outputs={tiny.outputs}")
         assert done.status == 0 and "val/loss" in done.out, done.err
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_the_sweep_that_is_shown(molino, mirror, tmp_path, monkeypatch):
+    """With one seed, one rate and few steps: 4 of its 24 runs."""
+    monkeypatch.chdir(tmp_path)
+    train, compare = (shlex.split(c)[2:] for c in COMMANDS if "first" in c)
+    assert {"seed=0,1,2", "optimizer.lr=1e-3,1e-2", "model=bigram,gpt", "data=quijote,shakespeare"} <= set(train)
+    short = ["trainer.max_steps=4", "trainer.val_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]
+    fewer = ["seed=0", "optimizer.lr=1e-3", "data.corpus.train_fraction=0.99", "data.block_size=8", *short]
+    done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
+    assert done.status == 0, done.out + done.err
+    assert len(list((tmp_path / "outputs" / "sweeps" / "first").glob("*/summary.json"))) == 4
+    done = molino("results", *compare)
+    assert done.status == 0 and done.out.count("\n| ") == 4 + 1, done.out + done.err
     assert (tmp_path / "report" / "index.html").is_file()
 
 
@@ -116,9 +137,9 @@ def test_tensorboard_reads_the_outputs(tiny):
 def test_choices_in_the_table_are_those_there_are():
     rows = dict(re.findall(r"^\| `([a-z/]+)=` \| (.*) \|$", README, re.MULTILINE))
     for group, text in rows.items():
-        named = set(re.findall(r"`([a-z0-9_]+)`", text))
+        named = set(re.findall(r"`([a-z0-9_]+)`", text)) - {"basic"}  # Hydra's own
         assert named == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}, group
-    assert len(rows) == 8
+    assert len(rows) == 10
 
 
 def test_links_lead_somewhere():

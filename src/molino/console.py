@@ -73,7 +73,11 @@ def show_rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], 
     rows = [[Text(cell, overflow="fold") for cell in row] for row in rows]
     for number in range(len(rows[0])):
         name = header[number] if header else ""
-        table.add_column(name, style="bold" if number == 0 else None, justify="right" if header and number and name not in words else "left")
+        table.add_column(
+            name,
+            style="bold" if number == 0 else None,
+            justify="right" if header and number and name not in words else "left",
+        )
     for row in rows:
         table.add_row(*row)
     console.print(table)

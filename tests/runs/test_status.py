@@ -144,4 +144,19 @@ def test_a_death_that_others_tell_of(tmp_path):
     assert status.state == FAILED and status.failures == 1 and status.exit_code == 1
     enqueue(tmp_path, [], "abc")  # to be tried again; that it has failed is not forgotten
     assert read_status(tmp_path).failures == 1
-    assert [path.name for path in tmp_path.iterdir()] == [STATUS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [directory.LOCK, STATUS]
+
+
+def test_only_the_process_that_trains_a_run_writes_its_status(tmp_path):
+    with claim(tmp_path):
+        update(tmp_path, progress={"step": 5})
+        enqueue(tmp_path, ["seed=0"], "abc")
+        fail(tmp_path, "dead")
+        status = read_status(tmp_path)
+        assert (status.state, status.failures, status.asked) == (RUNNING, 0, None) and status.progress == {"step": 5}
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / f".{STATUS}.abc.tmp").write_text("{")
+    with claim(tmp_path):
+        assert not list(tmp_path.glob(".*.tmp"))

@@ -35,7 +35,7 @@ LONG = 90
         ([RATES, "objective=val/los", "pruner=null"], "did you mean val/loss?"),
         ([RATES, "hydra.sweeper.n_trails=3"], "n_trails"),
         ([RATES, "+hydra.sweeper.n_trails=3"], "did you mean hydra.sweeper.n_trials?"),
-        ([RATES, "hydra.sweeper.params=3"], "hydra.sweeper.params=3 must name settings"),
+        ([RATES, "hydra.sweeper.params=3"], "hydra.sweeper.params must be dict | null, but it is 3"),
         ([RATES, "hydra.sweeper.params={seed: 'range('}"], "no viable alternative at input 'range('"),
         (["optimizer.lrr=interval(0.1,0.2)"], "optimizer.lrr is not a setting; did you mean optimizer.lr"),
         (["model=choice(bigram,gtp)"], "Could not find 'model/gtp'"),

@@ -44,7 +44,8 @@ def test_lines_where_there_is_no_terminal(jobs, capsys, monkeypatch):
         directory.write_summary(jobs[2].path, {"val/loss": 2.5, "pruned": True, "steps": 40})
         shown.end(jobs[2])
     lines = out.getvalue().splitlines()
-    assert "seed=0 starts" in lines
+    assert "seed=0 | step 300/1000 | loss 2.5000 | tokens/s 12,345" in lines  # no time is left where nobody trains it
+    assert "3 runs: 0 done, 1 running, 2 queued" in lines and "3 runs: 1 done, 0 running, 2 queued" in lines
     assert "[1/3] done seed=0: held-out loss 1.5000" in lines
     assert "[2/3] failed seed=1: out of memory" in lines
     assert "[3/3] done seed=2: held-out loss 2.5000, pruned at step 40" in lines

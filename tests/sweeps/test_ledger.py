@@ -225,9 +225,9 @@ def test_everything_a_run_was_asked_for_is_on_record(molino, tiny, tmp_path):
     assert "seed=1" in typed and "model.n_layer=1" in typed and not any(o.startswith("hydra") for o in typed)
 
 
-# The whole of it: 2 models x 2 corpora x 2 learning rates x 3 seeds, killed and given again.
+# The whole of it: 2 models x 2 corpora x 3 seeds, killed and given again.
 
-GRID = ("model=bigram,gpt", "data.path={a},{b}", "optimizer.lr=0.01,0.05", "seed=0,1,2")
+GRID = ("model=bigram,gpt", "data.path={a},{b}", "seed=0,1,2")
 
 
 def grid(tmp_path: Path, tiny) -> list[str]:
@@ -244,13 +244,13 @@ def grid(tmp_path: Path, tiny) -> list[str]:
     return ["-m", "data=text", *sizes, *plan, *CPU, f"paths.cache={tmp_path / 'cache'}", *listed]
 
 
-def test_a_sweep_of_24_runs_killed_in_the_middle_equals_an_undisturbed_one(molino, tiny, tmp_path):
+def test_a_sweep_killed_in_the_middle_equals_an_undisturbed_one(molino, tiny, tmp_path):
     arguments = grid(tmp_path, tiny)
     undisturbed = molino("train", *arguments, f"paths.outputs={tmp_path / 'undisturbed'}")
     assert undisturbed.status == 0, undisturbed.err
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "hydra/launcher=local", *arguments]
     command += ["hydra.launcher.workers=2", f"paths.outputs={tmp_path / 'outputs'}"]
-    moment = random.SystemRandom().randint(3, 18)
+    moment = random.SystemRandom().randint(2, 8)
     killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     while killed.poll() is None and len(list((tmp_path / "outputs").rglob("summary.json"))) < moment:
         time.sleep(0.01)
@@ -263,12 +263,12 @@ def test_a_sweep_of_24_runs_killed_in_the_middle_equals_an_undisturbed_one(molin
     killed.communicate()
     sweep = sweep_dir(tmp_path)
     before = {run: (run / directory.SUMMARY).read_bytes() for run in runs_of(sweep) if directory.is_done(run)}
-    assert moment <= len(before) < 24
+    assert moment <= len(before) < 12
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"{len(before)} done" in again.stdout.splitlines()[0]
     assert all((run / directory.SUMMARY).read_bytes() == content for run, content in before.items())
-    assert len(runs_of(sweep)) == 24
+    assert len(runs_of(sweep)) == 12
     for run in runs_of(sweep):
         (other,) = (tmp_path / "undisturbed").rglob(f"{run.name}/summary.json")
         mine, wanted = directory.read_summary(run), json.loads(other.read_text())

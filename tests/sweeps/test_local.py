@@ -107,7 +107,7 @@ def test_workers_do_not_outlive_a_sweep_that_is_killed(tiny, tmp_path):
 
 
 def test_a_process_that_is_killed_costs_its_run_alone(tiny, tmp_path):
-    steps = ("trainer.max_steps=1500", "trainer.checkpoint_every=50", "trainer.val_every=1500")
+    steps = ("trainer.max_steps=800", "trainer.checkpoint_every=50", "trainer.val_every=800")
     sweep = start(tiny, tmp_path, *LOCAL, *steps, "seed=0,1,2")
     until(lambda: len(running(tmp_path)) == 2, sweep)
     victim = running(tmp_path)[0]

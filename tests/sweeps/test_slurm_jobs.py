@@ -154,18 +154,18 @@ def test_what_is_asked_of_slurm(train, ask, tiny, tmp_path):
     ]
     arguments = shlex.split(command, comments=True)
     assert arguments[:3] == ["python", "scripts/train.py", "-m"]
-    small = [*arguments[3:], *SLURM[1:], *SMALL, *places(tiny, tmp_path)]
+    small = [*arguments[3:], "seed=0,1", *SLURM[1:], *SMALL, *places(tiny, tmp_path)]
     done = train(*small, "hydra.launcher.partition=nowhere")
     # After sbatch's own words, which submitit shows.
     assert done.returncode == 5 and "Traceback" not in done.stderr
     assert re.match(r"train\.py: Slurm refuses the jobs: .*invalid partition", done.stderr.splitlines()[-1])
-    asked = ("hydra.launcher.memory=1", "hydra.launcher.options={nice: 10}", "hydra.launcher.at_once=2")
+    asked = ("hydra.launcher.memory=1", "hydra.launcher.options={nice: 10}", "hydra.launcher.at_once=1")
     done = train(*small, "hydra.launcher.partition=high", *asked)
     assert done.returncode == 0, done.stderr
     submission = next((sweep_dir(tmp_path) / ".slurm").glob("*_submission.sh")).read_text()
-    wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-3%2", "time=30", "cpus-per-task=1", "signal=USR2@120")
+    wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-1%1", "time=30", "cpus-per-task=1", "signal=USR2@120")
     assert all(f"#SBATCH --{option}" in submission for option in (*wanted, "requeue"))
-    until(lambda: sum(map(directory.is_done, runs_of(sweep_dir(tmp_path)))) == 4, "the runs to end")
+    until(lambda: sum(map(directory.is_done, runs_of(sweep_dir(tmp_path)))) == 2, "the runs to end")
 
 
 def test_a_search_waits_for_its_jobs(train, tiny, tmp_path):

@@ -12,16 +12,16 @@ import os
 import platform
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from molino.errors import CheckpointError, Interrupted
-from molino.files import is_locked, write_text
+from molino.files import is_locked, make_directory, remove_orphans, write_text
 from molino.messages import explain, one_line
-from molino.runs.directory import CONFIG, LOCK, SUMMARY, exclusive, read_summary
+from molino.runs.directory import CONFIG, LOCK, SUMMARY, Busy, exclusive, read_summary
 
 STATUS = "status.json"
 TRACEBACK = "traceback.txt"
@@ -72,20 +72,21 @@ def read_status(run: Path) -> Status:
 
 
 def enqueue(run: Path, overrides: list[str], asked: str) -> None:
-    """Record that a sweep means to train `run`; what is known of it from earlier stays."""
-    stored = _stored(run)
-    stored = {"state": QUEUED} | stored | {"overrides": overrides, "asked": asked}
-    write_text(Path(run) / STATUS, json.dumps(stored, indent=2) + "\n")
+    """Record that a sweep means to train `run`, unless a process does already; what is known from earlier stays."""
+    make_directory(Path(run))
+    with suppress(Busy), exclusive(run):
+        update(run, **({"state": QUEUED} | _stored(run) | {"overrides": overrides, "asked": asked}))
+
+
+def fail(run: Path, error: str) -> None:
+    """Record that `run` failed whose own process could not tell; one that trains by now knows better."""
+    with suppress(Busy), exclusive(run):
+        _fail(run, error, 1)
 
 
 def update(run: Path, **values: Any) -> None:
-    """Change some values of the status of `run`."""
+    """Change some values of the status of `run`. Only the process that holds its lock may."""
     write_text(Path(run) / STATUS, json.dumps(_stored(run) | values, indent=2) + "\n")
-
-
-def fail(run: Path, error: str, exit_code: int = 1) -> None:
-    """Record that `run` failed, in one line."""
-    update(run, state=FAILED, error=error, exit_code=exit_code, failures=_stored(run).get("failures", 0) + 1)
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def claim(run: Path) -> Iterator[None]:
         Busy: another process holds it.
     """
     with exclusive(run):
+        remove_orphans(run)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         update(run, state=RUNNING, error=None, started=now, host=platform.node(), process=os.getpid())
         try:
@@ -113,7 +115,11 @@ def _record_end(run: Path, error: BaseException) -> None:
     with (Path(run) / TRACEBACK).open("a", encoding="utf-8") as file:
         file.write(f"--- {datetime.now().astimezone().isoformat(timespec='seconds')} ---\n")
         file.write("".join(traceback.format_exception(error)) + "\n")
-    fail(run, one_line(error), getattr(explain(error), "exit_code", 1))
+    _fail(run, one_line(error), getattr(explain(error), "exit_code", 1))
+
+
+def _fail(run: Path, error: str, exit_code: int) -> None:
+    update(run, state=FAILED, error=error, exit_code=exit_code, failures=_stored(run).get("failures", 0) + 1)
 
 
 def _stored(run: Path) -> dict[str, Any]:

@@ -51,8 +51,6 @@ class Search:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"hydra.sweeper.{name}={getattr(self, name)} must be at least {least}")
-        if not isinstance(self.params, dict | None):
-            raise ConfigError(f"hydra.sweeper.params={self.params} must name settings: {{seed: 'range(0,9)'}}")
         if self.direction not in ("minimize", "maximize"):
             raise ConfigError(f"hydra.sweeper.direction={self.direction} is unknown: choose minimize or maximize")
         check_objective(self.objective)

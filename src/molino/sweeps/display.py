@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from molino.console import SECONDS_BETWEEN_LINES, console, say
-from molino.runs.status import DONE, FAILED, RUNNING, Status, read_status
+from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
 from molino.sweeps.plan import Job
 
-# Of ended runs the table shows the last few.
-ENDED_ROWS = 5
+# Of ended runs the table shows the last few, and no more rows than a screen has.
+ENDED_ROWS, RUNNING_ROWS = 5, 20
 COLUMNS = ("run", "status", "step", "loss", "held-out", "tokens/s", "left")
 
 
@@ -63,18 +63,33 @@ class Display:
             self.live.update(self._table(), refresh=True)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            for job in self.running:
-                say(" | ".join(part for part in _cells(job, read_status(job.path)) if part))
+            training, waiting = self._training()
+            for job, status in training[:RUNNING_ROWS]:
+                say(" | ".join(_parts(job, status)))
+            say(self._headline(len(training), waiting))
+
+    def _training(self) -> tuple[list[tuple[Job, Status]], int]:
+        """Return the runs that have begun, and how many of those that were started have not (jobs of a cluster)."""
+        statuses = [(job, read_status(job.path)) for job in self.running]
+        waiting = sum(status.state == QUEUED for _, status in statuses)
+        return [(job, status) for job, status in statuses if status.state != QUEUED], waiting
+
+    def _headline(self, training: int, waiting: int) -> str:
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
+        queued = self.total - len(self.running) - sum(self.counts.values()) + waiting
+        return f"{self.total} runs: {counts or '0 done'}, {training} running, {queued} queued"
 
     def _table(self) -> Table:
-        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
-        waiting = self.total - len(self.running) - sum(self.counts.values())
-        title = f"{self.total} runs: {counts or '0 done'}, {len(self.running)} running, {waiting} queued"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        training, waiting = self._training()
+        table = Table(
+            title=self._headline(len(training), waiting), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for number, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if number > 1 else "left", overflow="fold")
-        for job, status in [*self.ended, *((job, read_status(job.path)) for job in self.running)]:
+        for job, status in [*self.ended, *training[:RUNNING_ROWS]]:
             table.add_row(*(Text(cell) for cell in _columns(job, status)))
+        if len(training) > RUNNING_ROWS:
+            table.add_row(f"... and {len(training) - RUNNING_ROWS} more")
         return table
 
 
@@ -103,10 +118,8 @@ def _columns(job: Job, status: Status) -> list[str]:
     ]
 
 
-def _cells(job: Job, status: Status) -> list[str]:
+def _parts(job: Job, status: Status) -> list[str]:
     """Return the parts of the line of a run."""
     cells = _columns(job, status)
-    return [
-        cells[0] if any(cells[2:]) else f"{cells[0]} starts",
-        *(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells[2:], strict=True) if cell),
-    ]
+    told = [f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells[2:], strict=True) if cell]
+    return [cells[0], *(told or ["starts"])]

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import NoReturn
 
 from molino.console import say
@@ -32,6 +33,7 @@ class Local:
         self.context = context
         self.settings = (workers, runs_per_gpu, threads)
         self.workers: list[Worker] = []
+        self.log: Path | None = None
 
     def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
         """Train `count` runs, each of which is asked for when a worker is free for it.
@@ -40,8 +42,8 @@ class Local:
             KeyboardInterrupt, Interrupted: a signal came; the runs have saved and ended.
         """
         if not self.workers:
-            log = largest.path.parent / "workers.log"
-            self.workers = [Worker(self.context, each, log) for each in share(largest, count, *self.settings)]
+            self.log = largest.path.parent / "workers.log"
+            self.workers = [Worker(self.context, each, self.log) for each in share(largest, count, *self.settings)]
         with _sigterm_raises(), Display(count) as display:
             try:
                 self._train(jobs, display)
@@ -55,6 +57,8 @@ class Local:
         for worker in self.workers:
             worker.close()
         self.workers = []
+        if self.log is not None and self.log.is_file() and not self.log.stat().st_size:
+            self.log.unlink()
 
     def _train(self, jobs: Iterator[Job], display: Display) -> None:
         while True:
