@@ -131,7 +131,7 @@ def test_a_directory_that_other_settings_have_taken(composer, tmp_path, monkeypa
     job = made.job(["seed=1", "model=bigram", "optimizer.lr=0.5"], "seed=1")
     refuse_other(job, Status("done", asked=job.asked), made)
     refuse_other(job, Status(""), made)
-    other = plan.resolve(made.compose(["seed=1", "model=bigram", "optimizer.lr=0.25"]))
+    other = made.settings(["seed=1", "model=bigram", "optimizer.lr=0.25"])
     monkeypatch.setattr(plan, "read_config", lambda path: other)
     with pytest.raises(CheckpointError) as raised:
         refuse_other(job, Status("done", asked="another"), made)

@@ -65,12 +65,18 @@ class Trials:
         Args:
             largest: of the runs that may be asked for, the one that wants most of the machine.
         """
+        self.tell()
+        running, ended = (
+            len(self._trials(TrialState.RUNNING)),
+            len(self._trials()) - len(self._trials(TrialState.RUNNING)),
+        )
+        go_on = f", {running} to go on with" if running else ""
+        say(f"search {largest.path.parent}: {ended} of {self.search.n_trials} trials have ended{go_on}")
         jobs = self.jobs()
         if (first := next(jobs, None)) is not None:
             jobs = chain([first], jobs)
             if getattr(runs := molinos(launcher), "one_by_one", False):
-                finished = len(self._trials()) - len(self._trials(TrialState.RUNNING))
-                runs.train(jobs, largest, max(self.search.n_trials - finished, len(self._trials(TrialState.RUNNING))))
+                runs.train(jobs, largest, max(self.search.n_trials - ended, running))
             else:
                 while batch := list(islice(jobs, self.search.batch)):
                     launch(launcher, batch)

@@ -80,7 +80,10 @@ class Local:
         display.refresh()
 
     def _stop(self, number: int, display: Display) -> None:
-        say("stopping: the runs finish their block of steps, save and end; once more ends them at once")
+        say(
+            "stopping: the runs finish their block of steps, save and end (once more ends them at once); the same command "
+            "goes on with them"
+        )
         while self._busy():
             for worker in self._busy():
                 worker.interrupt(number)

@@ -112,7 +112,7 @@ class Composer:
 
     def __init__(self, loader: Any, master: DictConfig):
         self.loader, self.master = loader, master
-        self.bases: dict[tuple[str, ...], DictConfig] = {}
+        self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
         self.parser = OverridesParser.create(config_loader=loader)
 
     def job(self, overrides: list[str], name: str) -> Job:
@@ -136,20 +136,33 @@ class Composer:
         )
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """Return the configuration of a run, with Hydra's own part in HydraConfig."""
+        """Return the configuration of a run, without Hydra's own part."""
         parsed = self.parser.parse_overrides(list(overrides))
-        groups = [
-            o for o in parsed if not isinstance(o.value(), dict) and self.loader.repository.group_exists(o.key_or_group)
-        ]
+        groups = [override for override in parsed if self._chooses(override)]
+        config = self._base(groups)[0].copy()
+        ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if override not in groups], config)
+        return config
+
+    def settings(self, overrides: list[str]) -> dict[str, Any]:
+        """Return the settings of a run as plain values, its interpolations resolved."""
+        parsed = self.parser.parse_overrides(list(overrides))
+        HydraConfig.instance().set_config(self._base([o for o in parsed if self._chooses(o)])[1])
+        return resolve(self.compose(overrides))
+
+    def _chooses(self, override: Override) -> bool:
+        """Tell whether an override chooses a file of a group, as Hydra does."""
+        return not isinstance(override.value(), dict) and self.loader.repository.group_exists(override.key_or_group)
+
+    def _base(self, groups: list[Override]) -> tuple[DictConfig, DictConfig]:
+        """Return what is composed of these choices alone, without Hydra's part and with it."""
         key = tuple(override.input_line for override in groups)
         if key not in self.bases:
-            self.bases[key] = self.loader.load_sweep_config(self.master, list(key))
-        HydraConfig.instance().set_config(self.bases[key])
-        config = self.bases[key].copy()
-        with open_dict(config):
-            del config["hydra"]
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
-        return config
+            whole = self.loader.load_sweep_config(self.master, list(key))
+            config = whole.copy()
+            with open_dict(config):
+                del config["hydra"]  # much to copy
+            self.bases[key] = config, whole
+        return self.bases[key]
 
 
 def digest(config: DictConfig) -> str:
@@ -166,7 +179,7 @@ def refuse_other(job: Job, status: Status, composer: Composer) -> None:
     """
     if status.asked in (None, job.asked):
         return
-    old, new = flatten(read_config(job.path)), flatten(resolve(composer.compose(list(job.overrides))))
+    old, new = flatten(read_config(job.path)), flatten(composer.settings(list(job.overrides)))
     changed = [f"{k} {old.get(k)} -> {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
     changed = [text for text in changed if not text.startswith(PLACES) and ".cache " not in text]
     raise CheckpointError(
