@@ -81,8 +81,8 @@ class Local:
 
     def _stop(self, number: int, display: Display) -> None:
         say(
-            "stopping: the runs finish their block of steps, save and end (once more ends them at once); the same command "
-            "goes on with them"
+            "stopping: the runs finish their block of steps, save and end (once more ends them at once); the same "
+            "command goes on with them"
         )
         while self._busy():
             for worker in self._busy():
