@@ -13,8 +13,11 @@ from unittest import mock
 
 import pytest
 
+from molino.light import keep_imports_light
+
 # As the scripts do: before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+keep_imports_light()
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("en un lugar ", "de la Mancha, ", "de cuyo nombre ", "no quiero\n", "acordarme. ", "¡señor! ")

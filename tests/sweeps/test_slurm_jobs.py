@@ -25,7 +25,7 @@ from molino.runs.status import CUT_OFF, DONE, RUNNING, read_status
 pytestmark = pytest.mark.xdist_group("slurm")
 
 # Long enough to be caught in the middle.
-LONG = (*SMALL, "trainer.max_steps=2000", "trainer.checkpoint_every=500", "trainer.val_every=1000", "model.dropout=0.1")
+LONG = (*SMALL, "trainer.max_steps=1500", "trainer.checkpoint_every=500", "trainer.val_every=1500", "model.dropout=0.1")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.minutes=30")
 
 
@@ -69,7 +69,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None
 
 
 def in_the_middle(run: Path) -> bool:
-    return 50 < read_status(run).progress.get("step", 0) < 1500 and read_status(run).state == RUNNING
+    return 50 < read_status(run).progress.get("step", 0) < 1200 and read_status(run).state == RUNNING
 
 
 def job_of(run: Path) -> str:
@@ -165,17 +165,14 @@ def test_what_is_asked_of_slurm(train, ask, tiny, tmp_path):
     submission = next((sweep_dir(tmp_path) / ".slurm").glob("*_submission.sh")).read_text()
     wanted = ("mem=1GB", "partition=high", "nice=10", "array=0-1%1", "time=30", "cpus-per-task=1", "signal=USR2@120")
     assert all(f"#SBATCH --{option}" in submission for option in (*wanted, "requeue"))
-    until(lambda: sum(map(directory.is_done, runs_of(sweep_dir(tmp_path)))) == 2, "the runs to end")
+    ask("scancel", "--me")
+    until(lambda: not ask("squeue", "--noheader", "--array", "--format=%i"), "the jobs to leave the queue")
 
 
 def test_a_search_waits_for_its_jobs(train, tiny, tmp_path):
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.batch=2", "optimizer.lr=0.01,0.1")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=0.01,0.1")
     refused = train(*SLURM, *search, *SMALL, *places(tiny, tmp_path))
     assert refused.returncode == 2 and "add hydra.launcher.wait=true" in refused.stderr
-    done = train(
-        *SLURM, "hydra.launcher.wait=true", *search, "hydra.sweeper.sampler=grid", *SMALL, *places(tiny, tmp_path)
-    )
-    assert done.returncode == 0 and "2 trials ended as planned" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
