@@ -72,6 +72,12 @@ def test_a_run_is_called_after_what_differs():
         run_name(list(reversed(overrides)), ["optimizer.lr", "model", "seed"]) == "model=gpt,optimizer.lr=1e-3,seed=3"
     )
     assert run_name(overrides, []) == "defaults"
+    assert run_name(["data/tokenizer=bpe"], ["data/tokenizer"]) == "data-tokenizer=bpe"
+
+
+def test_values_that_a_name_cannot_hold_still_make_different_names():
+    names = {run_name([f"data.path={path}"], ["data.path"]) for path in ("a/b", "a-b", "a /b", "'a b'", "ab")}
+    assert len(names) == 5 and all("/" not in name and " " not in name for name in names)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def queue(jobs: list[Job], attempts: int, composer: Composer) -> list[Job]:
             with explain_os_errors(job.path, "; set paths.outputs"):
                 enqueue(job.path, list(job.overrides), job.asked)
     found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    say(f"sweep {jobs[0].path.parent}: {len(jobs)} runs: {found}")
+    say(f"sweep {jobs[0].path.parent}: {len(jobs)} run{'s' * (len(jobs) != 1)}: {found}")
     return pending
 
 

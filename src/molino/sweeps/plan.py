@@ -99,7 +99,12 @@ def sweep_name(swept: list[str], fixed: list[str], prefix: str = "") -> str:
 def run_name(overrides: list[str], swept: list[str]) -> str:
     """Return the name of a run: what differs, in alphabetical order but for the seed, which comes last."""
     varied = [override for override in overrides if override.partition("=")[0] in swept]
-    return readable_name(sorted(varied, key=lambda override: (override.startswith("seed="), override)))
+    varied.sort(key=lambda override: (override.startswith("seed="), override))
+    name = readable_name(varied)
+    if any(mark in override.partition("=")[2] for override in varied for mark in "/ "):
+        # A directory's name cannot hold them, and a/b is not a-b.
+        return f"{name}-{hashlib.sha256(','.join(varied).encode()).hexdigest()[:8]}"
+    return name
 
 
 class Composer:
