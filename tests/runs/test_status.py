@@ -147,6 +147,15 @@ def test_a_death_that_others_tell_of(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [directory.LOCK, STATUS]
 
 
+def test_a_run_without_its_summary_is_not_done(tmp_path):
+    with claim(tmp_path):
+        directory.write_summary(tmp_path, {"val/loss": 1.5})
+    (tmp_path / directory.SUMMARY).unlink()
+    assert read_status(tmp_path).state == ""
+    (tmp_path / directory.CONFIG).write_text("seed: 0\n")
+    assert read_status(tmp_path).state == CUT_OFF
+
+
 def test_only_the_process_that_trains_a_run_writes_its_status(tmp_path):
     with claim(tmp_path):
         update(tmp_path, progress={"step": 5})

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -161,6 +162,22 @@ def test_two_sweeps_at_once_train_each_run_once(tiny, tmp_path):
         assert (run / "samples.txt").read_text().count("--- step 20 ---") == 1
         assert sum(out.count(f"next: python scripts/generate.py run={run} ") for out in outputs) == 1
     assert not any("resumed" in out for out in outputs)
+
+
+def test_a_run_whose_directory_vanishes_is_not_forgotten(molino, tiny, tmp_path, monkeypatch):
+    original = directory.write_summary
+
+    def vanish(run, summary):
+        original(run, summary)
+        if run.name == "seed=0":
+            shutil.rmtree(run)
+
+    monkeypatch.setattr(directory, "write_summary", vanish)
+    sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    done = molino(*sweep)
+    assert done.status != 0 and "1 of 2 runs" in done.err, done.out + done.err
+    monkeypatch.undo()
+    assert molino(*sweep).status == 0
 
 
 def test_resume_is_for_single_runs(molino, tiny, tmp_path):

@@ -66,6 +66,8 @@ def read_status(run: Path) -> Status:
         except CheckpointError as error:
             return Status(FAILED, error=f"{error}: delete it and resume the run", **known)
     state = stored.get("state", CUT_OFF if (run / CONFIG).is_file() else "")
+    if state == DONE:  # but its summary is gone
+        state = CUT_OFF if (run / CONFIG).is_file() else ""
     if state == RUNNING or (state == CUT_OFF and not stored):
         state = RUNNING if is_locked(run / LOCK) else CUT_OFF
     return Status(state, error=stored.get("error"), **known)

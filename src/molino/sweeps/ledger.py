@@ -115,7 +115,7 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
     """Tell what became of all runs, and what to type next.
 
     Raises:
-        SweepFailed: some failed.
+        SweepFailed: some failed, or have not ended although the launcher waits for them.
     """
     statuses = {job: read_status(job.path) for job in jobs}
     counts = Counter(status.state for status in statuses.values())
@@ -123,7 +123,7 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
     if failed:
         rows = [(job.name, str(status.failures), status.error or "") for job, status in failed.items()]
         show_rows("failed", ("run", "times", "because"), rows, words=("because",))
-    say(f"{directory}: " + ", ".join(f"{counts[state]} {state}" for state in (DONE, *counts.keys() - {DONE})))
+    say(f"{directory}: " + ", ".join(f"{counts[state]} {state or 'gone'}" for state in (DONE, *counts.keys() - {DONE})))
     if waits(launcher) and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
     say(f"next: python scripts/results.py {shlex.quote(str(directory))}")
@@ -133,6 +133,8 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
             f"{len(failed)} of {len(jobs)} runs failed: see traceback.txt in their directories, such as {first.path}",
             failed[first].exit_code,
         )
+    if waits(launcher) and (left := len(jobs) - counts[DONE] - counts[RUNNING]):
+        raise SweepFailed(f"{left} of {len(jobs)} runs have not ended: give the command again to go on with them", 1)
 
 
 def _kind(status: Status, attempts: int) -> str:
