@@ -58,6 +58,7 @@ def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command, comments=True)[2:]
     fewer = ["hydra.sweeper.n_trials=4"] if "optuna" in command else []
+    fewer += ["hydra.launcher.workers=1"] if "launcher=local" in command else []
     # All of the held-out text is read at each validation.
     fewer += [] if "data=text" in command else ["data.corpus.train_fraction=0.98"]
     done = molino("train", *arguments, *fewer, *SMALL, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
@@ -107,7 +108,14 @@ def test_the_sweep_that_is_shown(molino, mirror, tmp_path, monkeypatch):
     train, compare = (shlex.split(c)[2:] for c in COMMANDS if "first" in c)
     assert {"seed=0,1,2", "optimizer.lr=1e-3,1e-2", "model=bigram,gpt", "data=quijote,shakespeare"} <= set(train)
     short = ["trainer.max_steps=4", "trainer.val_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]
-    fewer = ["seed=0", "optimizer.lr=1e-3", "data.corpus.train_fraction=0.99", "data.block_size=8", *short]
+    fewer = [
+        "seed=0",
+        "optimizer.lr=1e-3",
+        "hydra.launcher.workers=1",
+        "data.corpus.train_fraction=0.99",
+        "data.block_size=8",
+        *short,
+    ]
     done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
     assert done.status == 0, done.out + done.err
     assert len(list((tmp_path / "outputs" / "sweeps" / "first").glob("*/summary.json"))) == 4
