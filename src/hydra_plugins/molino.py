@@ -13,34 +13,33 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 
-class GridSweeper(Sweeper):
+class RunsSweeper(Sweeper):
+    """What the sweepers share: a function that decides which runs there are, and has them trained."""
+
+    target = ""
+
+    def __init__(self, **settings: Any):
+        self.settings = _plain(settings)
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self.arguments = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        from hydra.utils import get_object
+
+        get_object(self.target)(*self.arguments, arguments, self.settings)
+
+
+class GridSweeper(RunsSweeper):
     """Every combination of the values listed; see conf/hydra/sweeper/grid.yaml."""
 
-    def __init__(self, **settings: Any):
-        self.settings = _plain(settings)
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        self.arguments = hydra_context, task_function, config
-
-    def sweep(self, arguments: list[str]) -> None:
-        from molino.sweeps.grid import sweep
-
-        sweep(*self.arguments, arguments, self.settings)
+    target = "molino.sweeps.grid.sweep"
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(RunsSweeper):
     """Search by Optuna; see conf/hydra/sweeper/optuna.yaml."""
 
-    def __init__(self, **settings: Any):
-        self.settings = _plain(settings)
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        self.arguments = hydra_context, task_function, config
-
-    def sweep(self, arguments: list[str]) -> None:
-        from molino.search import sweep
-
-        sweep(*self.arguments, arguments, self.settings)
+    target = "molino.search.sweep"
 
 
 class RunsLauncher(Launcher):
