@@ -29,8 +29,7 @@ def in_directory(run: Callable[[Any], float], config: Any) -> float | None:
     hydra = HydraConfig.get()
     path = assigned()
     if hydra.mode == RunMode.MULTIRUN:
-        if config.resume:
-            raise ConfigError("resume= goes on with one run; to go on with a sweep, give its command again")
+        refuse_resume(config)
         path = directory_of(hydra)
     if path is None or not is_main_process():
         with announced(path):
@@ -45,6 +44,16 @@ def in_directory(run: Callable[[Any], float], config: Any) -> float | None:
     except Busy as busy:
         say(str(busy))
         return None
+
+
+def refuse_resume(config: Any) -> None:
+    """Refuse `resume=` in a sweep.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if config.resume:
+        raise ConfigError("resume= goes on with one run; to go on with a sweep, give its command again")
 
 
 def directory_of(hydra: Any) -> Path:

@@ -23,6 +23,7 @@ from molino.overrides import quote_value
 from molino.runs.directory import read_config, readable_name
 from molino.runs.status import Status
 from molino.settings import flatten, resolve
+from molino.sweeps.job import refuse_resume
 
 # What says where things lie and what they are called, not what they are.
 PLACES = ("paths", "name", "sweep", "debug", "resume")
@@ -127,6 +128,7 @@ class Composer:
             HydraException, OmegaConfBaseException: they do not compose.
         """
         config = self.compose(overrides)
+        refuse_resume(config)
         hardware = config.hardware
         processes = hardware.devices * hardware.num_nodes
         return Job(
