@@ -109,6 +109,15 @@ def test_damaged_settings(tmp_path, damage):
     assert read.done or "config.yaml cannot be read" in read.status.error
 
 
+def test_settings_that_end_too_early_are_not_believed(tmp_path):
+    """Half of a YAML file is often YAML."""
+    run = make_run(tmp_path / "run", "seed=1", loss=1.5)
+    whole = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(whole[: whole.index("hardware:")])
+    (found,) = read_runs([run])
+    assert found.status.state == "failed" and "config.yaml cannot be read: it ends too early" in found.status.error
+
+
 def test_a_half_written_summary_is_a_failure(tmp_path):
     run = make_run(tmp_path / "run", loss=1.0)
     (run / "summary.json").write_text('{"val/loss": 1.')

@@ -70,7 +70,10 @@ def test_what_failed_is_tried_again_up_to_a_limit(molino, tiny, tmp_path):
         bad = run_of(tmp_path, "optimizer.lr=-1")
         assert read_status(bad).failures == min(number, 2)
         assert "optimizer.lr=-1" in done.out and "optimizer: Invalid learning rate: -1" in done.out
-        assert f"train.py: 1 of 2 runs failed: see traceback.txt in their directories, such as {bad}\n" in done.err
+        assert (
+            f"train.py: 1 of 2 runs failed: see traceback.txt and log.txt in their directories, such as {bad}\n"
+            in done.err
+        )
         assert read_status(run_of(tmp_path, "optimizer.lr=0.1")).state == DONE
     assert "1 given up" in done.out
     assert (bad / "traceback.txt").read_text().count("Invalid learning rate: -1") >= 2
@@ -185,6 +188,11 @@ def test_resume_is_for_single_runs(molino, tiny, tmp_path):
     assert done.status == 2 and "to go on with a sweep, give its command again" in done.err
 
 
+def test_a_sweeps_name_is_for_sweeps(molino, tiny, tmp_path):
+    done = molino("train", "sweep=mine", *SMALL, *places(tiny, tmp_path))
+    assert done.status == 2 and "add -m" in done.err and not (tmp_path / "outputs").exists()
+
+
 def test_a_half_written_summary_is_not_written_over(molino, tiny, tmp_path):
     sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path), "seed=0,1")
     assert molino(*sweep).status == 0
@@ -209,6 +217,7 @@ def test_a_distributed_run_needs_a_launcher_that_can(molino, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
+        (["sweep=a,b", "seed=0,1"], "sweep= takes one name"),
         (["optimizer.lr=interval(0,1)"], "search with hydra/sweeper=optuna"),
         (["seed=range(2,2)"], "lists no values"),
         (["hydra/launcher=lcal", "seed=0,1"], "Could not find 'hydra/launcher/lcal'"),

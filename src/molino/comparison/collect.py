@@ -143,9 +143,11 @@ def _find_folder(name: str, outputs: Path) -> Path:
 def _read_run(path: Path) -> Run:
     status, nested = read_status(path), {}
     try:
-        nested = _read_yaml(path / CONFIG) or {}
+        nested = _read_yaml(path / CONFIG)
         if not isinstance(nested, dict):
             raise ValueError("it holds no settings")
+        if "paths" not in nested:  # the last of its sections; what is cut off may be YAML all the same
+            raise ValueError("it ends too early")
     except FileNotFoundError:
         pass  # it waits in a queue, or failed before it was composed
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -114,6 +114,7 @@ def _record_end(run: Path, error: BaseException) -> None:
     if isinstance(error, Interrupted) or not isinstance(error, Exception):
         update(run, state=CUT_OFF)
         return
+    make_directory(Path(run))  # somebody may have removed it: that, too, is to be told
     with (Path(run) / TRACEBACK).open("a", encoding="utf-8") as file:
         file.write(f"--- {datetime.now().astimezone().isoformat(timespec='seconds')} ---\n")
         file.write("".join(traceback.format_exception(error)) + "\n")

@@ -77,7 +77,7 @@ class Display:
     def _headline(self, training: int, waiting: int) -> str:
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
         queued = self.total - len(self.running) - sum(self.counts.values()) + waiting
-        return f"{self.total} runs: {counts or '0 done'}, {training} running, {queued} queued"
+        return f"{self.total} run{'s' * (self.total != 1)}: {counts or '0 done'}, {training} running, {queued} queued"
 
     def _table(self) -> Table:
         training, waiting = self._training()

@@ -31,6 +31,8 @@ def in_directory(run: Callable[[Any], float], config: Any) -> float | None:
     if hydra.mode == RunMode.MULTIRUN:
         refuse_resume(config)
         path = directory_of(hydra)
+    elif path is None and config.sweep is not None:
+        raise ConfigError(f"sweep={config.sweep} names a sweep, and this is a single run: add -m")
     if path is None or not is_main_process():
         with announced(path):
             # The first process finds the same and has nothing to share.

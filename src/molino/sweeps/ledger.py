@@ -130,7 +130,8 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
     if failed:
         first = next(iter(failed))
         raise SweepFailed(
-            f"{len(failed)} of {len(jobs)} runs failed: see traceback.txt in their directories, such as {first.path}",
+            f"{len(failed)} of {len(jobs)} runs failed: see traceback.txt and log.txt in their directories, such as "
+            f"{first.path}",
             failed[first].exit_code,
         )
     if waits(launcher) and (left := len(jobs) - counts[DONE] - counts[RUNNING]):

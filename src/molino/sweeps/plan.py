@@ -67,9 +67,15 @@ def parse(arguments: list[str], params: dict[str, Any] | None, loader: Any) -> l
 
 
 def split(overrides: list[Override]) -> tuple[list[str], list[str]]:
-    """Return the settings that a sweep varies, and the overrides that all of its runs share."""
+    """Return the settings that a sweep varies, and the overrides that all of its runs share.
+
+    Raises:
+        ConfigError: the name of the sweep is among those that vary.
+    """
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    if "sweep" in swept:
+        raise ConfigError("sweep= takes one name: give each sweep a command of its own")
     return swept, fixed
 
 

@@ -119,7 +119,8 @@ class Worker:
         stopped = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
         if state in (QUEUED, RUNNING, CUT_OFF) and status != 0 and not stopped:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            fail(self.job.path, f"its process {how}: see {self.job.path / LOG} and {self.log}")
+            said = f" and {self.log}" if self.log.is_file() and self.log.stat().st_size else ""
+            fail(self.job.path, f"its process {how}: see {self.job.path / LOG}{said}")
 
 
 def _work(connection: Connection, context: Context, log: Path) -> None:
