@@ -46,7 +46,9 @@ def command(script: str) -> None:
     task = Task(verb)
     try:
         check_flags()
-        hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
+        # Around all of it: sweeps say more than their runs do.
+        with until_nobody_reads():
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -188,6 +188,13 @@ def test_resume_is_for_single_runs(molino, tiny, tmp_path):
     assert done.status == 2 and "to go on with a sweep, give its command again" in done.err
 
 
+def test_a_sweep_whose_reader_leaves(tiny, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *SMALL, *places(tiny, tmp_path), "seed=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141
+
+
 def test_a_sweeps_name_is_for_sweeps(molino, tiny, tmp_path):
     done = molino("train", "sweep=mine", *SMALL, *places(tiny, tmp_path))
     assert done.status == 2 and "add -m" in done.err and not (tmp_path / "outputs").exists()

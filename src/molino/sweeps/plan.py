@@ -193,7 +193,9 @@ def refuse_other(job: Job, status: Status, composer: Composer) -> None:
     if status.asked in (None, job.asked):
         return
     old, new = flatten(read_config(job.path)), flatten(composer.settings(list(job.overrides)))
-    changed = [f"{k} {old.get(k)} -> {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    absent = "absent"  # which is not null
+    both = {key: (old.get(key, absent), new.get(key, absent)) for key in {**old, **new}}
+    changed = [f"{key} {before} -> {after}" for key, (before, after) in both.items() if before != after]
     changed = [text for text in changed if not text.startswith(PLACES) and ".cache " not in text]
     raise CheckpointError(
         f"{job.path} was trained with other settings ({'; '.join(changed[:3]) or 'of an earlier version'}): give this "
