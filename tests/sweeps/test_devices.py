@@ -7,6 +7,7 @@ import pytest
 from molino.errors import ConfigError, ResourceError
 from molino.sweeps import devices
 from molino.sweeps.devices import gpus, share
+from molino.sweeps.local import Local
 from molino.sweeps.plan import Job
 
 
@@ -66,10 +67,9 @@ def test_runs_on_the_processor_leave_gpus_alone(machine):
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, None), (None, 0, None), (None, 1, -1)])
-def test_numbers_below_one(machine, wrong):
-    machine(1, 1)
+def test_numbers_below_one(wrong):
     with pytest.raises(ConfigError, match="must be at least 1"):
-        share(job(), 10, *wrong)
+        Local(None, *wrong)
 
 
 def test_gpus_are_found_without_torch(monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ from molino.search.space import corners, describe, search_space
 from molino.search.study import Pruner, open_study
 from molino.search.trial import check_objective, curve
 from molino.search.trials import Runs, Trials
+from molino.sweeps.devices import most_demanding
 from molino.sweeps.ledger import check_launcher, close, make_launcher, place, waits
 from molino.sweeps.plan import Composer, parse, split, sweep_name
 
@@ -99,7 +100,7 @@ def sweep(
     study = open_study(directory, identity | {"settings": samples[0].asked}, typed, search.direction)
     trials = Trials(study, runs, search)
     try:
-        trials.run(launcher, max(samples, key=lambda job: (job.accelerator != "cpu", job.devices * job.nodes)))
+        trials.run(launcher, most_demanding(samples))
     finally:
         close(launcher)
     trials.conclude(directory, launcher)

@@ -23,6 +23,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def most_demanding(jobs: list[Job]) -> Job:
+    """Return the run that wants most of a machine: GPUs before cores, then the number of them."""
+    return max(jobs, key=lambda job: (job.accelerator != "cpu", job.devices * job.nodes))
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse settings of the launcher that are below 1; None leaves them to `share`.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"hydra.launcher.{name}={value} must be at least 1")
+
+
 def share(
     largest: Job, count: int, workers: int | None, runs_per_gpu: int, threads: int | None
 ) -> list[dict[str, str]]:
@@ -35,12 +51,8 @@ def share(
         threads: of each process; None: the cores are shared out.
 
     Raises:
-        ConfigError: a number is below 1.
         ResourceError: a run wants more GPUs than there are.
     """
-    for name, value in (("workers", workers), ("runs_per_gpu", runs_per_gpu), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ConfigError(f"hydra.launcher.{name}={value} must be at least 1")
     devices, found = largest.devices, [] if largest.accelerator == "cpu" else gpus()
     if found and devices > len(found):
         raise ResourceError(f"hardware.devices={devices}, but there are {len(found)} GPUs here")

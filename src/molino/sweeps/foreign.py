@@ -7,6 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from molino.runs.directory import readable_name
 from molino.runs.status import DONE, read_status
+from molino.sweeps.devices import most_demanding
 from molino.sweeps.plan import Composer
 
 
@@ -21,9 +22,8 @@ def launch(runs: Any, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]
     for overrides in job_overrides:
         own = [o for o in filter_overrides(overrides) if not o.lstrip("+").startswith("paths.")]
         jobs.append(composer.job(list(filter_overrides(overrides)), readable_name(own)))
-    largest = max(jobs, key=lambda job: (job.accelerator != "cpu", job.devices * job.nodes))
     try:
-        runs.train(iter(jobs), largest, len(jobs))
+        runs.train(iter(jobs), most_demanding(jobs), len(jobs))
     finally:
         runs.close()
     return [_returned(job.path, list(job.overrides)) for job in jobs]

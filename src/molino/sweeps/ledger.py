@@ -15,6 +15,7 @@ from molino.errors import ConfigError, SweepFailed
 from molino.files import explain_os_errors, is_locked
 from molino.runs.directory import LOCK
 from molino.runs.status import CUT_OFF, DONE, FAILED, QUEUED, RUNNING, Status, enqueue, read_status
+from molino.sweeps.devices import most_demanding
 from molino.sweeps.plan import Composer, Job, refuse_other
 
 # How long the processes of a sweep that was killed may take to save and end, in seconds.
@@ -79,8 +80,7 @@ def molinos(launcher: Any) -> Any:
 def launch(launcher: Any, jobs: list[Job]) -> None:
     """Train the runs, by one of molino's launchers or any other of Hydra's."""
     if runs := molinos(launcher):
-        largest = max(jobs, key=lambda job: (job.accelerator != "cpu", job.devices * job.nodes))
-        runs.train(iter(jobs), largest, len(jobs))
+        runs.train(iter(jobs), most_demanding(jobs), len(jobs))
     else:
         launcher.launch([job.placed for job in jobs], initial_job_idx=0)
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 from molino.console import say
 from molino.errors import Interrupted
 from molino.sweeps.context import Context
-from molino.sweeps.devices import share
+from molino.sweeps.devices import check_numbers, share
 from molino.sweeps.display import Display
 from molino.sweeps.plan import Job
 from molino.sweeps.workers import Worker
@@ -30,6 +30,8 @@ class Local:
     one_by_one = True  # asks for the next run when a worker is free for it
 
     def __init__(self, context: Context, workers: int | None = None, runs_per_gpu: int = 1, threads: int | None = None):
+        # Before any run is recorded as queued.
+        check_numbers(workers=workers, runs_per_gpu=runs_per_gpu, threads=threads)
         self.context = context
         self.settings = (workers, runs_per_gpu, threads)
         self.workers: list[Worker] = []
@@ -53,7 +55,9 @@ class Local:
                 raise
 
     def close(self) -> None:
-        """Let the workers end."""
+        """Let the workers end; a run that still trains, because the sweep ends in an error, saves first."""
+        for worker in self._busy():
+            worker.interrupt(signal.SIGTERM)
         for worker in self.workers:
             worker.close()
         self.workers = []

@@ -84,7 +84,9 @@ class Worker:
                 os.kill(self.process.pid, number)
 
     def close(self) -> None:
-        """Let the process end."""
+        """Let the process end, and wait for it."""
+        if self.command is not None:
+            self.command.wait()
         if self.process is not None:
             with contextlib.suppress(OSError):
                 self.connection.send(None)
