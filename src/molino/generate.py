@@ -58,7 +58,7 @@ def sample(
     ids = encode_prompt(prompt, loaded)
     # A text that starts from nothing starts after start_id, which is not part of it.
     context = ids[len(loaded.prefix) :] if prompt else []
-    if hardware.compile:
+    if hardware.compile is True:
         # The length of the text changes with every token.
         model.compile(dynamic=True)
     with hardware.autocast():

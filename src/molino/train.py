@@ -71,6 +71,8 @@ def run(config: Any) -> float:
     path = path or new_run(settings)
     with claim(path) if mine else nullcontext(), directory.announced(path):
         if directory.is_main_process() and not resumed:
+            # A run that goes on elsewhere computes as it did here.
+            settings["hardware"] |= parts.hardware.settled
             record(path, settings, overrides, chosen())
         checkpoints = fit(parts, settings, path, resumed, started)
         if directory.is_main_process():
@@ -162,6 +164,8 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
     # Runs of before there was this setting do not have it.
     if fresh and (source := settings.get("weights")):
         read_weights(model, source)
+    hardware = hardware.settle(model, data.block_size, data.tokens_per_step, plan.max_steps)
+    hardware.prepare(model)
     module = LanguageModel(
         model,
         optimizer,
@@ -172,9 +176,6 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
         seed=seed,
         loss_units=loss_units(data.splits["val"]),
     )
-    if hardware.compile:
-        # In place, so that no key of a checkpoint tells whether the model was compiled.
-        model.compile()
     floors = {}
     if directory.is_main_process():
         floors = split_floors(data.corpus, data.tokenizer, data.splits, "val", data.cache)

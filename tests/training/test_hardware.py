@@ -9,6 +9,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 
 from molino.errors import ConfigError, ResourceError
+from molino.models.bigram import Bigram
+from molino.models.gpt import GPT
+from molino.training import policy
 from molino.training.hardware import PRECISIONS, Hardware
 
 
@@ -70,6 +73,8 @@ def test_auto_takes_the_best_of_what_is_there(computer, kind, precision, acceler
         ({"devices": 0}, "hardware.devices=0 must be at least 1"),
         ({"num_nodes": 0}, "hardware.num_nodes=0 must be at least 1"),
         ({"threads": 0}, "hardware.threads=0 must be at least 1"),
+        ({"attention": "flash"}, "hardware.attention=flash is unknown: choose auto, fused, products"),
+        ({"compile": "yes"}, "hardware.compile=yes is unknown: choose auto, true, false"),
         ({"precision": "16-mixed"}, "hardware.precision=16-mixed needs a GPU"),
     ],
 )
@@ -137,9 +142,62 @@ print(torch.get_num_threads() - before, (torch.tensor([1e-40]) * 1.0).item())
         ({"devices": 2, "num_nodes": 3, "strategy": "ddp"}, "6 x NVIDIA Mill, bf16-mixed, ddp"),
         ({"precision": "32-true", "compile": True}, "NVIDIA Mill, 32-true, compiled"),
         ({"accelerator": "cpu"}, "cpu (3 threads), 32-true"),
+        ({"accelerator": "cpu", "attention": "products"}, "cpu (3 threads), 32-true, attention products"),
     ],
 )
 def test_a_line_says_what_computes(settings, text, machine, monkeypatch):
     machine(gpus=2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert Hardware(**settings).describe() == text
+
+
+def gpt(dropout: float = 0.0, block_size: int = 64) -> GPT:
+    return GPT(65, block_size, n_layer=1, n_head=2, n_embd=64, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    ("computer", "bf16", "model", "block_size", "chosen"),
+    [
+        ({}, True, gpt(), 64, ("bf16-mixed", "products", False)),
+        ({}, True, gpt(block_size=1024), 1024, ("bf16-mixed", "fused", False)),
+        ({}, False, gpt(), 64, ("32-true", "fused", False)),
+        ({}, False, gpt(dropout=0.1), 64, ("32-true", "products", False)),
+        ({"gpus": 1}, False, gpt(dropout=0.1), 64, ("bf16-mixed", "fused", True)),
+        ({"gpus": 1, "bf16": False}, True, gpt(), 64, ("32-true", "fused", True)),
+        ({"mps": True}, True, gpt(), 64, ("32-true", "fused", False)),
+        ({}, True, Bigram(65, 8), 8, ("32-true", "fused", False)),
+    ],
+)
+def test_training_settles_what_is_left_to_auto(computer, bf16, model, block_size, chosen, machine, monkeypatch):
+    machine(**computer)
+    monkeypatch.setattr(policy, "multiplies_bf16", lambda: bf16)
+    settled = Hardware().settle(model, block_size, 4096, 10**6)
+    assert (settled.precision, settled.attention, settled.compile) == chosen
+    assert settled.settled == dict(zip(("precision", "attention", "compile"), chosen, strict=True))
+    # What is asked for stays.
+    forced = Hardware(precision="32-true", attention="fused", compile=False, accelerator="cpu")
+    assert forced.settle(model, block_size, 4096, 10**6) == forced
+
+
+def test_to_compile_for_a_cpu_takes_a_compiler(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ResourceError, match=r"hardware\.compile=true needs a C\+\+ compiler"):
+        Hardware(compile=True)
+    assert Hardware().compile == "auto"
+
+
+def test_a_prepared_model_is_compiled_in_place(monkeypatch):
+    model, compiled = gpt(), []
+    keys, tokens_BT = list(model.state_dict()), torch.zeros(1, 4, dtype=torch.long)
+    before = model.loss(tokens_BT, tokens_BT), model(tokens_BT)
+
+    def compile(function, *_, **__):
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    Hardware(accelerator="cpu", compile=True, attention="products").prepare(model)
+    assert [function.__name__ for function in compiled] == ["_call_impl", "loss"]
+    torch.testing.assert_close((model.loss(tokens_BT, tokens_BT), model(tokens_BT)), before)
+    assert list(model.state_dict()) == keys and model.h[0].attn.attn_path == "products"

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from molino.errors import ConfigError
 from molino.models.cache import KVCache, see
+from molino.models.dropout import Dropout, drop
 from molino.models.linear import Linear
+
+# How training computes attention: by torch's fused kernel, or by products of whole matrices.
+PATHS = ("auto", "fused", "products")
+# Up to so many tokens, products in bfloat16 are two to three times as fast as the fused kernel on CPUs.
+LONGEST_FOR_PRODUCTS = 512
 
 
 class CausalSelfAttention(nn.Module):
@@ -32,10 +38,10 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.layer, self.n_head = layer, n_head
         self.head_size = divide("model.n_embd", n_embd, "model.n_head", n_head)
-        self.attn_dropout = dropout
+        self.attn_dropout, self.attn_path = dropout, "auto"
         self.c_attn = Linear(n_embd, 3 * n_embd, bias=bias)
         self.c_proj = Linear(n_embd, n_embd, bias=bias)
-        self.resid_dropout = nn.Dropout(dropout)
+        self.resid_dropout = Dropout(dropout)
 
     def forward(self, x_BTC: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -43,7 +49,7 @@ class CausalSelfAttention(nn.Module):
         qkv_BT3HD = self.c_attn(x_BTC).view(B, T, 3, self.n_head, self.head_size)
         q_BHTD, k_BHTD, v_BHTD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.attn_dropout if self.training else 0.0
-        y_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, cache, self.layer, dropout=dropout)
+        y_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, cache, self.layer, dropout=dropout, path=self.attn_path)
         y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y_BTC))
 
@@ -56,6 +62,7 @@ def attend(
     layer: int,
     window: int | None = None,
     dropout: float = 0.0,
+    path: str = "auto",
 ) -> Tensor:
     """Causal scaled dot-product attention of new tokens to themselves and to those in the cache: y_BHTD.
 
@@ -66,6 +73,7 @@ def attend(
         layer: whose keys and values of the cache.
         window: how far back a token sees, itself included; None for all the way.
         dropout: probability of dropping a weight.
+        path: one of PATHS; see `faster_path`. Without gradients it is always the fused kernel.
     """
     B, H, T, D = q_BHTD.shape
     G = k_BGTD.shape[1]
@@ -80,6 +88,10 @@ def attend(
     elif window is not None and window < T:
         places_T = torch.arange(T, device=q_BHTD.device)
         visible = see(places_T[:, None], places_T, window)
+    if q_BHTD.requires_grad and cache is None:
+        path = faster_path(q_BHTD.device, _compute_dtype(q_BHTD), T, dropout) if path == "auto" else path
+        if path == "products":
+            return _multiply(q_BHTD, k_BGTD, v_BGTD, visible, dropout)
     return F.scaled_dot_product_attention(
         q_BHTD,
         k_BGTD,
@@ -89,6 +101,47 @@ def attend(
         is_causal=visible is None,
         enable_gqa=H != G,
     )
+
+
+def faster_path(device: torch.device, dtype: torch.dtype, tokens: int, dropout: float) -> str:
+    """Return the faster of PATHS to train with, as measured (docs/speed.md).
+
+    On CPUs the fused kernel knows no dropout (with some torch computes products, of float32, anyhow), and its backward
+    pass in bfloat16 takes up to ten times that of float32. Elsewhere it is the faster one throughout.
+    """
+    if device.type != "cpu":
+        return "fused"
+    short_and_low = dtype == torch.bfloat16 and tokens <= LONGEST_FOR_PRODUCTS
+    return "products" if dropout or short_and_low else "fused"
+
+
+def choose_path(model: nn.Module, path: str) -> None:
+    """Have all attention of `model` trained by one of PATHS."""
+    for module in model.modules():
+        if hasattr(module, "attn_path"):
+            module.attn_path = path
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would multiply `x` in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _multiply(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, visible_TT: Tensor | None, dropout: float) -> Tensor:
+    """`attend` by products: the scores of all pairs of tokens, their softmax, and weighted sums: y_BHTD.
+
+    Heads that share a key are rows of one matrix, so that no key is copied.
+    """
+    B, H, T, D = q_BHTD.shape
+    G, dtype = k_BGTD.shape[1], _compute_dtype(q_BHTD)
+    q, k, v = (x.to(dtype).reshape(B * G, -1, D) for x in (q_BHTD, k_BGTD, v_BGTD))
+    if visible_TT is None:
+        visible_TT = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+    hidden_TT = torch.zeros(T, T, dtype=dtype, device=q.device).masked_fill(~visible_TT, -torch.inf)
+    scores = torch.baddbmm(hidden_TT.repeat(H // G, 1), q, k.transpose(1, 2), alpha=D**-0.5)
+    weights = drop(torch.softmax(scores, dim=-1).to(dtype), dropout)
+    return torch.bmm(weights, v).view(B, H, T, D)
 
 
 def divide(name: str, value: int, by_name: str, by: int) -> int:

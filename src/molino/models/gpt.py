@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from molino.errors import ConfigError
 from molino.models import (
     choose,
-    next_token_loss,
     require_dropout,
     require_layers,
     require_norm_eps,
@@ -29,6 +28,8 @@ from molino.models import (
 )
 from molino.models.attention import CausalSelfAttention
 from molino.models.cache import CacheShape, KVCache
+from molino.models.dropout import Dropout
+from molino.models.head import head_loss
 from molino.models.linear import Linear
 
 
@@ -64,7 +65,7 @@ class MLP(nn.Module):
         self.c_fc = Linear(n_embd, n_inner, bias=bias)
         self.activation = activation
         self.c_proj = Linear(n_inner, n_embd, bias=bias)
-        self.resid_dropout = nn.Dropout(dropout)
+        self.resid_dropout = Dropout(dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x_BTC))))
@@ -167,7 +168,7 @@ class GPT(nn.Module):
 
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = new_positions(block_size, n_embd)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.h = nn.ModuleList(map(block, range(n_layer)))
         # A post-norm block already ends with a norm.
         self.ln_f = new_norm() if norm == "pre" else nn.Identity()
@@ -178,17 +179,21 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
+        return self.lm_head(self.hidden(tokens_BT, cache))
+
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, C)."""
         positions_T = token_positions(tokens_BT, cache, self.block_size)
         x_BTC = self.drop(self.wte(tokens_BT) * self.embedding_scale + self.wpe(positions_T))
         for block in self.h:
             x_BTC = block(x_BTC, cache)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        return self.lm_head(self.ln_f(x_BTC))
+        return self.ln_f(x_BTC)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""
-        return next_token_loss(self(tokens_BT), targets_BT)
+        return head_loss(self.hidden(tokens_BT), self.lm_head.weight, targets_BT)
 
 
 def initialise(model: GPT, init: str) -> None:

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from molino.errors import ConfigError
 from molino.models import (
-    next_token_loss,
     require_dropout,
     require_layers,
     require_norm_eps,
@@ -30,6 +29,8 @@ from molino.models import (
 )
 from molino.models.attention import attend, divide
 from molino.models.cache import CacheShape, KVCache
+from molino.models.dropout import Dropout
+from molino.models.head import head_loss
 from molino.models.linear import Linear
 
 INNER_MULTIPLE = 64  # widths of SwiGLU are rounded up to a multiple of this
@@ -89,7 +90,8 @@ class RotaryAttention(nn.Module):
     ):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, head_size
-        self.window, self.attn_dropout, self.layer = window, dropout, layer
+        self.window, self.layer = window, layer
+        self.attn_dropout, self.attn_path = dropout, "auto"
         self.qkv_proj = Linear(n_embd, (n_head + 2 * n_kv_head) * head_size, bias=qkv_bias)
         self.o_proj = Linear(n_head * head_size, n_embd, bias=False)
 
@@ -100,7 +102,7 @@ class RotaryAttention(nn.Module):
         turned_BNTD = turn(heads_BNTD[:, : H + G], *turning)
         q_BHTD, k_BGTD, v_BGTD = turned_BNTD[:, :H], turned_BNTD[:, H:], heads_BNTD[:, H + G :]
         dropout = self.attn_dropout if self.training else 0.0
-        y_BHTD = attend(q_BHTD, k_BGTD, v_BGTD, cache, self.layer, self.window, dropout)
+        y_BHTD = attend(q_BHTD, k_BGTD, v_BGTD, cache, self.layer, self.window, dropout, self.attn_path)
         return self.o_proj(y_BHTD.transpose(1, 2).reshape(B, T, H * self.head_size))
 
 
@@ -124,7 +126,7 @@ class LlamaBlock(nn.Module):
         super().__init__()
         self.input_layernorm, self.self_attn = nn.RMSNorm(n_embd, norm_eps), self_attn
         self.post_attention_layernorm, self.mlp = nn.RMSNorm(n_embd, norm_eps), mlp
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BTC: Tensor, turning: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         x_BTC = x_BTC + self.dropout(self.self_attn(self.input_layernorm(x_BTC), turning, cache))
@@ -192,7 +194,7 @@ class Llama(nn.Module):
 
         self.embed_tokens = nn.Embedding(vocab_size, n_embd)
         self.rotary = Rotary(block_size, head_size, rope_base)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(map(block, range(n_layer)))
         self.norm = nn.RMSNorm(n_embd, norm_eps)
         self.lm_head = Linear(n_embd, vocab_size, bias=False)
@@ -202,17 +204,21 @@ class Llama(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
+        return self.lm_head(self.hidden(tokens_BT, cache))
+
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, C)."""
         turning = self.rotary(token_positions(tokens_BT, cache, self.block_size))
         x_BTC = self.dropout(self.embed_tokens(tokens_BT))
         for block in self.layers:
             x_BTC = block(x_BTC, turning, cache)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        return self.lm_head(self.norm(x_BTC))
+        return self.norm(x_BTC)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""
-        return next_token_loss(self(tokens_BT), targets_BT)
+        return head_loss(self.hidden(tokens_BT), self.lm_head.weight, targets_BT)
 
 
 def default_inner(n_embd: int) -> int:

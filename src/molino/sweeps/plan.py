@@ -195,7 +195,8 @@ def refuse_other(job: Job, status: Status, composer: Composer) -> None:
     old, new = flatten(read_config(job.path)), flatten(composer.settings(list(job.overrides)))
     absent = "absent"  # which is not null
     both = {key: (old.get(key, absent), new.get(key, absent)) for key in {**old, **new}}
-    changed = [f"{key} {before} -> {after}" for key, (before, after) in both.items() if before != after]
+    # What was left to the machine is on record as it was settled.
+    changed = [f"{key} {old} -> {new}" for key, (old, new) in both.items() if old != new and new != "auto"]
     changed = [text for text in changed if not text.startswith(PLACES) and ".cache " not in text]
     raise CheckpointError(
         f"{job.path} was trained with other settings ({'; '.join(changed[:3]) or 'of an earlier version'}): give this "

@@ -1,12 +1,16 @@
 """The machine a run uses: the `hardware` section of the configuration."""
 
 import contextlib
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from molino.errors import ConfigError, ResourceError
+from molino.models.attention import PATHS, choose_path, faster_path
+from molino.training import policy
 
 # Lightning's names; the value is what autocast computes matrix products in.
 PRECISIONS = {
@@ -29,10 +33,12 @@ class Hardware:
         devices: how many, on one node.
         num_nodes: machines.
         strategy: Lightning's name: `auto`, `ddp`, `fsdp`, `ddp_spawn`.
-        precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16, else 32-true. bf16-true keeps
-            the weights themselves in bf16, which halves them: enough to sample from, too coarse to train well.
+        precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16 and to train on CPUs that do,
+            else 32-true. bf16-true keeps the weights themselves in bf16, which halves them: enough to sample from, too
+            coarse to train well.
         matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
-        compile: torch.compile the model, in place.
+        attention: how training computes it, one of molino.models.attention.PATHS.
+        compile: torch.compile the model, in place; or `auto`, for long training on GPUs.
         threads: CPU threads a process, None for torch's choice.
     """
 
@@ -42,14 +48,23 @@ class Hardware:
     strategy: str = "auto"
     precision: str = "auto"
     matmul_precision: str = "high"
-    compile: bool = False
+    attention: str = "auto"
+    compile: bool | str = "auto"
     threads: int | None = None
 
     def __post_init__(self):
-        known = {"precision": PRECISIONS, "matmul_precision": MATMUL, "strategy": STRATEGIES}
+        known = {
+            "precision": PRECISIONS,
+            "matmul_precision": MATMUL,
+            "strategy": STRATEGIES,
+            "attention": PATHS,
+            "compile": ("auto", True, False),
+        }
         for name, choices in known.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"hardware.{name}={getattr(self, name)} is unknown: choose {', '.join(choices)}")
+                raise ConfigError(
+                    f"hardware.{name}={getattr(self, name)} is unknown: choose {', '.join(map(str, choices)).lower()}"
+                )
         if self.accelerator not in ("auto", "cpu", "gpu"):
             raise ConfigError(f"hardware.accelerator={self.accelerator} is unknown: choose auto, cpu or gpu")
         for name in ("devices", "num_nodes", "threads"):
@@ -61,6 +76,8 @@ class Hardware:
             raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
         if self.kind == "cpu" and self.precision == "16-mixed":
             raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
+        if self.kind == "cpu" and self.compile is True and not (shutil.which("g++") or shutil.which("clang++")):
+            raise ResourceError("hardware.compile=true needs a C++ compiler (g++) to compile for a CPU: install one")
 
     @property
     def kind(self) -> str:
@@ -71,8 +88,40 @@ class Hardware:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
 
+    def settle(self, model: nn.Module, block_size: int, tokens_per_step: int, max_steps: int) -> "Hardware":
+        """Return what training `model` for so long is fastest on, with nothing left to `auto` but the accelerator.
+
+        It follows from the machine and from these arguments, so that a run that is given again chooses alike.
+        """
+        precision = self.resolved_precision
+        if self.precision == "auto" and self.kind == "cpu" and policy.gains_from_bf16(model, tokens_per_step):
+            precision = "bf16-mixed"
+        attention = self.attention
+        if attention == "auto":
+            dropout = max((getattr(module, "attn_dropout", 0.0) for module in model.modules()), default=0.0)
+            dtype = PRECISIONS[precision] or self.dtype
+            attention = faster_path(torch.device(self.kind), dtype, block_size, dropout)
+        compiled = self.compile
+        if compiled == "auto":
+            compiled = self.kind == "cuda" and policy.is_long(model, block_size, tokens_per_step, max_steps)
+        return replace(self, precision=precision, attention=attention, compile=compiled)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """What `settle` decides, by the names of the settings."""
+        return {name: getattr(self, name) for name in ("precision", "attention", "compile")}
+
+    def prepare(self, model: nn.Module) -> None:
+        """Set the attention of a model and compile it, in place: no key of a checkpoint tells that it was."""
+        choose_path(model, self.attention)
+        if self.compile is True:
+            model.compile()
+            # Training does not come by `forward`: it need not make all logits at once.
+            model.loss = torch.compile(model.loss)
+
     @property
     def resolved_precision(self) -> str:
+        """The precision of what does not train; see `settle`."""
         if self.precision != "auto":
             return self.precision
         return "bf16-mixed" if self.kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
@@ -114,9 +163,11 @@ class Hardware:
         threads = f"{self.kind} ({torch.get_num_threads()} threads)"
         name = torch.cuda.get_device_name() if self.kind == "cuda" else threads
         many = f"{self.devices * self.num_nodes} x " if self.devices * self.num_nodes > 1 else ""
-        extra = ", compiled" if self.compile else ""
-        strategy = f", {self.strategy}" if self.strategy != "auto" else ""
-        return f"{many}{name}, {self.resolved_precision}{strategy}{extra}"
+        parts = [f"{many}{name}", self.resolved_precision, self.strategy if self.strategy != "auto" else ""]
+        if self.attention != "auto":
+            parts.append(f"attention {self.attention}")
+        parts.append("compiled" if self.compile is True else "")
+        return ", ".join(filter(None, parts))
 
     def _strategy(self) -> Any:
         if self.strategy != "fsdp":

@@ -7,6 +7,7 @@ S never changes what is computed. Everything else (logging, validation, checkpoi
 Shapes: S steps, A micro-batches, B rows, T tokens.
 """
 
+import contextlib
 import functools
 import math
 import time
@@ -187,7 +188,8 @@ class LanguageModel(LightningModule):
         self._nll, self._count = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        nll, count = nll_sum(self.model, *batch)
+        with exactly(self.device):
+            nll, count = nll_sum(self.model, *batch)
         self._nll += nll
         self._count += count
 
@@ -217,6 +219,11 @@ def parameter_groups(model: torch.nn.Module, matrices: set[str]) -> list[dict]:
         {"params": [parameter for name, parameter in named if name not in matrices], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def exactly(device: torch.device) -> contextlib.AbstractContextManager:
+    """On a CPU, compute in the precision of the weights, so that a later evaluation of them comes out equal."""
+    return torch.autocast("cpu", enabled=False) if device.type == "cpu" else contextlib.nullcontext()
 
 
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
