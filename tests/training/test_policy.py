@@ -27,7 +27,8 @@ def test_bf16_is_known_by_the_instructions(monkeypatch):
 def test_bf16_pays_where_there_are_products_enough(monkeypatch):
     monkeypatch.setattr(policy, "multiplies_bf16", lambda: True)
     assert gains_from_bf16(gpt(), tokens_per_step=12 * 64)
-    assert not gains_from_bf16(gpt(n_layer=1, n_embd=16), tokens_per_step=64)
+    assert not gains_from_bf16(gpt(n_embd=64), tokens_per_step=8 * 32)
+    assert gains_from_bf16(gpt(n_embd=64), tokens_per_step=32 * 64)
     assert not gains_from_bf16(Bigram(10_000, 64), tokens_per_step=10**6)
     monkeypatch.setattr(policy, "multiplies_bf16", lambda: False)
     assert not gains_from_bf16(gpt(), tokens_per_step=12 * 64)

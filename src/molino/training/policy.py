@@ -7,8 +7,8 @@ from molino.models.cost import flops_per_token
 
 # Training multiplies three times as much as a forward pass: once more for each of the two gradients.
 TRAINING = 3
-# Below so many operations a step on a CPU the casts to bf16 cost what its products gain.
-SMALL_STEP = 1e8
+# With so many operations a step for each linear layer, bf16 on a CPU gains what its casts cost.
+SMALL_LAYER = 4e7
 # torch.compile takes about half a minute to a minute on a GPU. It pays where training takes several, at this pace.
 LONG_SECONDS, GPU_FLOPS, GPU_LAYER_SECONDS = 300, 1e14, 1e-3
 
@@ -21,7 +21,8 @@ def multiplies_bf16() -> bool:
 
 def gains_from_bf16(model: nn.Module, tokens_per_step: int) -> bool:
     """Tell whether training `model` on this CPU is faster with products in bf16."""
-    return multiplies_bf16() and TRAINING * flops_per_token(model, 1) * tokens_per_step > SMALL_STEP
+    layers = sum(isinstance(module, nn.Linear) for module in model.modules())
+    return multiplies_bf16() and TRAINING * flops_per_token(model, 1) * tokens_per_step > layers * SMALL_LAYER
 
 
 def is_long(model: nn.Module, block_size: int, tokens_per_step: int, max_steps: int) -> bool:
