@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from molino.errors import ConfigError, Interrupted, NonFiniteError
 from molino.help import help_text
-from molino.light import import_lightning, keep_imports_light, uncollected
+from molino.light import import_lightning, uncollected
 from molino.messages import explain, one_line
 from molino.overrides import arrange, gather, wants_traceback
 
@@ -36,7 +36,6 @@ def command(script: str) -> None:
             print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1]))
         return
     share_cores(verb)
-    keep_imports_light()
     if verb in WORDS:
         sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
     sys.argv[1:] = arrange(sys.argv[1:])

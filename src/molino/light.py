@@ -34,12 +34,31 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def keep_imports_light() -> None:
-    """Have torchmetrics go without what it would import where it is installed; call it before Lightning is imported.
+def import_lightning() -> None:
+    """Import Lightning without what nothing here uses of what it imports; whoever wants that still imports it.
 
-    Lightning imports torchmetrics, and that these packages for metrics and plots which nothing here uses: two seconds
-    of every start. Whoever wants them still imports them.
+    It imports torchmetrics, and that LEFT_OUT for metrics and plots, where they are installed: two seconds.
+
+    It imports torch._dynamo, the compiler behind torch.compile, to ask whether a module is compiled and to exempt two
+    functions from compilation; optimizers import it to be exempted themselves: 0.6 s. While nobody else has imported
+    it, nothing is compiled, and all of that can wait. Who compiles something imports it, and finds everything as if it
+    had been there from the beginning.
     """
+    if "lightning" in sys.modules:
+        return
+    _keep_torchmetrics_light()
+    from torch import compiler
+
+    import_, disable = builtins.__import__, compiler.disable
+    builtins.__import__, compiler.disable = _without_optimized_module(import_), _disable_later(disable)
+    try:
+        import lightning.pytorch  # noqa: F401
+    finally:
+        builtins.__import__, compiler.disable = import_, disable
+    _exempt_optimizers_later()
+
+
+def _keep_torchmetrics_light() -> None:
     from lightning_utilities.core import imports
     from lightning_utilities.core.imports import RequirementCache
 
@@ -55,28 +74,6 @@ def keep_imports_light() -> None:
     imports.package_available = lambda name: name not in LEFT_OUT and available(name)
 
 
-def import_lightning() -> None:
-    """Import Lightning, the first time without torch._dynamo, the compiler behind torch.compile: 0.6 s.
-
-    Lightning imports it to ask whether a module is compiled and to exempt two functions from compilation, optimizers
-    to be exempted themselves. While nobody has imported it, nothing is compiled, and all of that can wait. Who compiles
-    something imports it, and finds everything as if it had been there from the beginning.
-    """
-    if "lightning" in sys.modules or DYNAMO in sys.modules:
-        import lightning.pytorch
-
-        return
-    from torch import compiler
-
-    import_, disable = builtins.__import__, compiler.disable
-    builtins.__import__, compiler.disable = _without_optimized_module(import_), _disable_later(disable)
-    try:
-        import lightning.pytorch  # noqa: F401
-    finally:
-        builtins.__import__, compiler.disable = import_, disable
-    _exempt_optimizers_later()
-
-
 class _IsCompiled(type):
     def __instancecheck__(cls, thing: Any) -> bool:
         return isinstance(thing, getattr(sys.modules.get(DYNAMO), "OptimizedModule", ()))
@@ -90,7 +87,8 @@ def _without_optimized_module(import_: Callable[..., Any]) -> Callable[..., Any]
     """Return `import_` with one exception: Lightning's `from torch._dynamo import OptimizedModule`."""
 
     def spare(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-        if name == DYNAMO and fromlist == ("OptimizedModule",) and globals["__name__"].startswith("lightning."):
+        importer = (globals or {}).get("__name__", "")
+        if name == DYNAMO and fromlist == ("OptimizedModule",) and importer.startswith("lightning."):
             return SimpleNamespace(OptimizedModule=OptimizedModule)
         return import_(name, globals, locals, fromlist, level)
 
@@ -99,12 +97,15 @@ def _without_optimized_module(import_: Callable[..., Any]) -> Callable[..., Any]
 
 def _disable_later(disable: Callable[..., Any]) -> Callable[..., Any]:
     """Return `torch.compiler.disable` such that it imports torch._dynamo no more where it decorates a function."""
-    from torch import _disable_dynamo  # the same, but only when the function is called
+    import torch
+
+    # Torch's own: the same, but only when the function is called.
+    disable_when_called = getattr(torch, "_disable_dynamo", disable)
 
     def later(function: Any = None, *args: Any, **kwargs: Any) -> Any:
         if function is None or args or kwargs:
             return disable(function, *args, **kwargs)
-        return _unless_dynamo(_disable_dynamo(function), function)
+        return _unless_dynamo(disable_when_called(function), function)
 
     return later
 
@@ -116,8 +117,8 @@ def _exempt_optimizers_later() -> None:
         if _comes_from(method, "torch._compile"):
             setattr(Optimizer, name, _unless_dynamo(method, method.__wrapped__))
     # This wraps the steps of each class when the first optimizer of it is made.
-    wrap = Optimizer.profile_hook_step
-    Optimizer.profile_hook_step = staticmethod(lambda step: wrap(_without_graph_breaks(step)))
+    if wrap := getattr(Optimizer, "profile_hook_step", None):
+        Optimizer.profile_hook_step = staticmethod(lambda step: wrap(_without_graph_breaks(step)))
 
 
 def _comes_from(method: Any, module: str) -> bool:
