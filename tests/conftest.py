@@ -13,16 +13,23 @@ from unittest import mock
 
 import pytest
 
-from molino.light import keep_imports_light
+from molino.light import import_lightning, uncollected
 
 # As the scripts do: before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-keep_imports_light()
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("en un lugar ", "de la Mancha, ", "de cuyo nombre ", "no quiero\n", "acordarme. ", "¡señor! ")
 # Tiny products are faster on one thread.
 CPU = ("hardware=cpu", "hardware.threads=1")
+
+
+def pytest_collectstart() -> None:
+    """Import Lightning as the scripts do, before a test imports it; not where no tests are collected, as in the process
+    that distributes them."""
+    if "lightning" not in sys.modules:
+        with uncollected():
+            import_lightning()
 
 
 @pytest.fixture(scope="session")

@@ -95,16 +95,3 @@ def test_output_that_nobody_reads_to_its_end(tmp_path, tiny, arguments):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(60) == 141
-
-
-def test_a_start_imports_nothing_for_nothing():
-    """What torchmetrics would import, because it is installed here, takes two seconds of every start."""
-    code = """
-import sys
-from molino.light import keep_imports_light
-keep_imports_light()
-import molino.train
-print(sorted({"transformers", "matplotlib", "scipy", "optuna", "submitit"} & sys.modules.keys()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr

@@ -9,13 +9,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from molino.errors import ConfigError, Interrupted, NonFiniteError
 from molino.help import help_text
-from molino.light import keep_imports_light
+from molino.light import import_lightning, uncollected
 from molino.messages import explain, one_line
 from molino.overrides import arrange, gather, wants_traceback
 
@@ -35,7 +36,6 @@ def command(script: str) -> None:
             print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1]))
         return
     share_cores(verb)
-    keep_imports_light()
     if verb in WORDS:
         sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
     sys.argv[1:] = arrange(sys.argv[1:])
@@ -77,7 +77,7 @@ class Task:
         hydra_config = HydraConfig.get()
         try:
             with until_nobody_reads():
-                run = importlib.import_module(f"molino.{self.verb}").run
+                run = import_verb(self.verb).run
                 if self.verb == "train":
                     from molino.sweeps.job import in_directory
 
@@ -90,6 +90,15 @@ class Task:
             _say_in_sweep(error, list(hydra_config.overrides.task))
             self.failures.append(getattr(explain(error), "exit_code", 1))
         return None
+
+
+def import_verb(verb: str) -> ModuleType:
+    """Import the module of a verb; the first time in a process it brings torch, which takes most of a start."""
+    name = f"molino.{verb}"
+    with nullcontext() if name in sys.modules else uncollected():
+        if verb == "train":
+            import_lightning()
+        return importlib.import_module(name)
 
 
 @contextmanager

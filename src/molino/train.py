@@ -23,6 +23,7 @@ from molino.evaluation.loss import loss_units, perplexity
 from molino.generation.start import start_token
 from molino.models.cost import count_parameters
 from molino.models.hub.read import read_weights
+from molino.models.shapes import shapes_only
 from molino.runs import directory
 from molino.runs.load import build_model, load_checkpoint
 from molino.runs.record import record
@@ -146,9 +147,9 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
         seed=seed,
     )
     data.check_processes(hardware.devices * hardware.num_nodes)
-    # On this device nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
+    # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
     # an optimizer.
-    with torch.device("meta"):
+    with shapes_only():
         trial = build_model(settings, vocab_size=8)
         LanguageModel(trial, optimizer, schedule, max_steps=1, log_every=1).configure_optimizers()
     if trial.block_size < data.block_size:

@@ -31,6 +31,7 @@ def start(train: str, folder: Path, rounds: int) -> None:
         "--help": timed(python, train, "--help"),
         "import torch": timed(python, "-c", "import torch"),
         "import lightning.pytorch": timed(python, "-c", "import lightning.pytorch"),
+        "import all that a run needs": timed(python, "-c", "from molino.cli import import_verb; import_verb('train')"),
     }
     found = common.take_turns(contenders, rounds)
     common.show(f"seconds, default run, {rounds} rounds", found, "command to first step", "{:.2f}")

@@ -11,7 +11,6 @@ from hydra import version
 from hydra.core.utils import JobRuntime, run_job, setup_globals
 from omegaconf import DictConfig, open_dict
 
-from molino.light import keep_imports_light
 from molino.sweeps.job import directory_of, output_to
 
 LOG = "log.txt"
@@ -37,7 +36,6 @@ class Context:
         """Make this process one of the sweep's."""
         os.chdir(self.folder)
         sys.argv = list(self.arguments)
-        keep_imports_light()
         setup_globals()
         version.setbase("1.3")
         JobRuntime.instance().set("name", self.config.hydra.job.name)

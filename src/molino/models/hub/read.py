@@ -6,20 +6,19 @@ tensor at a time, so that pages that have been copied do not count as used memor
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from molino.errors import CheckpointError, ConfigError, DataError
 from molino.models.gpt import GPT
 from molino.models.hub import formats
 from molino.models.hub.formats import FORMATS, Format
 from molino.models.llama import Llama
+from molino.models.shapes import shapes_only
 
 FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -118,15 +117,6 @@ def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype
             module.to(dtype)
 
 
-class _Uninitialised(TorchFunctionMode):
-    """While it is entered, weights are not initialised: values they will not keep cost time and memory."""
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return (kwargs or {}).get("tensor", args[0] if args else None)
-        return func(*args, **kwargs or {})
-
-
 def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
     path = folder / "config.json"
     try:
@@ -146,7 +136,7 @@ def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
     form, config = _read_config(folder)
     try:
         settings = form.settings(config)
-        with torch.device("meta"), _Uninitialised():
+        with shapes_only():
             return form, settings, FAMILIES[form.target](**settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'} {error}") from error

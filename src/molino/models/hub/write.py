@@ -15,6 +15,7 @@ from molino.models import choose
 from molino.models.hub.formats import FORMATS, GPT, LLAMA, Format
 from molino.models.hub.read import FAMILIES, SINGLE
 from molino.models.llama import default_inner
+from molino.models.shapes import shapes_only
 
 
 def find_format(target: str, settings: dict[str, Any], model_type: str | None = None) -> Format:
@@ -74,7 +75,7 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
     """Yield what the file holds, name by name. Biases that our model does without are zeros there."""
     parameters = dict(model.named_parameters())
     whole = settings | {"bias": True} if form.target == GPT else settings
-    with torch.device("meta"):
+    with shapes_only():
         reference = FAMILIES[form.target](**whole)
     for name, expected in reference.named_parameters():
         weight = parameters.get(name)
