@@ -18,6 +18,8 @@ FAMILIES = {
     "llama-grouped": (Llama, {"n_kv_head": 2, "tie_weights": True}),
     "llama-one-key-head-biases": (Llama, {"n_kv_head": 1, "qkv_bias": True, "head_size": 6}),
     "llama-window": (Llama, {"n_kv_head": 2, "window": 5}),
+    "llama-normed-queries": (Llama, {"qk_norm": True}),
+    "llama-ngrams": (Llama, {"ngrams": 3, "ngram_rows": 600}),
     "bigram": (Bigram, {}),
 }
 

@@ -64,6 +64,7 @@ PAIRS = {
         {"n_kv_head": 2, "window": 6},
     ),
     "qwen2-biases": ("Qwen2", {"num_key_value_heads": 2}, {"n_kv_head": 2, "qkv_bias": True}),
+    "qwen3-norms": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 8}, {"n_kv_head": 2, "qk_norm": True}),
     "phi3": ("Phi3", {"num_key_value_heads": 2}, {"n_kv_head": 2}),
     "phi3-window": ("Phi3", {"num_key_value_heads": 1, "sliding_window": 5}, {"n_kv_head": 1, "window": 5}),
 }

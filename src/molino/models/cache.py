@@ -51,6 +51,7 @@ class KVCache:
         size = (batch_size, shape.n_kv_head, capacity, shape.head_size)
         self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
         self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
+        self.tokens_BS = torch.zeros((batch_size, capacity), dtype=torch.long, device=device)
         self.capacity = capacity
         self.device = torch.device(device)
         self.length = 0
@@ -72,12 +73,13 @@ class KVCache:
         view = KVCache(CacheShape(0, 0, 0), 1, self.capacity, self.device)
         view.keys = [k_BGSD[which] for k_BGSD in self.keys]
         view.values = [v_BGSD[which] for v_BGSD in self.values]
+        view.tokens_BS = self.tokens_BS[which]
         return view
 
     def share(self, count: int) -> None:
         """Copy the first of each `count` rows to the others."""
-        for tensor_BGSD in (*self.keys, *self.values) if count > 1 else ():
-            groups = tensor_BGSD.unflatten(0, (-1, count))
+        for tensor in (*self.keys, *self.values, self.tokens_BS) if count > 1 else ():
+            groups = tensor.unflatten(0, (-1, count))
             groups[:, 1:] = groups[:, :1]
 
     def positions(self, count: int) -> Tensor:
@@ -92,6 +94,17 @@ class KVCache:
             )
         new_T = torch.arange(count, device=self.device)
         return new_T + self.length if self.lengths_B is None else new_T + self.lengths_B[:, None]
+
+    def recall(self, tokens_BT: Tensor, count: int) -> Tensor:
+        """Keep T new tokens themselves; return them after the `count` before them, zeros before a text: (B, S).
+
+        Only models that embed more than one token at a time ask for it.
+        """
+        B, T = tokens_BT.shape
+        start = self.length if self.lengths_B is None else self.lengths_B[:, None]
+        places_BS = (start + torch.arange(-count, T, device=self.device)).expand(B, -1)
+        self.tokens_BS.scatter_(1, places_BS[:, count:], tokens_BT)
+        return self.tokens_BS.gather(1, places_BS.clamp(min=0)).masked_fill(places_BS < 0, 0)
 
     def extend(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values of T new tokens of a layer; return all so far, shape (B, G, S, D), as views."""

@@ -1,10 +1,11 @@
-"""The Llama family: Llama, Mistral, Qwen2 and Phi-3 by settings alone.
+"""The Llama family: Llama, Mistral, Qwen2, Qwen3 and Phi-3 by settings alone.
 
 What is notable:
 - RMSNorm before each branch and at the end, no biases (Qwen2 has them on queries, keys and values)
 - rotary positions: nothing is added to the embeddings, queries and keys are turned by an angle that grows with place
 - grouped-query attention: n_kv_head heads of keys and values serve n_head heads of queries
 - SwiGLU: the MLP's inner activations are gated by a second projection
+- queries and keys may be normed (Qwen3), and n-grams embedded beside the tokens; see `ngrams.py`
 - projections that read the same input are one matrix (qkv_proj, gate_up_proj), as in Phi-3
 
 Parameters carry Phi-3's names in `transformers`, less the prefix `model.`.
@@ -32,6 +33,7 @@ from molino.models.cache import CacheShape, KVCache
 from molino.models.dropout import Dropout
 from molino.models.head import head_loss
 from molino.models.linear import Linear
+from molino.models.ngrams import NgramEmbedding
 
 INNER_MULTIPLE = 64  # widths of SwiGLU are rounded up to a multiple of this
 
@@ -85,6 +87,8 @@ class RotaryAttention(nn.Module):
         head_size: int,
         window: int | None,
         qkv_bias: bool,
+        qk_norm: bool,
+        norm_eps: float,
         dropout: float,
         layer: int,
     ):
@@ -93,14 +97,17 @@ class RotaryAttention(nn.Module):
         self.window, self.layer = window, layer
         self.attn_dropout, self.attn_path = dropout, "auto"
         self.qkv_proj = Linear(n_embd, (n_head + 2 * n_kv_head) * head_size, bias=qkv_bias)
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(head_size, norm_eps) if qk_norm else nn.Identity() for _ in ("queries", "keys")
+        )
         self.o_proj = Linear(n_head * head_size, n_embd, bias=False)
 
     def forward(self, x_BTC: Tensor, turning: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTC.shape
         H, G = self.n_head, self.n_kv_head
         heads_BNTD = self.qkv_proj(x_BTC).view(B, T, H + 2 * G, self.head_size).transpose(1, 2)
-        turned_BNTD = turn(heads_BNTD[:, : H + G], *turning)
-        q_BHTD, k_BGTD, v_BGTD = turned_BNTD[:, :H], turned_BNTD[:, H:], heads_BNTD[:, H + G :]
+        q_BHTD, k_BGTD, v_BGTD = heads_BNTD.split((H, G, G), dim=1)
+        q_BHTD, k_BGTD = turn(self.q_norm(q_BHTD), *turning), turn(self.k_norm(k_BGTD), *turning)
         dropout = self.attn_dropout if self.training else 0.0
         y_BHTD = attend(q_BHTD, k_BGTD, v_BGTD, cache, self.layer, self.window, dropout, self.attn_path)
         return self.o_proj(y_BHTD.transpose(1, 2).reshape(B, T, H * self.head_size))
@@ -147,10 +154,13 @@ class Llama(nn.Module):
         n_inner: width inside the MLP; None is 8/3 * n_embd, rounded up to a multiple of 64.
         window: how far back a token sees, itself included (Mistral's sliding window); None for all the way.
         qkv_bias: whether queries, keys and values have biases (Qwen2).
+        qk_norm: whether queries and keys are normed, each head by itself (Qwen3; Henry et al. 2020).
         rope_base: the rotary positions' base.
         norm_eps: added to a norm's mean square.
         tie_weights: one table for token embeddings and head.
         dropout: probability after the embeddings, on attention weights and at the end of each residual branch.
+        ngrams: the longest n-grams that have embeddings of their own, see `NgramEmbedding`; 1 for none.
+        ngram_rows: of each of their tables.
 
     Raises ConfigError for a setting out of range, with its name and what to choose.
     """
@@ -167,10 +177,13 @@ class Llama(nn.Module):
         n_inner: int | None = None,
         window: int | None = None,
         qkv_bias: bool = False,
+        qk_norm: bool = False,
         rope_base: float = 10000.0,
         norm_eps: float = 1e-5,
         tie_weights: bool = False,
         dropout: float = 0.0,
+        ngrams: int = 1,
+        ngram_rows: int = 16384,
     ):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
@@ -178,6 +191,7 @@ class Llama(nn.Module):
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         require_layers(n_layer)
         require_positive({"model.n_head": n_head, "model.n_kv_head": n_kv_head, "model.n_embd": n_embd})
+        require_positive({"model.ngrams": ngrams})
         head_size = divide("model.n_embd", n_embd, "model.n_head", n_head) if head_size is None else head_size
         require_positive({"model.head_size": head_size, "model.n_inner": n_inner})
         if window is not None:
@@ -189,10 +203,12 @@ class Llama(nn.Module):
         self.cache_shape = CacheShape(n_layer, n_kv_head, head_size)
 
         def block(layer: int) -> LlamaBlock:
-            attn = RotaryAttention(n_embd, n_head, n_kv_head, head_size, window, qkv_bias, dropout, layer)
+            biases_and_norms = (qkv_bias, qk_norm, norm_eps)
+            attn = RotaryAttention(n_embd, n_head, n_kv_head, head_size, window, *biases_and_norms, dropout, layer)
             return LlamaBlock(n_embd, norm_eps, dropout, attn, SwiGLU(n_embd, n_inner))
 
         self.embed_tokens = nn.Embedding(vocab_size, n_embd)
+        self.ngrams = NgramEmbedding(ngrams, ngram_rows, vocab_size, n_embd) if ngrams > 1 else None
         self.rotary = Rotary(block_size, head_size, rope_base)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(map(block, range(n_layer)))
@@ -209,7 +225,10 @@ class Llama(nn.Module):
     def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads, (B, T, C)."""
         turning = self.rotary(token_positions(tokens_BT, cache, self.block_size))
-        x_BTC = self.dropout(self.embed_tokens(tokens_BT))
+        x_BTC = self.embed_tokens(tokens_BT)
+        if self.ngrams is not None:
+            x_BTC = x_BTC + self.ngrams(tokens_BT, cache)
+        x_BTC = self.dropout(x_BTC)
         for block in self.layers:
             x_BTC = block(x_BTC, turning, cache)
         if cache is not None:
@@ -232,6 +251,7 @@ def initialise(model: Llama) -> None:
     weight                                          value
     embed_tokens, lm_head, qkv_proj, gate_up_proj   normal, std 0.02
     o_proj, down_proj                               normal, std 0.02 / sqrt(2 * n_layer)
+    ngrams                                          0
     norms                                           1
     biases                                          0
 
@@ -239,7 +259,7 @@ def initialise(model: Llama) -> None:
     """
     residual_std = 0.02 / math.sqrt(2 * len(model.layers))
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+        if name.endswith("bias") or name.startswith("ngrams."):
             nn.init.zeros_(parameter)
         elif parameter.dim() == 1:
             nn.init.ones_(parameter)

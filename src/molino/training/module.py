@@ -212,13 +212,22 @@ class LanguageModel(LightningModule):
 
 
 def parameter_groups(model: torch.nn.Module, matrices: set[str]) -> list[dict]:
-    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms."""
+    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms.
+
+    Each group also says, as `hidden`, which of its parameters are weights inside the network: those of linear layers,
+    but for the head and for what it shares with the embeddings.
+    """
+    linear = {id(m.weight) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for name, parameter in named if name in matrices]},
         {"params": [parameter for name, parameter in named if name not in matrices], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    return [
+        group | {"hidden": [id(parameter) in linear for parameter in group["params"]]}
+        for group in groups
+        if group["params"]
+    ]
 
 
 def exactly(device: torch.device) -> contextlib.AbstractContextManager:

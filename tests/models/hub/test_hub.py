@@ -33,6 +33,7 @@ THEIRS = {
     "llama-tied-wide-heads": ("Llama", LLAMA_SIZES | {"tie_word_embeddings": True, "head_dim": 32}),
     "mistral": ("Mistral", LLAMA_SIZES | {"sliding_window": 9}),
     "qwen2": ("Qwen2", LLAMA_SIZES),
+    "qwen3": ("Qwen3", LLAMA_SIZES | {"head_dim": 8}),
     "phi3": ("Phi3", LLAMA_SIZES | {"sliding_window": 13}),
 }
 OURS = {
@@ -42,6 +43,7 @@ OURS = {
     "llama": (Llama, {"n_kv_head": 1, "tie_weights": True}),
     "mistral": (Llama, {"n_kv_head": 2, "window": 7, "head_size": 8}),
     "qwen2": (Llama, {"qkv_bias": True, "rope_base": 1e6}),
+    "qwen3": (Llama, {"qk_norm": True, "n_kv_head": 2}),
     "phi3": (Llama, {"window": 7}),
 }
 
@@ -161,6 +163,8 @@ def test_ours_in_transformers(kind, tmp_path):
         (GPT, {}, "bert", "format=bert is unknown: choose one of gpt2, openai-gpt, llama"),
         (Llama, {"window": 5}, "llama", "model.window=5 has no counterpart in llama"),
         (Llama, {"window": 5, "qkv_bias": True}, None, "model.window=5 has no counterpart in qwen2"),
+        (Llama, {"ngrams": 3}, "llama", "model.ngrams=3 has no counterpart in llama"),
+        (Llama, {"qk_norm": True}, "mistral", "model.qk_norm=True has no counterpart in mistral"),
         (Llama, {"head_size": 4}, "phi3", "model.head_size=4 has no counterpart in phi3"),
         (Bigram, {}, None, "Bigram has no counterpart in transformers"),
     ],

@@ -186,13 +186,18 @@ def _qwen2_settings(config: Config) -> dict[str, Any]:
     return {**_llama_settings(config), "qkv_bias": True}
 
 
-def _llama_config(settings: Config, model_type: str = "llama") -> dict[str, Any]:
-    require(settings, model_type, qkv_bias=False, window=None)
+def _qwen3_settings(config: Config) -> dict[str, Any]:
+    expect(config, use_sliding_window=False)
+    return {**_llama_settings(config), "qk_norm": True}
+
+
+def _llama_config(settings: Config) -> dict[str, Any]:
+    require(settings, "llama", qkv_bias=False, qk_norm=False, window=None, ngrams=1)
     return _llama_sizes(settings)
 
 
 def _windowed_config(settings: Config, model_type: str) -> dict[str, Any]:
-    require(settings, model_type, qkv_bias=False)
+    require(settings, model_type, qkv_bias=False, qk_norm=False, ngrams=1)
     return {**_llama_sizes(settings), "sliding_window": settings["window"]}
 
 
@@ -203,8 +208,13 @@ def _phi3_config(settings: Config) -> dict[str, Any]:
 
 
 def _qwen2_config(settings: Config) -> dict[str, Any]:
-    require(settings, "qwen2", qkv_bias=True, window=None)
+    require(settings, "qwen2", qkv_bias=True, qk_norm=False, window=None, ngrams=1)
     return {**_llama_sizes(settings), "use_sliding_window": False}
+
+
+def _qwen3_config(settings: Config) -> dict[str, Any]:
+    require(settings, "qwen3", qkv_bias=False, qk_norm=True, window=None, ngrams=1)
+    return {**_llama_sizes(settings), "attention_bias": False, "use_sliding_window": False}
 
 
 def _llama_sizes(settings: Config) -> dict[str, Any]:
@@ -256,6 +266,7 @@ FORMATS = {
             "model.",
         ),
         Format("qwen2", "Qwen2ForCausalLM", LLAMA, _qwen2_settings, _qwen2_config, _split_stored, "model."),
+        Format("qwen3", "Qwen3ForCausalLM", LLAMA, _qwen3_settings, _qwen3_config, _split_stored, "model."),
         Format("phi3", "Phi3ForCausalLM", LLAMA, _windowed_settings, _phi3_config, _fused_stored, "model."),
     )
 }
