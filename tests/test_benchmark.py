@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -7,9 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from molino.benchmarks import common, generation
+from molino import benchmark
+from molino.benchmarks import common, generation, loops, training
 from molino.benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
+from molino.models.dropout import Dropout
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"vocab_size": 65, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
@@ -89,8 +93,8 @@ def test_only_one_contender_waits_as_users_of_transformers_do(tmp_path, monkeypa
 
 def test_a_contender_that_fails_says_why(tmp_path):
     contender = generation.Contender("unheard-of", tmp_path, tmp_path / "log", dict(os.environ))
-    with pytest.raises(SystemExit, match=r"unheard-of failed: Traceback(.|\n)*KeyError"):
-        contender.turn(1)
+    with pytest.raises(SystemExit, match=r"unheard-of failed: (.|\n)*KeyError"):
+        contender.turn(new_tokens=1)
     contender.stop()
 
 
@@ -108,3 +112,48 @@ def test_impossible_settings(arguments, reason):
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "generation", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and reason in done.stderr.splitlines()[-1]
+
+
+def test_training_compares_tokens_a_second(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "dropout": 0.1}
+    case = training.Case("a tiny GPT", "gpt", sizes, batch_size=4, block_size=8, steps=4, log_every=2)
+    monkeypatch.setitem(training.CASES, "tiny", case)
+    found = training.training(str(ROOT / "scripts" / "train.py"), tmp_path, 1, ["tiny"])["tiny"]
+    assert set(found["contenders"]) == {training.OURS, *training.CONTENDERS}
+    for figures in found["contenders"].values():
+        assert math.isfinite(figures["tokens_per_second"]) and figures["tokens_per_second"] > 0
+        assert 50 < figures["memory_mib"] < 5000
+    ours, plain = (found["contenders"][name] for name in (training.OURS, training.PLAIN))
+    faster = ours["tokens_per_second"] / plain["tokens_per_second"]
+    assert plain["molino_is_faster_by"] == pytest.approx(faster, abs=0.005)
+    # By hand: forward and backward of two operations a weight of a matrix, the head included, and attention over half
+    # a window on average.
+    V = found["case"]["vocab_size"]
+    weights = 16 * 48 + 16 * 16 + 2 * 16 * 64 + 16 * V
+    each = 3 * (2 * weights + 4 * 16 * 4)
+    assert ours["operations_per_second"] == pytest.approx(ours["tokens_per_second"] * each)
+    assert "ratio: molino / this" in capsys.readouterr().out
+
+    benchmark.keep(tmp_path / "figures.json", {"tiny": found})
+    kept = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    assert kept["figures"] == {"tiny": json.loads(json.dumps(found))} and kept["environment"]["packages"]["torch"]
+
+
+def test_the_words_of_the_benchmark_are_all_there():
+    text = training.words(500).split()
+    assert len(set(text)) == 500 and len(text) > 10_000
+
+
+def test_loops_without_molino_train_the_same_model(tmp_path):
+    """The plain loop's model has nothing of ours that is there for speed, but computes the same."""
+    case = {"family": "gpt", "vocab_size": 11, "block_size": 8, "model": {"n_layer": 1, "n_head": 2, "n_embd": 8}}
+    torch.manual_seed(0)
+    model, loss = loops.our_model(case)
+    assert not any(isinstance(module, Dropout) for module in model.modules())
+    tokens_BT = torch.randint(0, 11, (2, 8))
+    torch.testing.assert_close(loss(tokens_BT, tokens_BT), model.loss(tokens_BT, tokens_BT))
+    theirs, their_loss = loops.their_model(case)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+    assert their_loss(tokens_BT, tokens_BT).isfinite()

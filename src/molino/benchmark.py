@@ -1,7 +1,7 @@
 """python scripts/benchmark.py: what molino costs, measured beside others that do the same in the same run.
 
-    training    steps a second of experiment=quijote_bigram through scripts/train.py, with logging, checkpoints and
-                progress, against a raw PyTorch loop that does the same work
+    training    tokens a second by scripts/train.py, with logging, checkpoints and progress, against a plain PyTorch
+                loop, transformers' GPT-2 and Lightning's defaults; memory, and the share of the matrix peak
     sweep       runs a second of a sweep of short runs, by two workers, by Hydra's basic launcher and by joblib's
     start       seconds from the command to the first step of the default run, and for --help
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
@@ -11,14 +11,17 @@ Contenders take turns, each in a process of its own, and medians are compared: m
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
 from molino.benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
 from molino.benchmarks.start import start
 from molino.benchmarks.sweep import KINDS, sweep
-from molino.benchmarks.training import training
+from molino.benchmarks.training import CASES, training
 from molino.cli import share_cores
+from molino.files import write_text
+from molino.runs.record import environment
 
 
 def main(script: str) -> None:
@@ -29,7 +32,7 @@ def main(script: str) -> None:
     train = str(Path(script).resolve().parent / "train.py")
     with tempfile.TemporaryDirectory() as folder:
         if chosen.benchmark == "training":
-            training(train, Path(folder), chosen.rounds, chosen.steps)
+            keep(chosen.json, training(train, Path(folder), chosen.rounds, chosen.cases))
         elif chosen.benchmark == "sweep":
             sweep(train, Path(folder), chosen.rounds, chosen.runs, chosen.kind)
         elif chosen.benchmark == "start":
@@ -38,11 +41,20 @@ def main(script: str) -> None:
             generation(Path(folder), chosen.models, chosen.tokens, chosen.rounds, chosen.compile)
 
 
+def keep(path: Path | None, figures: dict) -> None:
+    """Write the figures of a benchmark as JSON, where a file is named."""
+    if path is not None:
+        facts = {key: value for key, value in environment(None, False).items() if key not in ("command", "git_changed")}
+        write_text(path, json.dumps({"environment": facts, "figures": figures}, indent=2) + "\n")
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=("training", "sweep", "start", "generation"))
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
-    parser.add_argument("--steps", type=int, default=10_000, help="training: steps of each turn (default: 10000)")
+    cases = "training: models (default: all)"
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help=cases)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="training: write the figures there, too")
     parser.add_argument("--runs", type=int, default=16, help="sweep: runs of each turn (default: 16)")
     parser.add_argument(
         "--kind", choices=list(KINDS), default="bigram", help="sweep: what runs train (default: bigram)"

@@ -1,25 +1,111 @@
 """Turns, tables and training runs, for all benchmarks."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from molino.console import show_rows
 
+# How threads wait; see `molino.cli.share_cores`.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
-def run(command: list[str]) -> str:
+
+class Contender:
+    """A process that lives through all rounds and takes turns; see `molino.benchmarks.worker`.
+
+    Args:
+        kind: a name among KINDS of `module`.
+        folder: where it finds what it needs.
+        log: a file for what it says beside its answers.
+        environment: its variables.
+        module: what it runs.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        log: Path,
+        environment: dict[str, str],
+        module: str = "molino.benchmarks.worker",
+    ):
+        self.kind, self.log = kind, log
+        command = [sys.executable, "-m", module, kind, str(folder)]
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            )
+
+    def turn(self, **request: Any) -> dict[str, Any]:
+        """Return what it measured.
+
+        Raises SystemExit, with the end of what it said, if it failed.
+        """
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            self.process.wait()  # until it has said why
+            raise SystemExit(f"the contender {self.kind} failed: {self.log.read_text().strip()[-500:]}")
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        """End the process, also in the middle of a turn."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def run(command: list[str], memory: list[float | None] | None = None) -> str:
     """Return what a command prints.
+
+    Args:
+        memory: takes the most memory its process has held, in MiB; None where the system does not tell.
 
     Raises SystemExit, with the end of what it said, if it failed.
     """
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:3])} ... failed: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        if memory is not None:
+            watch = threading.Thread(target=lambda: memory.append(_watch(process)))
+            watch.start()
+        output, errors = process.communicate()
+    if memory is not None:
+        watch.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[:3])} ... failed: {errors.strip()[-500:]}")
+    return output
+
+
+def _watch(process: subprocess.Popen) -> float | None:
+    """Return the peak of a process's memory, looked at until it ends."""
+    found = None
+    while process.poll() is None:
+        found = status("VmHWM", process.pid) or found
+        time.sleep(0.02)
+    return found
+
+
+def status(key: str, process: int | str = "self") -> float | None:
+    """Return an entry of Linux's record of a process in MiB; None on other systems, and when the process has ended.
+
+    Not getrusage, whose peak a process inherits from the one that started it.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
 def take_turns(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -60,10 +146,10 @@ def prepare(train: str, folder: Path, corpus: str) -> Path:
     return cache
 
 
-def train_run(train: str, folder: Path, cache: Path, *settings: str) -> Path:
-    """Run scripts/train.py and return the run directory."""
+def train_run(train: str, folder: Path, cache: Path, *settings: str, memory: list[float | None] | None = None) -> Path:
+    """Run scripts/train.py and return the run directory; `memory` as for `run`."""
     outputs = Path(tempfile.mkdtemp(dir=folder))
-    run([sys.executable, train, f"paths.outputs={outputs}", f"paths.cache={cache}", *settings])
+    run([sys.executable, train, f"paths.outputs={outputs}", f"paths.cache={cache}", *settings], memory)
     return next(path for path in outputs.iterdir() if path.is_dir())
 
 

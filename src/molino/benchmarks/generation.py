@@ -11,11 +11,8 @@ it sums a tensor far larger than its caches. It is above 1 where a cache of the 
 """
 
 import importlib.util
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.benchmarks import common
+from molino.benchmarks.common import Contender
 from molino.benchmarks.worker import PROMPT
 from molino.console import say, show_rows
 
@@ -33,8 +31,6 @@ MODELS = {
     "gpt": ("molino.models.gpt.GPT", SIZES | {"activation": "gelu_tanh"}),
     "llama": ("molino.models.llama.Llama", SIZES | {"n_kv_head": 2}),
 }
-# How threads wait; see `molino.cli.share_cores`.
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 OURS, COMPILED, UNCACHED = "molino, cached", "molino, cached and compiled", "molino, without cache"
 THEIRS, THEIRS_AS_USED = "transformers, cached", "transformers, cached, threads as its users have them"
 BANDWIDTH = "memory bandwidth"
@@ -60,38 +56,6 @@ class Reads:
     def per_token(self, new_tokens: int) -> float:
         """Return the mean over the tokens of a text; the first sees the prompt, each further one a token more."""
         return self.weights + self.cache * (len(PROMPT) + (new_tokens - 1) / 2)
-
-
-class Contender:
-    """A process that takes turns, see `molino.benchmarks.worker`."""
-
-    def __init__(self, kind: str, folder: Path, log: Path, environment: dict[str, str]):
-        self.kind, self.log = kind, log
-        command = [sys.executable, "-m", "molino.benchmarks.worker", kind, str(folder)]
-        with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-            )
-
-    def turn(self, new_tokens: int) -> dict[str, Any]:
-        """Return what it measured.
-
-        Raises SystemExit, with the end of what it said, if it failed.
-        """
-        try:
-            print(json.dumps({"new_tokens": new_tokens}), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            self.process.wait()  # until it has said why
-            raise SystemExit(f"the contender {self.kind} failed: {self.log.read_text().strip()[-500:]}")
-        return json.loads(answer)
-
-    def stop(self) -> None:
-        """End the process, also in the middle of a turn."""
-        self.process.kill()
-        self.process.communicate()
 
 
 @dataclass(frozen=True)
@@ -154,7 +118,7 @@ def write(folder: Path, target: str, settings: dict[str, Any]) -> Reads:
 def contenders(folder: Path, names: Collection[str]) -> Iterator[dict[str, Contender]]:
     """Start these processes of KINDS on the model in `folder`, all at once, and end them afterwards."""
     same = os.environ | {"HF_HUB_OFFLINE": "1"}
-    as_used = {name: value for name, value in same.items() if name not in WAITING}
+    as_used = {name: value for name, value in same.items() if name not in common.WAITING}
     with ExitStack() as stack:
         started = {}
         for number, name in enumerate(names):
@@ -171,14 +135,14 @@ def measure(taking_part: dict[str, Contender], new_tokens: int, rounds: int, tit
     memory, bandwidths, first_text = {}, [], {}
     for name in names:
         # Compiled code may be compiled again for texts longer than those it has seen.
-        first = taking_part[name].turn(new_tokens if name == COMPILED else min(new_tokens, 16))
+        first = taking_part[name].turn(new_tokens=new_tokens if name == COMPILED else min(new_tokens, 16))
         first_text[name] = first["seconds"]
     for number in range(rounds):
-        bandwidths.append(taking_part[BANDWIDTH].turn(0)["bytes_per_second"])
+        bandwidths.append(taking_part[BANDWIDTH].turn(new_tokens=0)["bytes_per_second"])
         for name in names:
             if name == UNCACHED and new_tokens > LONG and number > 0:
                 continue
-            answer = taking_part[name].turn(new_tokens)
+            answer = taking_part[name].turn(new_tokens=new_tokens)
             speeds[name].append(len(answer["tokens"]) / answer["seconds"])
             texts[name].append(answer["tokens"])
             memory[name] = answer["memory"]

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from molino.benchmarks.common import status
+
 PROMPT = (1, 2, 3, 4)
 SUMMED = 100_000_000  # numbers of float32: far more than any cache of a processor holds
 Turn = Callable[[int], dict[str, Any]]
@@ -90,7 +92,7 @@ def decode(text: Callable[[int], Any], new_tokens: int, before: float | None) ->
     began = time.perf_counter()
     tokens = list(text(new_tokens))
     seconds = time.perf_counter() - began
-    peak = _status("VmHWM")
+    peak = status("VmHWM")
     return {"tokens": tokens, "seconds": seconds, "memory": None if peak is None else peak - before}
 
 
@@ -98,29 +100,27 @@ def after_imports() -> float | None:
     """Return the process's memory (MiB) and let its peak be counted from here."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(key: str) -> float | None:
-    """Return an entry of Linux's record of this process in MiB; None on other systems.
-
-    Not getrusage, whose peak a process inherits from the one that started it.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
-
-
-def main(kind: str, folder: str) -> None:
-    """Answer until the input ends."""
+def answer(begin: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+    """Begin, then answer requests until the input ends."""
     # Whatever a library prints must not come between the answers.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        turn = KINDS[kind](folder)
+        turn = begin()
         for line in sys.stdin:
-            print(json.dumps(turn(json.loads(line)["new_tokens"])), file=answers, flush=True)
+            print(json.dumps(turn(json.loads(line))), file=answers, flush=True)
+
+
+def main(kind: str, folder: str) -> None:
+    """Take the turns of a contender."""
+
+    def begin() -> Callable[[dict[str, Any]], dict[str, Any]]:
+        turn = KINDS[kind](folder)
+        return lambda request: turn(request["new_tokens"])
+
+    answer(begin)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,13 @@ def turn(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_BHTD * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm of each head, in the precision of its weights: torch has no kernel for mixed ones."""
+
+    def forward(self, x_BHTD: Tensor) -> Tensor:
+        return super().forward(x_BHTD.to(self.weight.dtype))
+
+
 class RotaryAttention(nn.Module):
     """Causal grouped-query attention with rotary positions: (B, T, C) -> (B, T, C).
 
@@ -98,7 +105,7 @@ class RotaryAttention(nn.Module):
         self.attn_dropout, self.attn_path = dropout, "auto"
         self.qkv_proj = Linear(n_embd, (n_head + 2 * n_kv_head) * head_size, bias=qkv_bias)
         self.q_norm, self.k_norm = (
-            nn.RMSNorm(head_size, norm_eps) if qk_norm else nn.Identity() for _ in ("queries", "keys")
+            HeadNorm(head_size, norm_eps) if qk_norm else nn.Identity() for _ in ("queries", "keys")
         )
         self.o_proj = Linear(n_head * head_size, n_embd, bias=False)
 

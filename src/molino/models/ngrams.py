@@ -30,7 +30,7 @@ class NgramEmbedding(nn.Module):
 
     Args:
         order: the longest n-grams, 2 or more.
-        rows: of each table.
+        rows: of each table, at most.
         vocab_size, n_embd: of the model.
 
     Raises ConfigError for a setting out of range.
@@ -39,8 +39,8 @@ class NgramEmbedding(nn.Module):
     def __init__(self, order: int, rows: int, vocab_size: int, n_embd: int):
         super().__init__()
         require_positive({"model.ngrams": order, "model.ngram_rows": rows})
-        self.vocab_size, self.rows = vocab_size, rows
-        self.tables = nn.ModuleList(nn.Embedding(rows, n_embd) for _ in range(2, order + 1))
+        self.vocab_size = vocab_size
+        self.tables = nn.ModuleList(nn.Embedding(min(rows, vocab_size**n), n_embd) for n in range(2, order + 1))
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         T, before = tokens_BT.shape[1], len(self.tables)
@@ -49,6 +49,7 @@ class NgramEmbedding(nn.Module):
         for back, table in enumerate(self.tables, start=1):
             # As digits of a number of base V, which wraps around at 2^64.
             number_BT = number_BT + tokens_BS[:, before - back : before - back + T] * _signed(self.vocab_size**back)
-            fits = self.vocab_size ** (back + 1) <= self.rows
-            total_BTC = total_BTC + table(number_BT if fits else (number_BT * SPREAD >> 20) % self.rows)
+            rows = table.num_embeddings
+            fits = rows == self.vocab_size ** (back + 1)
+            total_BTC = total_BTC + table(number_BT if fits else (number_BT * SPREAD >> 20) % rows)
         return total_BTC

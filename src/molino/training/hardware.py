@@ -38,7 +38,7 @@ class Hardware:
             coarse to train well.
         matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
         attention: how training computes it, one of molino.models.attention.PATHS.
-        compile: torch.compile the model, in place; or `auto`, for long training on GPUs.
+        compile: torch.compile what trains or generates, in place; or `auto`, for long training on GPUs.
         threads: CPU threads a process, None for torch's choice.
     """
 
@@ -112,11 +112,12 @@ class Hardware:
         return {name: getattr(self, name) for name in ("precision", "attention", "compile")}
 
     def prepare(self, model: nn.Module) -> None:
-        """Set the attention of a model and compile it, in place: no key of a checkpoint tells that it was."""
+        """Set the attention of a model and compile its loss, in place: no key of a checkpoint tells that it was.
+
+        Validation is not compiled: it takes too few passes to repay that.
+        """
         choose_path(model, self.attention)
         if self.compile is True:
-            model.compile()
-            # Training does not come by `forward`: it need not make all logits at once.
             model.loss = torch.compile(model.loss)
 
     @property
