@@ -243,7 +243,7 @@ def test_an_entry_that_was_cut_off_is_made_again(tmp_path):
 def test_an_encoding_that_fails_leaves_no_entry(tmp_path, monkeypatch):
     corpus = continuous()
     with monkeypatch.context() as patch:
-        patch.setattr(tokens, "_flatten", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tokens, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(corpus, CHAR, tmp_path)
     assert not list(tmp_path.glob("tokens/*/meta.json"))
