@@ -67,9 +67,10 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
 
     def make() -> None:
         with advancing("reading", sum(map(len, read()["train"]))) as advance:
-            train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]]).save(path)
+            tokenizer = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
+        tokenizer.save(path)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
-        prepare_tokens(corpus, _load_tokenizer(path, corpus), cache, read)
+        prepare_tokens(corpus, _with_words(tokenizer, corpus), cache, read)
 
     _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
     tokenizer = _load_tokenizer(path, corpus)
@@ -108,6 +109,10 @@ def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
         tokenizer = Tokenizer.load(path)
     except DataError as error:
         raise DataError(f"{error}: delete that file") from error
+    return _with_words(tokenizer, corpus)
+
+
+def _with_words(tokenizer: Tokenizer, corpus: Corpus) -> Tokenizer:
     specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
     if tokenizer.size <= len(specials):
         raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
