@@ -41,9 +41,8 @@ class Encoder(Protocol):
     def unknown(self, text: str) -> list[str]: ...
 
 
-def encoder_for(backend: Tokenizer, unknown_id: int | None, dtype: type[np.unsignedinteger]) -> Encoder:
-    """Return the fastest encoder that gives the ids of `backend`, as arrays of `dtype`."""
-    spec = json.loads(backend.to_str())
+def encoder_for(backend: Tokenizer, spec: dict, unknown_id: int | None, dtype: type[np.unsignedinteger]) -> Encoder:
+    """Return the fastest encoder that gives the ids of `backend`, whose JSON is `spec`, as arrays of `dtype`."""
     vocabulary = spec["model"].pop("vocab", {})
     if UNKNOWN in vocabulary:
         if spec == _spec(char_backend({})):

@@ -5,6 +5,7 @@ of the training split only. They are read once; only what is counted in them is 
 more that reads what exists.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,7 +56,8 @@ class Tokenizer:
         self.padding_id = _first(PADDING, vocabulary)
         self.end_of_text_id = _first(END_OF_TEXT, vocabulary)
         self.dtype = np.uint16 if self.size <= 1 << 16 else np.uint32
-        self._encoder = fast.encoder_for(backend, self.unknown_id, self.dtype)
+        self._json = backend.to_str()
+        self._encoder = fast.encoder_for(backend, json.loads(self._json), self.unknown_id, self.dtype)
 
     def encode(self, text: Text) -> np.ndarray:
         """Return the ids of `text`, shape (N,), of type `dtype`."""
@@ -97,7 +99,7 @@ class Tokenizer:
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
-        return self.backend.to_str()
+        return self._json
 
     def save(self, path: Path) -> None:
         """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.

@@ -64,16 +64,19 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
     """
     read = functools.cache(corpus.read)
     path = Path(cache) / "tokenizers" / f"{_digest(corpus.fingerprint(), _settings(train))}.json"
+    tokenizer = None
 
     def make() -> None:
+        nonlocal tokenizer
         with advancing("reading", sum(map(len, read()["train"]))) as advance:
-            tokenizer = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
-        tokenizer.save(path)
+            made = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
+        made.save(path)
+        tokenizer = _with_words(made, corpus)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
-        prepare_tokens(corpus, _with_words(tokenizer, corpus), cache, read)
+        prepare_tokens(corpus, tokenizer, cache, read)
 
     _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
-    tokenizer = _load_tokenizer(path, corpus)
+    tokenizer = tokenizer or _load_tokenizer(path, corpus)
     return tokenizer, prepare_tokens(corpus, tokenizer, cache, read)
 
 
