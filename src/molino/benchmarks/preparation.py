@@ -17,7 +17,7 @@ KINDS = ("char", "word", "whitespace", "bpe")
 NAMES = {"ours": "molino", "library": "tokenizers, line by line", "tutorial": "lists and dictionaries"}
 SECONDS_BETWEEN_LOOKS = 0.02
 # A bigram table of all the words of the text would take tens of gigabytes.
-WORDS = ("data.tokenizer.max_size=2000",)
+SMALL = {"word": "max_size=500", "whitespace": "max_size=500", "bpe": "size=500"}
 
 
 def preparation(train: str, folder: Path, rounds: int, megabytes: float, gigabytes: float | None) -> None:
@@ -60,10 +60,10 @@ def whole_runs(train: str, folder: Path, text: Path) -> None:
     size, rows = text.stat().st_size / 1e6, []
     for kind in KINDS:
         settings = (f"paths.outputs={folder / 'outputs'}", f"paths.cache={folder / kind}", f"data/tokenizer={kind}")
-        words = WORDS if kind in ("word", "whitespace") else ()
+        small = (f"data.tokenizer.{SMALL[kind]}",) if kind in SMALL else ()
         began = time.perf_counter()
-        shorter = ("debug=fast", "model=bigram", *settings, *words)
-        _, peak = watch([sys.executable, train, "data=text", f"data.path={text}", *shorter])
+        chosen = ("data=text", f"data.path={text}", "debug=fast", "model=bigram", *settings, *small)
+        _, peak = watch([sys.executable, train, *chosen])
         seconds = time.perf_counter() - began
         rows.append((kind, f"{seconds:.0f}", f"{size / seconds:.1f}", f"{peak:,.0f}"))
         common.tell(0, 1, kind, peak)
