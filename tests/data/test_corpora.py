@@ -257,6 +257,16 @@ def test_what_is_no_text_is_one_line(tmp_path, contents, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_text_is_that_of_its_fingerprint(tmp_path):
+    path = tmp_path / "growing.txt"
+    path.write_text("one line\n")
+    corpus = UserText(str(path))
+    corpus.fingerprint()
+    path.write_text("one line\nand another\n")
+    with pytest.raises(DataError, match=r"growing\.txt was changed while it was read; run again"):
+        corpus.read()
+
+
 def test_other_encodings_can_be_named(tmp_path):
     for encoding in ("utf-16", "latin-1"):
         (tmp_path / encoding).write_bytes("señor".encode(encoding))

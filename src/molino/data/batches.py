@@ -171,11 +171,12 @@ class EvaluationWindows:
             raise ConfigError(f"stride={stride} must be between 1 and the context of {block_size} tokens")
         starts, ends = split.marks[:-1], split.marks[1:] + 1
         count = np.where(ends - starts > 1, 1 + np.maximum(-(-(ends - starts - 1 - block_size) // stride), 0), 0)
-        # Where each document's windows end in the row of all windows. Which document a window is of is looked up when
-        # its turn comes: a table of all windows could be larger than the tokens.
+        # Where each document's windows begin and end in the row of all windows. Which document a window is of is looked
+        # up when its turn comes: a table of all windows could be larger than the tokens.
         self.window_ends = np.cumsum(count)
+        self.window_starts = self.window_ends - count
         self.mine = range(rank, int(self.window_ends[-1]), world_size)
-        self.starts, self.ends, self.count = starts, ends, count
+        self.starts, self.ends = starts, ends
         self.tokens, self.block_size, self.stride, self.batch_size = split.tokens, block_size, stride, batch_size
 
     def __len__(self) -> int:
@@ -186,7 +187,7 @@ class EvaluationWindows:
         for at in range(0, len(self.mine), self.batch_size):
             windows = np.array(self.mine[at : at + self.batch_size])
             document = np.searchsorted(self.window_ends, windows, side="right")
-            number = windows - (self.window_ends - self.count)[document]
+            number = windows - self.window_starts[document]
             index = (self.starts[document] + number * self.stride)[:, None] + offsets
             inside = index < self.ends[document][:, None]
             window = torch.from_numpy(self.tokens[np.where(inside, index, 0)].astype(np.int64))

@@ -2,7 +2,6 @@
 
 import codecs
 import copy
-import os
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ class Text(Protocol):
 
 
 def strings(text: Text) -> Iterator[str]:
-    """Yield the strings that make up `text`, none of them longer than a chunk of a file."""
+    """Yield the strings that make up `text`: of a string they are parts, so that nobody works on it as a whole."""
     if not isinstance(text, str):
         yield from text
         return
@@ -64,15 +63,19 @@ class FileText:
 
     The file is decoded once when this is made, so that all that is wrong with it shows at once.
 
+    Args:
+        encoding: of the file.
+        version: what `file_version` said when the file was first looked at; None for now.
+
     Raises:
         ConfigError: Python knows no such encoding.
-        DataError: the file cannot be read, has changed since it was first read, or is not in this encoding; names the
-            file and the offset of the first bad byte.
+        DataError: the file cannot be read, has changed since it was first looked at, or is not in this encoding; names
+            the file and the offset of the first bad byte. Also while it is read.
     """
 
-    def __init__(self, path: Path, encoding: str = "utf-8"):
-        self.path, self.encoding = path, encoding
-        self.version, self.decoder = None, _decoder(path, encoding)
+    def __init__(self, path: Path, encoding: str = "utf-8", version: tuple[int, int] | None = None):
+        self.path, self.encoding, self.version = path, encoding, version or file_version(path)
+        self.decoder = _decoder(path, encoding)
         self.marks = [Mark(0, 0, self.decoder().getstate())]
         for _, mark in self._decode(self.marks[0]):
             # Only marks behind a character: what begins at another one never holds the byte order mark.
@@ -121,7 +124,8 @@ class FileText:
         chunk = None
         try:
             with self.path.open("rb") as file:
-                self._check_version(os.fstat(file.fileno()))
+                if file_version(self.path) != self.version:
+                    raise DataError(f"{self.path} was changed while it was read; run again when it is complete")
                 file.seek(start)
                 while chunk != b"":
                     chunk = file.read(CHUNK_BYTES)
@@ -129,11 +133,14 @@ class FileText:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror})") from error
 
-    def _check_version(self, found: os.stat_result) -> None:
-        version = found.st_size, found.st_mtime_ns
-        self.version = self.version or version
-        if version != self.version:
-            raise DataError(f"{self.path} was changed while it was read; run again when it is complete")
+
+def file_version(path: Path) -> tuple[int, int]:
+    """Return what changes when a file does: its size and when it was written. Raises DataError if there is no file."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    return found.st_size, found.st_mtime_ns
 
 
 def not_encoded(origin: str | Path, encoding: str, byte: int, offset: int) -> DataError:

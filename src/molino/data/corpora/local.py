@@ -3,8 +3,9 @@
 import functools
 from pathlib import Path
 
+from molino.console import working
 from molino.data.corpus import check_train_fraction, digest, split_documents, split_fraction
-from molino.data.text import FileText, Text, read_start
+from molino.data.text import FileText, Text, file_version, read_start
 from molino.errors import ConfigError, DataError
 from molino.files import sha256_file
 
@@ -42,6 +43,8 @@ class UserText:
             raise ConfigError("data=text needs data.path=<file, folder or glob>")
         check_train_fraction(train_fraction)
         self.paths = _find(Path(path).expanduser())
+        # As they are now; that they still are when they are read makes the fingerprint that of what is read.
+        self.versions = [file_version(path) for path in self.paths]
         self.name, self.train_fraction, self.encoding = Path(path).absolute().name, train_fraction, encoding
         self.documents = len(self.paths) > 1
 
@@ -51,11 +54,14 @@ class UserText:
     @functools.cached_property
     def _fingerprint(self) -> str:
         # Asked for many times in a run; to read gigabytes each time would take minutes.
-        return digest([_checksum(path) for path in self.paths], self.train_fraction, self.encoding)
+        with working(f"reading {self.name}"):
+            checksums = [_checksum(path) for path in self.paths]
+        return digest(checksums, self.train_fraction, self.encoding)
 
     def read(self) -> dict[str, list[Text]]:
         """Return the splits; files of white space alone are left out."""
-        texts = [text for text in [_open(path, self.encoding) for path in self.paths] if _has_words(text)]
+        files = zip(self.paths, self.versions, strict=True)
+        texts = [text for text in [_open(path, self.encoding, version) for path, version in files] if _has_words(text)]
         if not texts:
             raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
         if not self.documents:
@@ -85,7 +91,7 @@ def _checksum(path: Path) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _open(path: Path, encoding: str) -> FileText:
+def _open(path: Path, encoding: str, version: tuple[int, int]) -> FileText:
     start = read_start(path, max(map(len, [*ARCHIVES, *BYTE_ORDER_MARKS])))
     for magic, kind in ARCHIVES.items():
         if start.startswith(magic):
@@ -95,7 +101,7 @@ def _open(path: Path, encoding: str) -> FileText:
         raise DataError(
             f"{path} is not {encoding}: its bytes at offset 0 mark {guess}; add data.corpus.encoding={guess}"
         )
-    return FileText(path, encoding)
+    return FileText(path, encoding, version)
 
 
 def _has_words(text: Text) -> bool:
