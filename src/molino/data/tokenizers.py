@@ -215,9 +215,9 @@ def _train_words(texts: Iterable[Text], rules: fast.WordRules, min_freq: int, ma
     for text in texts:
         for words in rules.words(text):
             counts.update(words)
-    ranked = sorted((-count, word) for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
-    vocabulary = [*SPECIALS, *(word for _, word in ranked)]
-    return Tokenizer(fast.word_backend(_numbered(vocabulary[:max_size]), rules))
+    ranked = sorted(word for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
+    ranked.sort(key=counts.__getitem__, reverse=True)  # ties stay in the order of the alphabet
+    return Tokenizer(fast.word_backend(_numbered([*SPECIALS, *ranked][:max_size]), rules))
 
 
 def _numbered(tokens: list[str]) -> dict[str, int]:
