@@ -24,7 +24,7 @@ ASCII = bytes(range(128))
 # Characters worked on at a time. What lies between text and ids then stays in the processor's cache: with pieces of
 # 2**18 characters, whose words do not, looking words up takes twice the time.
 PIECE = 1 << 14
-BATCH = 512  # pieces that the library gets at once, to share among threads
+BATCH = 128  # pieces that the library gets at once, to share among threads
 
 # A piece ends where the next one begins with a space or newline and then a word. No token of a word tokenizer or of a
 # GPT-2 byte-level one spans such a place, no lookahead sees past it, and it is not inside "<br />".
