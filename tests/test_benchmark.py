@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from molino import benchmark
-from molino.benchmarks import common, generation, loops, training
+from molino.benchmarks import common, generation, loops, preparation, preparing, training
 from molino.benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
 from molino.models.dropout import Dropout
 
@@ -96,6 +97,36 @@ def test_a_contender_that_fails_says_why(tmp_path):
     with pytest.raises(SystemExit, match=r"unheard-of failed: (.|\n)*KeyError"):
         contender.turn(new_tokens=1)
     contender.stop()
+
+
+@pytest.mark.parametrize("kind", preparation.KINDS)
+def test_all_ways_to_prepare_a_text_give_as_many_tokens(kind, tmp_path):
+    preparing.write_text(tmp_path / "text", 40_000, vocabulary=300)
+    lengths = {}
+    for way in preparation.NAMES:
+        if (way, kind) == ("tutorial", "bpe"):
+            continue
+        (tmp_path / way).mkdir()
+        assert all(seconds > 0 for seconds in preparing.WAYS[way](kind, tmp_path / "text", tmp_path / way))
+        arrays = [np.load(path) for path in sorted((tmp_path / way).rglob("*.npy")) if "documents" not in path.name]
+        lengths[way] = sum(map(len, arrays))
+    # molino cuts between characters, the others between lines: a word, and a merge, may lie across.
+    assert max(lengths.values()) - min(lengths.values()) <= (0 if kind == "char" else 20)
+
+
+def test_preparation_is_compared_in_turns(tmp_path, capsys):
+    preparing.write_text(tmp_path / "text", 20_000, vocabulary=100)
+    preparation.compare("char", tmp_path, tmp_path / "text", 1)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in preparation.NAMES.values())
+
+
+def test_memory_is_that_of_no_file():
+    allocate = "import time; held = bytearray(60_000_000); time.sleep(0.5); print('done')"
+    printed, peak = preparation.watched([sys.executable, "-c", allocate])
+    assert printed == "done\n" and 57 < peak < 90
+    with pytest.raises(SystemExit, match="failed: no"):
+        preparation.watched([sys.executable, "-c", "raise SystemExit('no')"])
 
 
 def test_transformers_is_asked_for(tmp_path, monkeypatch):

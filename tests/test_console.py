@@ -21,6 +21,17 @@ def test_progress_yields_all_and_says_how_far_it_is(said, monkeypatch):
     assert said == ["milling: 25%", "milling: 50%", "milling: 75%", "milling: 100%"]
 
 
+def test_advancing_says_how_much_is_done(said, monkeypatch):
+    with console.advancing("milling", 8) as advance:
+        advance(8)
+    assert said == []
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    with console.advancing("milling", 8) as advance:
+        advance(2)
+        advance(5)
+    assert said == ["milling: 25%", "milling: 88%"]
+
+
 def test_what_takes_two_seconds_is_named(said, monkeypatch):
     with console.working("grinding"):
         pass

@@ -3,6 +3,8 @@
     training    tokens a second by scripts/train.py, with logging, checkpoints and progress, against a plain PyTorch
                 loop, transformers' GPT-2 and Lightning's defaults; memory, and the share of the matrix peak
     sweep       runs a second of a sweep of short runs, by two workers, by Hydra's basic launcher and by joblib's
+    preparation MB of text a second from a file to vocabulary and tokens, and memory, against the tokenizers library
+                line by line and against lists and dictionaries; with --gigabytes, whole runs on a large text
     start       seconds from the command to the first step of the default run, and for --help
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
                 share of the memory bandwidth that is used. CPU only, models of about 10 million random parameters
@@ -16,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from molino.benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
+from molino.benchmarks.preparation import preparation
 from molino.benchmarks.start import start
 from molino.benchmarks.sweep import KINDS, sweep
 from molino.benchmarks.training import CASES, training
@@ -35,8 +38,10 @@ def main(script: str) -> None:
             keep(chosen.json, training(train, Path(folder), chosen.rounds, chosen.cases))
         elif chosen.benchmark == "sweep":
             sweep(train, Path(folder), chosen.rounds, chosen.runs, chosen.kind)
+        elif chosen.benchmark == "preparation":
+            keep(chosen.json, preparation(train, Path(folder), chosen.rounds, chosen.megabytes, chosen.gigabytes))
         elif chosen.benchmark == "start":
-            start(train, Path(folder), chosen.rounds)
+            keep(chosen.json, start(train, Path(folder), chosen.rounds))
         else:
             generation(Path(folder), chosen.models, chosen.tokens, chosen.rounds, chosen.compile)
 
@@ -50,15 +55,19 @@ def keep(path: Path | None, figures: dict) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=("training", "sweep", "start", "generation"))
+    parser.add_argument("benchmark", choices=("training", "sweep", "preparation", "start", "generation"))
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help=cases)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="training: write the figures there, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="training, preparation, start: write figures there, too"
+    )
     parser.add_argument("--runs", type=int, default=16, help="sweep: runs of each turn (default: 16)")
     parser.add_argument(
         "--kind", choices=list(KINDS), default="bigram", help="sweep: what runs train (default: bigram)"
     )
+    parser.add_argument("--megabytes", type=float, default=20.0, help="preparation: size of the text (default: 20)")
+    parser.add_argument("--gigabytes", type=float, help="preparation: whole runs on a text of this size instead")
     lengths = [100, 256, 1000]
     tokens = "generation: new tokens of a text (default: 100 256 1000)"
     parser.add_argument("--tokens", type=int, nargs="+", default=lengths, metavar="N", help=tokens)

@@ -3,13 +3,13 @@
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 from rich.text import Text
 
@@ -59,6 +59,26 @@ def progress(items: Collection[Item], what: str) -> Iterator[Item]:
         if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
             say(f"{what}: {done / len(items):.0%}")
+
+
+@contextmanager
+def advancing(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told of each further part of `total` and shows how far that is, as `progress` does."""
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda part: bar.advance(task, part)
+        return
+    last_line, done = time.monotonic(), 0
+
+    def advance(part: int) -> None:
+        nonlocal last_line, done
+        done += part
+        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            say(f"{what}: {done / total:.0%}")
+
+    yield advance
 
 
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:

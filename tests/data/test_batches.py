@@ -361,6 +361,16 @@ def test_a_stride_that_would_skip_tokens_is_refused(stride):
         EvaluationWindows(positions(20), 8, stride, 1)
 
 
+def test_a_long_split_needs_no_table_of_its_windows():
+    """A table of them would take gigabytes."""
+    length = 10**12
+    tokens = np.broadcast_to(np.uint16(7), length)
+    cut = EvaluationWindows(Split("val", tokens, np.array([0, length - 1]), 0, 0, 0), 1, 1, 1000)
+    assert len(cut) == -(-(length - 1) // 1000)
+    inputs, targets = next(iter(cut))
+    assert inputs.shape == targets.shape == (1000, 1) and (targets == 7).all()
+
+
 @pytest.mark.parametrize("vocab_size", [2, 100, 50_257, 2**26])
 def test_the_logits_of_an_evaluation_batch_fit_into_memory(vocab_size):
     cut = evaluation_windows(positions(60_000), 16, 16, vocab_size)

@@ -30,6 +30,11 @@ def make(name, cache, mirror, **settings):
     return build(OmegaConf.to_container(root.data.corpus, resolve=True), "data.corpus")
 
 
+def read(corpus):
+    """Read a corpus whose texts are strings or are read a piece at a time, as strings."""
+    return {split: ["".join(text) for text in texts] for split, texts in corpus.read().items()}
+
+
 def check_contract(corpus, splits):
     assert corpus.name and corpus.licence
     assert corpus.entropy_per_character is None or corpus.entropy_per_character > 0
@@ -45,7 +50,7 @@ def check_contract(corpus, splits):
 )
 def test_character_corpora(mirror, tmp_path, name, characters, distinct):
     corpus = make(name, tmp_path, mirror)
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     text = splits["train"][0] + splits["val"][0]
     assert (len(text), len(set(text))) == (characters, distinct)
@@ -58,7 +63,7 @@ def test_character_corpora(mirror, tmp_path, name, characters, distinct):
 )
 def test_word_corpora(mirror, tmp_path, name, words, distinct):
     corpus = make(name, tmp_path, mirror)
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     lines = {split: text.splitlines() for split, (text,) in splits.items()}
     counts = tuple(sum(len(line.split()) + 1 for line in lines[split]) for split in ("train", "val", "test"))
@@ -70,7 +75,7 @@ def test_word_corpora(mirror, tmp_path, name, words, distinct):
 def test_text8_prefix(mirror, tmp_path):
     corpus = make("text8", tmp_path, mirror)
     assert corpus.name == "text8 (first 6,000,000 characters)"
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     assert {split: len(text) for split, (text,) in splits.items()} == {
         "train": 5_400_000,
@@ -84,7 +89,7 @@ def test_text8_prefix(mirror, tmp_path):
 
 def test_imdb(mirror, tmp_path):
     corpus = make("imdb", tmp_path, mirror)
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     labels = corpus.labels()
     assert corpus.documents
@@ -179,7 +184,7 @@ def test_a_remote_file_with_a_wrong_key_is_a_config_error(tmp_path):
 
 def test_pydocs(tmp_path):
     corpus = make("pydocs", tmp_path, None)
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     text = splits["train"][0] + splits["val"][0]
     assert 300_000 < len(text) < 1_500_000
@@ -213,7 +218,7 @@ def test_a_file_is_one_text(tmp_path):
     path = tmp_path / "[mine].txt"
     path.write_bytes("\ufeffuno\r\ndos ñ\n".encode())
     corpus = make("text", tmp_path, None, path=str(path))
-    splits = corpus.read()
+    splits = read(corpus)
     check_contract(corpus, splits)
     assert corpus.documents is False
     assert splits["train"][0] + splits["val"][0] == "uno\r\ndos ñ\n"
@@ -225,12 +230,12 @@ def test_a_folder_or_a_pattern_is_documents(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
     folder = UserText(str(tmp_path))
     assert folder.documents
-    assert folder.read() == {"train": ["az", "b"], "val": ["c"]}
-    assert UserText(f"{tmp_path}/**/*.md", 0.5).read() == {"train": ["a"], "val": ["z"]}
+    assert read(folder) == {"train": ["az", "b"], "val": ["c"]}
+    assert read(UserText(f"{tmp_path}/**/*.md", 0.5)) == {"train": ["a"], "val": ["z"]}
     assert UserText(f"{tmp_path}/**/*.md", 0.5).documents is False
     before = folder.fingerprint()
     (tmp_path / "b.txt").write_text("B", encoding="utf-8")
-    assert folder.fingerprint() != before
+    assert UserText(str(tmp_path)).fingerprint() != before
 
 
 @pytest.mark.parametrize(
@@ -252,10 +257,20 @@ def test_what_is_no_text_is_one_line(tmp_path, contents, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_text_is_that_of_its_fingerprint(tmp_path):
+    path = tmp_path / "growing.txt"
+    path.write_text("one line\n")
+    corpus = UserText(str(path))
+    corpus.fingerprint()
+    path.write_text("one line\nand another\n")
+    with pytest.raises(DataError, match=r"growing\.txt was changed while it was read; run again"):
+        corpus.read()
+
+
 def test_other_encodings_can_be_named(tmp_path):
     for encoding in ("utf-16", "latin-1"):
         (tmp_path / encoding).write_bytes("señor".encode(encoding))
-        assert UserText(str(tmp_path / encoding), 0.5, encoding).read() == {"train": ["se"], "val": ["ñor"]}
+        assert read(UserText(str(tmp_path / encoding), 0.5, encoding)) == {"train": ["se"], "val": ["ñor"]}
     with pytest.raises(ConfigError, match="encoding=klingon"):
         UserText(str(tmp_path / "latin-1"), 0.5, "klingon").read()
 

@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_special_tokens_come_first(kind):
         tokenizer.token(-1)
 
 
-@pytest.mark.parametrize("piece", [7, 1 << 18])
+@pytest.mark.parametrize("piece", [7, 1 << 14])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_the_librarys(kind, piece, monkeypatch):
     monkeypatch.setattr(fast_encoders, "PIECE", piece)
@@ -100,6 +101,31 @@ def test_ids_are_the_librarys(kind, piece, monkeypatch):
         ids = tokenizer.encode(text)
         assert ids.dtype == np.uint16
         assert ids.tolist() == library_ids(tokenizer, text), repr(text)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_in_parts_is_the_text(kind, size, monkeypatch):
+    """Wherever a stream of strings is cut: in words, between surrogates, in line ends, in "<br />"."""
+    text = "".join(scramble(seed, 200) for seed in range(5)) + "\ud83d\ude00 \ud800\r\n"
+    source = random.Random(size)
+    cuts = sorted(source.choices(range(len(text)), k=len(text) // size))
+    parts = [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
+    whole = KINDS[kind]([text, "a b"])
+    ids = whole.encode(text).tolist()
+    assert ids == library_ids(whole, re.sub("[\ud800-\udfff]", "\ufffd", text))
+    for piece in (5, 1 << 14):
+        monkeypatch.setattr(fast_encoders, "PIECE", piece)
+        tokenizer = KINDS[kind]([parts, ["a", " ", "b"]])
+        assert tokenizer.json() == whole.json()
+        arrays = list(tokenizer.stream(parts))
+        assert np.concatenate(arrays).tolist() == ids == tokenizer.encode(parts).tolist()
+        assert {array.dtype.type for array in arrays} == {np.uint16} == {tokenizer.dtype}
+
+
+def test_a_tokenizer_that_cannot_be_cut_gets_the_whole_text():
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a b": 1}, unk_token="[UNK]"))
+    assert Tokenizer(backend).encode(["a", " ", "b"]).tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", FAST)

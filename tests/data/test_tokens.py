@@ -2,8 +2,10 @@
 
 import functools
 import json
+import random
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from molino.data import tokens
-from molino.data.corpus import digest
+from molino.data import fast_encoders, text, tokens
+from molino.data.corpora.local import UserText
+from molino.data.corpus import digest, split_documents, split_fraction
 from molino.data.pretrained import load_pretrained
-from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_word
+from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_whitespace, train_word
 from molino.data.tokens import corpus_digest, prepare, prepare_tokens
 from molino.errors import DataError, ResourceError
 
@@ -124,6 +127,79 @@ def test_a_split_with_nothing_to_predict_is_refused(documents, tmp_path):
         with pytest.raises(DataError, match="val split of texts has 1 tokens: there is nothing to predict"):
             prepare(corpus, CHAR, tmp_path)
         assert not [file for file in (tmp_path / "tokens").rglob("*") if file.suffix == ".npy"]
+
+
+KINDS = {
+    "char": CHAR,
+    "word": WORD,
+    "whitespace": functools.partial(train_whitespace),
+    "bpe": functools.partial(train_bpe, size=300),
+}
+
+
+def library_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    backend = tokenizers.Tokenizer.from_str(tokenizer.json())
+    backend.encode_special_tokens = True
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("files", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_read_in_pieces_gives_the_ids_of_the_whole(kind, files, tmp_path, monkeypatch):
+    """Against the library on whole strings, with chunks that end in characters, line ends and words."""
+    monkeypatch.setattr(text, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(fast_encoders, "PIECE", 11)
+    source = random.Random(files)
+    words = [
+        "El",
+        "molino",
+        "ñandú",
+        "muele,",
+        "<br />",
+        "😀",
+        "\r\n",
+        "\n\n",
+        "'it's'",
+        "ΑΣ",
+        "<unk>",
+        "\u2003",
+        "文字",
+    ]
+    texts = [" ".join(source.choices(words, k=200)) for _ in range(files)]
+    for number, content in enumerate(texts):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{number}.txt").write_bytes(content.encode())
+    path = tmp_path / "texts" / "0.txt" if files == 1 else tmp_path / "texts"
+    tokenizer, splits = prepare(UserText(str(path), 0.7), KINDS[kind], tmp_path / "cache")
+    expected = (split_fraction(texts[0], 0.7) if files == 1 else split_documents(texts, 0.7)).items()
+    assert tokenizer.json() == KINDS[kind](dict(expected)["train"]).json()
+    for name, whole in expected:
+        split, ids = splits[name], [library_ids(tokenizer, text) for text in whole]
+        mark = [tokenizer.end_of_text_id]
+        marked = ids[0] if files == 1 else [*mark, *(id for text in ids for id in [*text, *mark])]
+        assert split.tokens.tolist() == marked
+        lengths = np.cumsum([0, *(len(text) + 1 for text in ids)]).tolist()
+        assert split.marks.tolist() == ([0, len(marked) - 1] if files == 1 else lengths)
+        assert split.characters == sum(map(len, whole)) and split.bytes == sum(len(text.encode()) for text in whole)
+        assert split.unknown == sum(text.count(tokenizer.unknown_id) for text in ids)
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_memory_does_not_grow_with_the_text(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1 << 13)
+    peaks = []
+    for kilobytes in (300, 1200, 2400):  # the first warms up
+        (tmp_path / "text").write_text("uno dos, tres.\n" * (kilobytes * 1000 // 15))
+        tracemalloc.start()
+        prepare(UserText(str(tmp_path / "text")), KINDS[kind], tmp_path / f"cache{len(peaks)}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.05 * peaks[1]
+
+
+def test_a_lone_surrogate_counts_as_the_three_bytes_it_is_read_as(tmp_path):
+    _, splits = prepare(continuous("a\ud800b"), CHAR, tmp_path)
+    assert (splits["train"].characters, splits["train"].bytes, splits["train"].unknown) == (3, 5, 0)
 
 
 # The cache
@@ -236,17 +312,19 @@ def test_an_entry_that_was_cut_off_is_made_again(tmp_path):
     (directory / "meta.json").unlink()
     (directory / "train.npy").unlink()
     (directory / "val.npy").write_bytes(b"half")
+    (directory / ".train.npy.killed.tmp").write_bytes(b"half")
     assert prepare(corpus, CHAR, tmp_path)[1]["val"].tokens.tolist() == whole
+    assert not list(directory.glob(".*"))
     assert corpus.reads == 2 and json.loads((directory / "meta.json").read_text()).keys() == {"train", "val"}
 
 
 def test_an_encoding_that_fails_leaves_no_entry(tmp_path, monkeypatch):
     corpus = continuous()
     with monkeypatch.context() as patch:
-        patch.setattr(tokens, "_flatten", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tokens, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(corpus, CHAR, tmp_path)
-    assert not list(tmp_path.glob("tokens/*/meta.json"))
+    assert not [path for path in tmp_path.glob("tokens/*/*") if path.is_file()]
     assert prepare(corpus, CHAR, tmp_path)[1]["train"].characters == len(TRAIN)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,22 @@ def test_every_order_equals_the_slow_recursion(vocab_size, length, seed):
             context = heldout[max(0, place - order + 1) : place].tolist()
             expected = slow_probability(train.tolist(), context, int(heldout[place]), vocab_size, 0.6)
             assert p_P[place - 1] == pytest.approx(expected, rel=1e-10), (order, place)
+
+
+@pytest.mark.parametrize("share", [1, 50, 10**6])
+def test_counting_in_shares_is_counting(share, monkeypatch):
+    rng = np.random.default_rng(8)
+    train, heldout = (np.minimum(rng.geometric(0.4, length), 9).astype(np.uint16) for length in (500, 90))
+    pairs, contexts = Counter(pairwise(train)), Counter(train[:-1])
+    expected = dict(interpolated_probabilities(train, heldout, 10, 5, 0.75))
+    monkeypatch.setattr(ngrams, "SHARE", share)
+    for order, p_P in interpolated_probabilities(train, heldout, 10, 5, 0.75):
+        assert p_P.tolist() == expected[order].tolist()
+    pair_P, followed_P = ngrams.bigram_counts(train, heldout, 10)
+    assert pair_P.tolist() == [pairs[pair] for pair in pairwise(heldout)]
+    assert followed_P.tolist() == [contexts[token] for token in heldout[:-1]]
+    optimum = sum(count * math.log(contexts[pair[0]] / count) for pair, count in pairs.items()) / 499
+    assert bigram_optimum(train) == pytest.approx(optimum, rel=1e-12)
 
 
 def test_losses_are_the_mean_of_minus_log_probabilities():

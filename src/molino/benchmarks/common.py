@@ -65,11 +65,12 @@ class Contender:
         self.process.communicate()
 
 
-def run(command: list[str], memory: list[float | None] | None = None) -> str:
+def run(command: list[str], memory: list[float | None] | None = None, key: str = "VmHWM") -> str:
     """Return what a command prints.
 
     Args:
         memory: takes the most memory its process has held, in MiB; None where the system does not tell.
+        key: of Linux's record of a process, what counts as memory.
 
     Raises SystemExit, with the end of what it said, if it failed.
     """
@@ -77,7 +78,7 @@ def run(command: list[str], memory: list[float | None] | None = None) -> str:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
         if memory is not None:
-            watch = threading.Thread(target=lambda: memory.append(_watch(process)))
+            watch = threading.Thread(target=lambda: memory.append(_watch(process, key)))
             watch.start()
         output, errors = process.communicate()
     if memory is not None:
@@ -87,13 +88,13 @@ def run(command: list[str], memory: list[float | None] | None = None) -> str:
     return output
 
 
-def _watch(process: subprocess.Popen) -> float | None:
+def _watch(process: subprocess.Popen, key: str) -> float | None:
     """Return the peak of a process's memory, looked at until it ends."""
-    found = None
+    found = []
     while process.poll() is None:
-        found = status("VmHWM", process.pid) or found
+        found.append(status(key, process.pid))
         time.sleep(0.02)
-    return found
+    return max((size for size in found if size is not None), default=None)
 
 
 def status(key: str, process: int | str = "self") -> float | None:

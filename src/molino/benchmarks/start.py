@@ -8,8 +8,8 @@ from pathlib import Path
 from molino.benchmarks import common
 
 
-def start(train: str, folder: Path, rounds: int) -> None:
-    """Print seconds to the first step, for --help, and for importing what a run needs."""
+def start(train: str, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Print, and return, seconds to the first step, for --help, and for importing what a run needs."""
     cache = common.prepare(train, folder, "pydocs")
 
     def first_step() -> float:
@@ -35,3 +35,4 @@ def start(train: str, folder: Path, rounds: int) -> None:
     }
     found = common.take_turns(contenders, rounds)
     common.show(f"seconds, default run, {rounds} rounds", found, "command to first step", "{:.2f}")
+    return found

@@ -18,11 +18,6 @@ from typing import Any
 
 from molino.benchmarks import common
 from molino.console import say, show_rows
-from molino.models.bigram import Bigram
-from molino.models.cost import flops_per_token
-from molino.models.gpt import GPT
-from molino.models.shapes import shapes_only
-from molino.training.policy import TRAINING
 
 LOOPS = "molino.benchmarks.loops"
 OURS, PLAIN = "molino", "plain loop"
@@ -196,6 +191,13 @@ def _their_turn(loop: common.Contender, case: Case) -> tuple[float, float | None
 
 def operations(case: Case) -> float:
     """Return the operations of training on one token, the mean over a window."""
+    # Here, so that --help need not wait for torch.
+    from molino.models.bigram import Bigram
+    from molino.models.cost import flops_per_token
+    from molino.models.gpt import GPT
+    from molino.models.shapes import shapes_only
+    from molino.training.policy import TRAINING
+
     with shapes_only():
         family = Bigram if case.family == "bigram" else GPT
         model = family(case.vocab_size, case.block_size, **case.model)

@@ -171,24 +171,28 @@ class EvaluationWindows:
             raise ConfigError(f"stride={stride} must be between 1 and the context of {block_size} tokens")
         starts, ends = split.marks[:-1], split.marks[1:] + 1
         count = np.where(ends - starts > 1, 1 + np.maximum(-(-(ends - starts - 1 - block_size) // stride), 0), 0)
-        document = np.repeat(np.arange(len(starts)), count)
-        number = np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)
-        self.first = (starts[document] + number * stride)[rank::world_size]
-        self.end = ends[document][rank::world_size]
-        self.fresh = np.where(number == 0, 0, block_size - stride)[rank::world_size]
-        self.tokens, self.block_size, self.batch_size = split.tokens, block_size, batch_size
+        # Where each document's windows begin and end in the row of all windows. Which document a window is of is looked
+        # up when its turn comes: a table of all windows could be larger than the tokens.
+        self.window_ends = np.cumsum(count)
+        self.window_starts = self.window_ends - count
+        self.mine = range(rank, int(self.window_ends[-1]), world_size)
+        self.starts, self.ends = starts, ends
+        self.tokens, self.block_size, self.stride, self.batch_size = split.tokens, block_size, stride, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.first) // self.batch_size)
+        return -(-len(self.mine) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         offsets = np.arange(self.block_size + 1)
-        for at in range(0, len(self.first), self.batch_size):
-            rows = slice(at, at + self.batch_size)
-            index = self.first[rows, None] + offsets
-            inside = index < self.end[rows, None]
+        for at in range(0, len(self.mine), self.batch_size):
+            windows = np.array(self.mine[at : at + self.batch_size])
+            document = np.searchsorted(self.window_ends, windows, side="right")
+            number = windows - self.window_starts[document]
+            index = (self.starts[document] + number * self.stride)[:, None] + offsets
+            inside = index < self.ends[document][:, None]
             window = torch.from_numpy(self.tokens[np.where(inside, index, 0)].astype(np.int64))
-            counted = inside[:, 1:] & (offsets[:-1] >= self.fresh[rows, None])
+            fresh = np.where(number == 0, 0, self.block_size - self.stride)
+            counted = inside[:, 1:] & (offsets[:-1] >= fresh[:, None])
             yield window[:, :-1].contiguous(), window[:, 1:].masked_fill(~torch.from_numpy(counted), IGNORE_INDEX)
 
 

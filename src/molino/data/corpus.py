@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from molino.data.text import BYTE_ORDER_MARK, FileText, Text, not_encoded, unknown_encoding
 from molino.errors import ConfigError, DataError
 
 
@@ -35,10 +36,11 @@ class Corpus(Protocol):
         """
         ...
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self) -> dict[str, list[Text]]:
         """Return the texts of each split: 'train', 'val' and, where the corpus has one, 'test'.
 
-        A continuous text is a list of one element.
+        A continuous text is a list of one element. Each is a string, or where it may be larger than memory a text that
+        yields its strings (`data/text.py`).
 
         Raises:
             DataError: the text is missing, damaged, empty or not in the expected encoding.
@@ -56,7 +58,7 @@ def check_train_fraction(train_fraction: float) -> None:
         )
 
 
-def split_fraction(text: str, train_fraction: float) -> dict[str, list[str]]:
+def split_fraction(text: str | FileText, train_fraction: float) -> dict[str, list[Text]]:
     """Split one continuous text: the first `train_fraction` of its characters are 'train', the rest 'val'.
 
     Raises:
@@ -70,7 +72,7 @@ def split_fraction(text: str, train_fraction: float) -> dict[str, list[str]]:
     return {"train": [text[:cut]], "val": [text[cut:]]}
 
 
-def split_documents(documents: list[str], train_fraction: float) -> dict[str, list[str]]:
+def split_documents(documents: list[str] | list[FileText], train_fraction: float) -> dict[str, list[Text]]:
     """Split whole documents: the first `train_fraction` of them are 'train', the rest 'val', each at least one.
 
     A single document is split as a continuous text.
@@ -81,7 +83,7 @@ def split_documents(documents: list[str], train_fraction: float) -> dict[str, li
     """
     check_train_fraction(train_fraction)
     if len(documents) < 2:
-        return split_fraction("".join(documents), train_fraction)
+        return split_fraction(documents[0] if documents else "", train_fraction)
     cut = min(max(int(train_fraction * len(documents)), 1), len(documents) - 1)
     return {"train": documents[:cut], "val": documents[cut:]}
 
@@ -94,14 +96,11 @@ def decode(data: bytes, origin: str | Path, encoding: str = "utf-8") -> str:
         DataError: the bytes are not in this encoding; names `origin` and the offset of the first bad byte.
     """
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
+        return data.decode(encoding).removeprefix(BYTE_ORDER_MARK)
     except LookupError as error:
-        raise ConfigError(f"encoding={encoding} is unknown; utf-8, utf-16, latin-1 and cp1252 are common") from error
+        raise unknown_encoding(encoding) from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{origin} is not {encoding}: byte 0x{data[error.start]:02x} at offset {error.start:,}; "
-            "convert the file or name its encoding with data.corpus.encoding="
-        ) from error
+        raise not_encoded(origin, encoding, data[error.start], error.start) from error
 
 
 def digest(*facts: object) -> str:

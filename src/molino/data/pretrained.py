@@ -1,10 +1,12 @@
 """Tokenizers that exist: a tokenizer.json, a Hugging Face folder or hub id, older files of vocabulary and merges."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from molino.data.text import Text
 from molino.data.tokenizers import END_OF_TEXT, Tokenizer
 from molino.errors import DataError
 from molino.models.hub.read import find_folder
@@ -12,7 +14,7 @@ from molino.models.hub.read import find_folder
 END_OF_WORD = "</w>"  # how GPT-1's vocabulary marks the last piece of a word
 
 
-def load_pretrained(texts: list[str], path: str) -> Tokenizer:
+def load_pretrained(texts: Iterable[Text], path: str) -> Tokenizer:
     """Return an existing tokenizer, in the form of the functions that train one. The texts play no part.
 
     Args:

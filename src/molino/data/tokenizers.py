@@ -1,10 +1,13 @@
 """Tokenizers: text to ids and back. Inside is always a Hugging Face `tokenizers.Tokenizer`, saved as tokenizer.json.
 
-The functions `train_*` all have the form `train(texts) -> Tokenizer` once their settings are
-bound; the texts are those of the training split only. `molino.data.pretrained` has one more that reads what exists.
+The functions `train_*` all have the form `train(texts) -> Tokenizer` once their settings are bound; the texts are those
+of the training split only. They are read once; only what is counted in them is kept. `molino.data.pretrained` has one
+more that reads what exists.
 """
 
+import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from molino.data import fast_encoders as fast
+from molino.data.text import Text
 from molino.errors import ConfigError, DataError
 from molino.files import write_text
 
@@ -37,6 +41,7 @@ class Tokenizer:
     Attributes:
         backend: the library's tokenizer.
         size: number of rows an embedding needs: the largest id + 1.
+        dtype: of the ids: uint16 if all fit in it, else uint32.
         unknown_id, padding_id, end_of_text_id: None where the vocabulary has no such token.
     """
 
@@ -50,10 +55,19 @@ class Tokenizer:
         self.unknown_id = _first(UNKNOWN, vocabulary)
         self.padding_id = _first(PADDING, vocabulary)
         self.end_of_text_id = _first(END_OF_TEXT, vocabulary)
-        self._encoder = fast.encoder_for(backend, self.unknown_id, np.uint16 if self.size <= 1 << 16 else np.uint32)
+        self.dtype = np.uint16 if self.size <= 1 << 16 else np.uint32
+        self._json = backend.to_str()
+        self._encoder = fast.encoder_for(backend, json.loads(self._json), self.unknown_id, self.dtype)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Return the ids of `text`, shape (N,), uint16 if all ids fit in it, else uint32."""
+    def encode(self, text: Text) -> np.ndarray:
+        """Return the ids of `text`, shape (N,), of type `dtype`."""
+        return np.concatenate([np.empty(0, self.dtype), *self.stream(text)])
+
+    def stream(self, text: Text) -> Iterator[np.ndarray]:
+        """Yield the ids of `text` in one array after the other, for texts larger than memory.
+
+        A tokenizer from elsewhere whose words may not be told apart by a glance at the text gets it as a whole.
+        """
         return self._encoder.encode(text)
 
     def decode(self, ids: Any) -> str:
@@ -85,7 +99,7 @@ class Tokenizer:
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
-        return self.backend.to_str()
+        return self._json
 
     def save(self, path: Path) -> None:
         """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.
@@ -127,12 +141,12 @@ class Tokenizer:
         return Tokenizer._from_json, (self.json(), "a copied tokenizer")
 
 
-def train_char(texts: list[str]) -> Tokenizer:
+def train_char(texts: Iterable[Text]) -> Tokenizer:
     """One token a code point, by code point. Decoding gives back the exact text, but for unknown characters."""
     return Tokenizer(fast.char_backend(_numbered([*SPECIALS, *fast.alphabet(texts)])))
 
 
-def train_word(texts: list[str], min_freq: int = 1, max_size: int | None = None) -> Tokenizer:
+def train_word(texts: Iterable[Text], min_freq: int = 1, max_size: int | None = None) -> Tokenizer:
     """Words by torchtext's `basic_english` rules: lower-cased, punctuation split off or dropped.
 
     Args:
@@ -147,7 +161,7 @@ def train_word(texts: list[str], min_freq: int = 1, max_size: int | None = None)
 
 
 def train_whitespace(
-    texts: list[str], end_of_line: str | None = "<eos>", min_freq: int = 1, max_size: int | None = None
+    texts: Iterable[Text], end_of_line: str | None = "<eos>", min_freq: int = 1, max_size: int | None = None
 ) -> Tokenizer:
     """Words split at white space and otherwise left alone, as for Penn Treebank and WikiText.
 
@@ -165,7 +179,7 @@ def train_whitespace(
     return _train_words(texts, fast.whitespace_rules(end_of_line), min_freq, max_size)
 
 
-def train_bpe(texts: list[str], size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[Text], size: int) -> Tokenizer:
     """Byte-level BPE as in GPT-2: any text is encoded without loss, nothing is unknown.
 
     Args:
@@ -192,7 +206,7 @@ def train_bpe(texts: list[str], size: int) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def _train_words(texts: list[str], rules: fast.WordRules, min_freq: int, max_size: int | None) -> Tokenizer:
+def _train_words(texts: Iterable[Text], rules: fast.WordRules, min_freq: int, max_size: int | None) -> Tokenizer:
     if min_freq < 1:
         raise ConfigError(f"min_freq={min_freq} must be at least 1")
     if max_size is not None and max_size <= len(SPECIALS):
@@ -201,9 +215,9 @@ def _train_words(texts: list[str], rules: fast.WordRules, min_freq: int, max_siz
     for text in texts:
         for words in rules.words(text):
             counts.update(words)
-    ranked = sorted((-count, word) for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
-    vocabulary = [*SPECIALS, *(word for _, word in ranked)]
-    return Tokenizer(fast.word_backend(_numbered(vocabulary[:max_size]), rules))
+    ranked = sorted(word for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
+    ranked.sort(key=counts.__getitem__, reverse=True)  # ties stay in the order of the alphabet
+    return Tokenizer(fast.word_backend(_numbered([*SPECIALS, *ranked][:max_size]), rules))
 
 
 def _numbered(tokens: list[str]) -> dict[str, int]:

@@ -7,24 +7,28 @@
         meta.json                     characters, bytes and unknown tokens of each split; written last
 
 Whatever changes text or tokenizer changes the key, so nothing in the cache is ever stale. Each entry is made under a
-lock and takes its name when it is whole: of two runs that prepare the same corpus one works and the other waits.
+lock and takes its name when it is whole: of two runs that prepare the same corpus one works and the other waits. Texts
+are read and tokens written as streams: neither has to fit into memory.
 """
 
 import functools
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from molino.console import working
+from molino.console import advancing, working
+from molino.data.arrays import Appender, append_array
 from molino.data.corpus import Corpus
+from molino.data.text import Metered, Text
 from molino.data.tokenizers import Tokenizer
 from molino.errors import DataError
-from molino.files import atomic_write, lock, sha256_file, write_text
+from molino.files import lock, make_directory, remove_orphans, sha256_file, write_text
 
 HINT = "; set MOLINO_CACHE or paths.cache"
 
@@ -52,7 +56,7 @@ class Split:
 def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Tokenizer, dict[str, Split]]:
     """Return the tokenizer that `train` makes of the training split, and every split as tokens.
 
-    Both are made once per corpus and settings, and the corpus is read at most once.
+    Both are made once per corpus and settings, and `corpus.read` is called at most once.
 
     Raises:
         DataError: the corpus cannot be read, or what the cache holds of it.
@@ -60,19 +64,24 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
     """
     read = functools.cache(corpus.read)
     path = Path(cache) / "tokenizers" / f"{_digest(corpus.fingerprint(), _settings(train))}.json"
+    tokenizer = None
 
     def make() -> None:
-        train(read()["train"]).save(path)
+        nonlocal tokenizer
+        with advancing("reading", sum(map(len, read()["train"]))) as advance:
+            made = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
+        made.save(path)
+        tokenizer = _with_words(made, corpus)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
-        prepare_tokens(corpus, _load_tokenizer(path, corpus), cache, read)
+        prepare_tokens(corpus, tokenizer, cache, read)
 
     _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
-    tokenizer = _load_tokenizer(path, corpus)
+    tokenizer = tokenizer or _load_tokenizer(path, corpus)
     return tokenizer, prepare_tokens(corpus, tokenizer, cache, read)
 
 
 def prepare_tokens(
-    corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[str]]] | None = None
+    corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[Text]]] | None = None
 ) -> dict[str, Split]:
     """Return every split of `corpus` as tokens of a tokenizer that exists; as `prepare`.
 
@@ -103,6 +112,10 @@ def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
         tokenizer = Tokenizer.load(path)
     except DataError as error:
         raise DataError(f"{error}: delete that file") from error
+    return _with_words(tokenizer, corpus)
+
+
+def _with_words(tokenizer: Tokenizer, corpus: Corpus) -> Tokenizer:
     specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
     if tokenizer.size <= len(specials):
         raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
@@ -118,36 +131,56 @@ def _make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) 
             make()
 
 
-def _encode(corpus: Corpus, splits: dict[str, list[str]], tokenizer: Tokenizer, directory: Path) -> None:
-    meta, streams = {}, {name: _flatten(texts, tokenizer, corpus.documents) for name, texts in splits.items()}
-    for name, (tokens, _) in streams.items():
-        if len(tokens) < 2:
-            raise DataError(f"the {name} split of {corpus.name} has {len(tokens)} tokens: there is nothing to predict")
-    for name, texts in splits.items():
-        tokens, marks = streams[name]
-        for suffix, array in ((".npy", tokens), (".documents.npy", marks)):
-            with atomic_write(directory / f"{name}{suffix}", HINT) as file:
-                np.save(file, array)
-        meta[name] = {
-            "characters": sum(len(text) for text in texts),
-            "bytes": sum(len(text.encode("utf-8")) for text in texts),
-            "unknown": 0 if tokenizer.unknown_id is None else int((tokens == tokenizer.unknown_id).sum()),
-        }
+def _encode(corpus: Corpus, splits: dict[str, list[Text]], tokenizer: Tokenizer, directory: Path) -> None:
+    make_directory(directory, HINT)
+    remove_orphans(directory)
+    meta = {}
+    total = sum(len(text) for texts in splits.values() for text in texts)
+    # No array takes its name before all are whole.
+    with ExitStack() as files, advancing("writing tokens", total) as advance:
+        for name, texts in splits.items():
+            arrays = [(f"{name}.npy", tokenizer.dtype), (f"{name}.documents.npy", np.int64)]
+            tokens, marks = (files.enter_context(append_array(directory / file, dtype, HINT)) for file, dtype in arrays)
+            end = tokenizer.end_of_text_id if corpus.documents else None
+            meta[name] = _write(texts, tokenizer, end, tokens, marks, advance)
+            if tokens.length < 2:
+                raise DataError(
+                    f"the {name} split of {corpus.name} has {tokens.length} tokens: there is nothing to predict"
+                )
     write_text(directory / "meta.json", json.dumps(meta))
 
 
-def _flatten(texts: list[str], tokenizer: Tokenizer, documents: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Encode texts into one stream. Documents stand between <|endoftext|> marks, also before the first, so that a
-    model learns how a document begins and every token of it is predicted."""
-    encoded = [tokenizer.encode(text) for text in texts]
-    end = tokenizer.end_of_text_id
-    if not documents or end is None:
-        stream = np.concatenate(encoded)
-        return stream, np.array([0, max(len(stream) - 1, 0)], dtype=np.int64)
-    mark = np.array([end], dtype=encoded[0].dtype)
-    stream = np.concatenate([mark, *(part for ids in encoded for part in (ids, mark))])
-    lengths = np.array([len(ids) + 1 for ids in encoded], dtype=np.int64)
-    return stream, np.concatenate([[0], np.cumsum(lengths)])
+def _write(
+    texts: list[Text],
+    tokenizer: Tokenizer,
+    end: int | None,
+    tokens: Appender,
+    marks: Appender,
+    advance: Callable[[int], None],
+) -> dict[str, int]:
+    """Encode texts into one stream and return their sizes. Documents stand between <|endoftext|> marks, also before
+    the first, so that a model learns how a document begins and every token of it is predicted."""
+    sizes = {"characters": 0, "bytes": 0, "unknown": 0}
+
+    def report(string: str) -> None:
+        sizes["characters"] += len(string)
+        sizes["bytes"] += len(string.encode("utf-8", "surrogatepass"))
+        advance(len(string))
+
+    marks.append([0])
+    if end is not None:
+        tokens.append([end])
+    for text in texts:
+        for ids in tokenizer.stream(Metered(text, report)):
+            tokens.append(ids)
+            if tokenizer.unknown_id is not None:
+                sizes["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        if end is not None:
+            marks.append([tokens.length])
+            tokens.append([end])
+    if end is None:
+        marks.append([max(tokens.length - 1, 0)])
+    return sizes
 
 
 def _load(directory: Path, name: str, counts: dict[str, int]) -> Split:

@@ -11,8 +11,7 @@ from molino.data.corpus import Corpus
 from molino.data.tokenizers import Tokenizer
 from molino.data.tokens import Split, corpus_digest
 from molino.evaluation.ngrams import (
-    add_alpha_loss,
-    bigram_counts,
+    best_bigram_loss,
     bigram_optimum,
     interpolated_losses,
     unigram_loss,
@@ -73,12 +72,11 @@ def floors(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> dict[str,
     Alpha and order are chosen on `heldout`, which flatters the floors by a hair. Arguments, the limit on long streams
     and the DataError as in `ngrams.unigram_loss`.
     """
-    pair_P, followed_P = bigram_counts(train, heldout, vocab_size)
     losses = interpolated_losses(train, heldout, vocab_size)
     order = min(losses, key=losses.__getitem__)
     return {
         "floor/unigram": unigram_loss(train, heldout, vocab_size),
-        "floor/bigram": min(add_alpha_loss(pair_P, followed_P, vocab_size, alpha) for alpha in ALPHAS),
+        "floor/bigram": best_bigram_loss(train, heldout, vocab_size, ALPHAS),
         "floor/bigram_train": bigram_optimum(train),
         "floor/ngram": losses[order],
         "floor/ngram_order": order,

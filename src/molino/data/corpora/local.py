@@ -1,10 +1,13 @@
 """Text of the user's own: a file, a folder or a pattern."""
 
-import hashlib
+import functools
 from pathlib import Path
 
-from molino.data.corpus import check_train_fraction, decode, digest, split_documents, split_fraction
+from molino.console import working
+from molino.data.corpus import check_train_fraction, digest, split_documents, split_fraction
+from molino.data.text import FileText, Text, file_version, read_start
 from molino.errors import ConfigError, DataError
+from molino.files import sha256_file
 
 SUFFIXES = (".txt", ".md")
 # What a file that is not plain text begins with. UTF-32 stands before UTF-16, whose mark it begins with.
@@ -19,6 +22,8 @@ BYTE_ORDER_MARKS = {
 
 class UserText:
     """A file is one continuous text; the files of a folder or a pattern are documents, in the order of their paths.
+
+    Files are read a piece at a time, so they may be larger than memory.
 
     Args:
         path: a file, a folder (its .txt and .md files, at any depth) or a pattern such as `books/**/*.txt`.
@@ -38,16 +43,25 @@ class UserText:
             raise ConfigError("data=text needs data.path=<file, folder or glob>")
         check_train_fraction(train_fraction)
         self.paths = _find(Path(path).expanduser())
+        # As they are now; that they still are when they are read makes the fingerprint that of what is read.
+        self.versions = [file_version(path) for path in self.paths]
         self.name, self.train_fraction, self.encoding = Path(path).absolute().name, train_fraction, encoding
         self.documents = len(self.paths) > 1
 
     def fingerprint(self) -> str:
-        checksums = [hashlib.sha256(_bytes(path)).hexdigest() for path in self.paths]
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        # Asked for many times in a run; to read gigabytes each time would take minutes.
+        with working(f"reading {self.name}"):
+            checksums = [_checksum(path) for path in self.paths]
         return digest(checksums, self.train_fraction, self.encoding)
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self) -> dict[str, list[Text]]:
         """Return the splits; files of white space alone are left out."""
-        texts = [text for text in (_read(path, self.encoding) for path in self.paths) if text.strip()]
+        files = zip(self.paths, self.versions, strict=True)
+        texts = [text for text in [_open(path, self.encoding, version) for path, version in files] if _has_words(text)]
         if not texts:
             raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
         if not self.documents:
@@ -70,21 +84,25 @@ def _find(path: Path) -> list[Path]:
     return files
 
 
-def _bytes(path: Path) -> bytes:
+def _checksum(path: Path) -> str:
     try:
-        return path.read_bytes()
+        return sha256_file(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _read(path: Path, encoding: str) -> str:
-    data = _bytes(path)
+def _open(path: Path, encoding: str, version: tuple[int, int]) -> FileText:
+    start = read_start(path, max(map(len, [*ARCHIVES, *BYTE_ORDER_MARKS])))
     for magic, kind in ARCHIVES.items():
-        if data.startswith(magic):
+        if start.startswith(magic):
             raise DataError(f"{path} is a {kind} file, not plain text; unpack it first")
-    guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
+    guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
     if guess and guess not in encoding.lower():
         raise DataError(
             f"{path} is not {encoding}: its bytes at offset 0 mark {guess}; add data.corpus.encoding={guess}"
         )
-    return decode(data, path, encoding)
+    return FileText(path, encoding, version)
+
+
+def _has_words(text: Text) -> bool:
+    return any(not string.isspace() for string in text)

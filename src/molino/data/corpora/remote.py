@@ -3,6 +3,7 @@
 from molino.data.archives import read_members
 from molino.data.corpus import check_train_fraction, decode, digest, split_fraction
 from molino.data.download import RemoteFile, at_hand, fetch
+from molino.data.text import FileText, Text
 from molino.errors import ConfigError
 
 
@@ -42,9 +43,9 @@ class RemoteText:
     def fingerprint(self) -> str:
         return digest(self.file.sha256, self.train_fraction)
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self) -> dict[str, list[Text]]:
         path = fetch(self.file, self.cache, self.mirror)
-        return split_fraction(decode(path.read_bytes(), path), self.train_fraction)
+        return split_fraction(FileText(path), self.train_fraction)
 
 
 class RemoteSplits:
@@ -62,9 +63,9 @@ class RemoteSplits:
     def fingerprint(self) -> str:
         return digest({split: file.sha256 for split, file in self.files.items()})
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self) -> dict[str, list[Text]]:
         paths = {split: fetch(file, self.cache, self.mirror) for split, file in self.files.items()}
-        return {split: [decode(path.read_bytes(), path)] for split, path in paths.items()}
+        return {split: [FileText(path)] for split, path in paths.items()}
 
 
 class Text8:
@@ -93,7 +94,7 @@ class Text8:
     def fingerprint(self) -> str:
         return digest(self.file.sha256, "90/5/5")
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self) -> dict[str, list[Text]]:
         path = fetch(self.file, self.cache, self.mirror)
         ((_, contents),) = read_members(path, "text8.*")
         text = decode(contents, path)
