@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from conftest import CPU, ROOT
 
 from molino.light import uncollected
-from tests.conftest import CPU, ROOT
 
 # Trains without torch._dynamo if `lightly`, then uses what needs it, and prints what comes out.
 USES = """
