@@ -176,6 +176,7 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
         clip=plan.clip,
         seed=seed,
         loss_units=loss_units(data.splits["val"]),
+        token_peak=hardware.token_peak(model, data.block_size),
     )
     floors = {}
     if directory.is_main_process():

@@ -13,6 +13,7 @@ from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 from molino.training import policy
 from molino.training.hardware import PRECISIONS, Hardware
+from molino.training.peaks import dense_peak
 
 
 @pytest.fixture
@@ -201,3 +202,24 @@ def test_a_prepared_model_is_compiled_in_place(monkeypatch):
     assert [function.__name__ for function in compiled] == ["loss"]
     torch.testing.assert_close((model.loss(tokens_BT, tokens_BT), model(tokens_BT)), before)
     assert list(model.state_dict()) == keys and model.h[0].attn.attn_path == "products"
+
+
+def test_the_peak_of_a_gpu_is_told_in_tokens(machine, monkeypatch):
+    machine(gpus=2)
+    model = gpt()
+    assert Hardware().token_peak(model, 64) is None  # of an NVIDIA Mill nothing is known
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
+    # One layer of 64 and a head for 65 tokens, forward and backward; attention sees 32 places on average.
+    each = 3 * (2 * (64 * 192 + 64 * 64 + 2 * 64 * 256 + 64 * 65) + 4 * 64 * 32)
+    assert Hardware(devices=2).token_peak(model, 64) == pytest.approx(2 * 989e12 / each)
+    assert Hardware().token_peak(Bigram(65, 8), 8) is None  # it multiplies nothing
+    assert Hardware(accelerator="cpu").token_peak(model, 64) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 PCIe", 756e12), ("NVIDIA GH200 480GB", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12),
+     ("NVIDIA GeForce RTX 4090", 165e12), ("Tesla T4", 65e12), ("NVIDIA A10G", 70e12)],
+)  # fmt: skip
+def test_names_that_are_part_of_others_are_told_apart(name, peak):
+    assert dense_peak(name) == pytest.approx(peak)

@@ -197,3 +197,11 @@ def test_speed_is_tokens_over_elapsed_seconds(cache, monkeypatch):
     module = train(data, small_gpt(data))
     # The clock is read twice a block, so a block of 5 steps of 8 x 16 tokens takes one second.
     assert module.train_metrics["train/tokens_per_second"] == 5 * 8 * 16
+
+
+def test_the_share_of_the_peak_is_logged_where_it_is_known(cache):
+    data = text_data(cache)
+    known, unknown = train(data, small_gpt(data), token_peak=1e9), train(data, small_gpt(data))
+    metrics = known.train_metrics
+    assert metrics["train/mfu"] == metrics["train/tokens_per_second"] / 1e9
+    assert "train/mfu" not in unknown.train_metrics

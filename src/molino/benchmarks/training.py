@@ -193,15 +193,14 @@ def operations(case: Case) -> float:
     """Return the operations of training on one token, the mean over a window."""
     # Here, so that --help need not wait for torch.
     from molino.models.bigram import Bigram
-    from molino.models.cost import flops_per_token
     from molino.models.gpt import GPT
     from molino.models.shapes import shapes_only
-    from molino.training.policy import TRAINING
+    from molino.training.policy import training_flops
 
     with shapes_only():
         family = Bigram if case.family == "bigram" else GPT
         model = family(case.vocab_size, case.block_size, **case.model)
-    return TRAINING * flops_per_token(model, (case.block_size + 1) // 2)
+    return training_flops(model, case.block_size)
 
 
 def show(name: str, case: Case, figures: Figures, rounds: int) -> dict[str, Any]:

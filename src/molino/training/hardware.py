@@ -11,6 +11,7 @@ from torch import nn
 from molino.errors import ConfigError, ResourceError
 from molino.models.attention import PATHS, choose_path, faster_path
 from molino.training import policy
+from molino.training.peaks import dense_peak
 
 # Lightning's names; the value is what autocast computes matrix products in.
 PRECISIONS = {
@@ -119,6 +120,12 @@ class Hardware:
         choose_path(model, self.attention)
         if self.compile is True:
             model.loss = torch.compile(model.loss)
+
+    def token_peak(self, model: nn.Module, block_size: int) -> float | None:
+        """Return how many tokens a second these GPUs could train `model` on at their dense peak; None where unknown."""
+        peak = dense_peak(torch.cuda.get_device_name()) if self.kind == "cuda" else None
+        each = policy.training_flops(model, block_size)
+        return self.devices * self.num_nodes * peak / each if peak and each else None
 
     @property
     def resolved_precision(self) -> str:

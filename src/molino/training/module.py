@@ -35,9 +35,12 @@ class LanguageModel(LightningModule):
         log_every: steps between two lines of metrics.
         clip: largest gradient norm, or None.
         seed: decides, with the step, what dropout draws.
+        loss_units: factors from nats a token to other units, by name.
+        token_peak: tokens a second at which the device's matrix units would do nothing but this; None where unknown.
 
     Logs (to every logger) `train/loss` (mean over the last block), `train/perplexity`, `train/learning_rate`,
-    `train/gradient_norm` (before clipping), `train/tokens_per_second`, `val/loss` and `val/perplexity`.
+    `train/gradient_norm` (before clipping), `train/tokens_per_second`, `val/loss` and `val/perplexity`;
+    where `token_peak` is known also `train/mfu`, the share of it.
 
     Raises:
         NonFiniteError: the loss or the gradient is nan or inf at the end of a block.
@@ -54,6 +57,7 @@ class LanguageModel(LightningModule):
         clip: float | None = None,
         seed: int = 0,
         loss_units: dict[str, float] | None = None,
+        token_peak: float | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -61,7 +65,7 @@ class LanguageModel(LightningModule):
         # Asked now: a strategy that shards the model flattens what it shards.
         self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
-        self.loss_units = loss_units or {}
+        self.loss_units, self.token_peak = loss_units or {}, token_peak
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
         self._seconds, self._tokens = 0.0, 0
@@ -179,6 +183,8 @@ class LanguageModel(LightningModule):
 
     def _log_training(self) -> None:
         self.train_metrics["train/tokens_per_second"] = self._tokens / self._seconds
+        if self.token_peak is not None:
+            self.train_metrics["train/mfu"] = self.train_metrics["train/tokens_per_second"] / self.token_peak
         self._seconds, self._tokens = 0.0, 0
         self._write(self.train_metrics)
 

@@ -19,6 +19,11 @@ def multiplies_bf16() -> bool:
     return any(check is not None and check() for check in checks)
 
 
+def training_flops(model: nn.Module, block_size: int) -> int:
+    """Return the operations of training on one token, the mean over the places of a window."""
+    return TRAINING * flops_per_token(model, (block_size + 1) // 2)
+
+
 def gains_from_bf16(model: nn.Module, tokens_per_step: int) -> bool:
     """Tell whether training `model` on this CPU is faster with products in bf16."""
     layers = sum(isinstance(module, nn.Linear) for module in model.modules())
@@ -28,5 +33,5 @@ def gains_from_bf16(model: nn.Module, tokens_per_step: int) -> bool:
 def is_long(model: nn.Module, block_size: int, tokens_per_step: int, max_steps: int) -> bool:
     """Tell whether training takes so long on a GPU that it repays compiling. A guess: no GPU has been measured."""
     layers = sum(hasattr(module, "attn_path") for module in model.modules())
-    products = TRAINING * flops_per_token(model, block_size) * tokens_per_step / GPU_FLOPS
+    products = training_flops(model, block_size) * tokens_per_step / GPU_FLOPS
     return max_steps * max(products, layers * GPU_LAYER_SECONDS) > LONG_SECONDS
