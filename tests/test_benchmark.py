@@ -10,10 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from molino import benchmark
-from molino.benchmarks import common, generation, loops, preparation, preparing, training
+from molino.benchmarks import common, generation, loops, preparation, preparing, recipe, training
 from molino.benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
+from molino.data.batches import evaluation_windows
+from molino.data.tokens import Split
+from molino.evaluation.loss import exact_loss
 from molino.models.dropout import Dropout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,3 +192,42 @@ def test_loops_without_molino_train_the_same_model(tmp_path):
     theirs, their_loss = loops.their_model(case)
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
     assert their_loss(tokens_BT, tokens_BT).isfinite()
+
+
+def test_the_recipes_are_timed_to_their_losses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "STEPS", 2)
+    monkeypatch.setattr(recipe, "TARGETS", (100.0, 0.1))
+    monkeypatch.setattr(recipe, "FAST", "data=pydocs")
+    monkeypatch.setattr(common, "prepare", lambda *_: tmp_path)
+    (tmp_path / "tokens" / "key").mkdir(parents=True)
+    tokens = np.random.default_rng(0).integers(3, 20, 5000).astype(np.uint16)
+    for name, part in (("train", tokens[:4000]), ("val", tokens[4000:])):
+        np.save(tmp_path / "tokens" / "key" / f"{name}.npy", part)
+    run = tmp_path / "run"
+
+    def train_run(*_):
+        with SummaryWriter(run) as writer:
+            writer.add_scalar("val/loss", 2.0, 10)
+        return run
+
+    monkeypatch.setattr(common, "train_run", train_run)
+    found = recipe.recipe("train.py", tmp_path, 1)
+    assert found["plain"]["loss"] == [pytest.approx(found["plain"]["loss"][0])]
+    assert found["fast"]["100.0"][0] >= 0 and found["fast"]["0.1"] == [math.inf] and found["fast"]["loss"] == [2.0]
+    assert "ratio: plain recipe / this" in capsys.readouterr().out
+
+
+def test_the_plain_recipe_is_judged_by_the_whole_split(tmp_path):
+    """Without a step it is a fresh model, whose loss is near that of guessing; every token but the first counts."""
+    tokens = np.random.default_rng(0).integers(0, 20, 5000).astype(np.uint16)
+    for name in ("train", "val"):
+        np.save(tmp_path / f"{name}.npy", tokens)
+    found = recipe.plain_recipe(str(tmp_path / "train.npy"), str(tmp_path / "val.npy"), 0)
+    torch.manual_seed(0)
+    model, _ = loops.our_model(
+        {"family": "gpt", "vocab_size": 20, "block_size": 64,
+         "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "bias": False}}
+    )  # fmt: skip
+    split = Split("val", tokens, np.array([0, len(tokens) - 1]), len(tokens), len(tokens), 0)
+    exact, count = exact_loss(model, evaluation_windows(split, 64, 64, 20), torch.device("cpu"))
+    assert count == len(tokens) - 1 and found == pytest.approx(exact, rel=1e-5)

@@ -2,6 +2,8 @@
 
     training    tokens a second by scripts/train.py, with logging, checkpoints and progress, against a plain PyTorch
                 loop, transformers' GPT-2 and Lightning's defaults; memory, and the share of the matrix peak
+    recipe      seconds from the command to a held-out loss on Tiny Shakespeare, of experiment=shakespeare_fast and of
+                nanoGPT's recipe for CPUs as a plain loop
     sweep       runs a second of a sweep of short runs, by two workers, by Hydra's basic launcher and by joblib's
     preparation MB of text a second from a file to vocabulary and tokens, and memory, against the tokenizers library
                 line by line and against lists and dictionaries; with --gigabytes, whole runs on a large text
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from molino.benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
 from molino.benchmarks.preparation import preparation
+from molino.benchmarks.recipe import recipe
 from molino.benchmarks.start import start
 from molino.benchmarks.sweep import KINDS, sweep
 from molino.benchmarks.training import CASES, training
@@ -36,6 +39,8 @@ def main(script: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if chosen.benchmark == "training":
             keep(chosen.json, training(train, Path(folder), chosen.rounds, chosen.cases))
+        elif chosen.benchmark == "recipe":
+            keep(chosen.json, recipe(train, Path(folder), chosen.rounds))
         elif chosen.benchmark == "sweep":
             sweep(train, Path(folder), chosen.rounds, chosen.runs, chosen.kind)
         elif chosen.benchmark == "preparation":
@@ -55,12 +60,12 @@ def keep(path: Path | None, figures: dict) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=("training", "sweep", "preparation", "start", "generation"))
+    parser.add_argument("benchmark", choices=("training", "recipe", "sweep", "preparation", "start", "generation"))
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help=cases)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="training, preparation, start: write figures there, too"
+        "--json", type=Path, metavar="FILE", help="training, recipe, preparation, start: write figures there, too"
     )
     parser.add_argument("--runs", type=int, default=16, help="sweep: runs of each turn (default: 16)")
     parser.add_argument(

@@ -154,9 +154,9 @@ def train_run(train: str, folder: Path, cache: Path, *settings: str, memory: lis
     return next(path for path in outputs.iterdir() if path.is_dir())
 
 
-def logged(directory: Path) -> list[tuple[int, float]]:
-    """Return (step, wall time) of every `train/loss` that TensorBoard got."""
+def logged(directory: Path, tag: str = "train/loss") -> list[tuple[int, float, float]]:
+    """Return (step, value, wall time) of every value of `tag` that TensorBoard got after a step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
-    return [(event.step, event.wall_time) for event in events.Scalars("train/loss") if event.step > 0]
+    return [(event.step, event.value, event.wall_time) for event in events.Scalars(tag) if event.step > 0]

@@ -15,7 +15,8 @@ def start(train: str, folder: Path, rounds: int) -> dict[str, list[float]]:
     def first_step() -> float:
         began = time.time()
         lengths = ("trainer.max_steps=1", "trainer.log_every=1", "scheduler.warmup_steps=0", "trainer.sample_tokens=0")
-        return dict(common.logged(common.train_run(train, folder, cache, *lengths)))[1] - began
+        ((_, _, moment),) = common.logged(common.train_run(train, folder, cache, *lengths))
+        return moment - began
 
     def timed(*command: str) -> Callable[[], float]:
         def seconds() -> float:

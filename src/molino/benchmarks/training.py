@@ -180,7 +180,7 @@ def _our_turn(train: str, place: Path, cache: Path, case: Case) -> tuple[float, 
     more = [*lengths, f"trainer.checkpoint_every={last}", "trainer.sample_tokens=0", "scheduler.warmup_steps=0"]
     memory: list[float | None] = []
     run = common.train_run(train, place, cache, *case.overrides(), *more, memory=memory)
-    times = dict(common.logged(run))
+    times = {step: moment for step, _, moment in common.logged(run)}
     return times[last] - times[case.log_every], memory[0]
 
 
