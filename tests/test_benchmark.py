@@ -155,7 +155,14 @@ def test_training_compares_tokens_a_second(tmp_path, monkeypatch, capsys):
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "dropout": 0.1}
     case = training.Case("a tiny GPT", "gpt", sizes, batch_size=4, block_size=8, steps=4, log_every=2)
     monkeypatch.setitem(training.CASES, "tiny", case)
-    found = training.training(str(ROOT / "scripts" / "train.py"), tmp_path, 1, ["tiny"])["tiny"]
+    kept = tmp_path / "figures.json"
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "training", "--cases", "tiny", "--rounds", "1", "--json", str(kept)]
+    )
+    benchmark.main(str(ROOT / "scripts" / "benchmark.py"))
+    written = json.loads(kept.read_text("utf-8"))
+    assert written["environment"]["packages"]["torch"]
+    found = written["figures"]["tiny"]
     assert set(found["contenders"]) == {training.OURS, *training.CONTENDERS}
     for figures in found["contenders"].values():
         assert math.isfinite(figures["tokens_per_second"]) and figures["tokens_per_second"] > 0
@@ -170,10 +177,6 @@ def test_training_compares_tokens_a_second(tmp_path, monkeypatch, capsys):
     each = 3 * (2 * weights + 4 * 16 * 4)
     assert ours["operations_per_second"] == pytest.approx(ours["tokens_per_second"] * each)
     assert "ratio: molino / this" in capsys.readouterr().out
-
-    benchmark.keep(tmp_path / "figures.json", {"tiny": found})
-    kept = json.loads((tmp_path / "figures.json").read_text("utf-8"))
-    assert kept["figures"] == {"tiny": json.loads(json.dumps(found))} and kept["environment"]["packages"]["torch"]
 
 
 def test_the_words_of_the_benchmark_are_all_there():

@@ -9,8 +9,8 @@ Every model is a `torch.nn.Module` with
 With a `KVCache` the tokens follow those it holds, and it takes them up: reading a text in pieces gives the logits of
 reading it whole.
 
-`loss` goes through `self(tokens_BT)`, so that a model compiled in place trains compiled, and it is a pure function of
-parameters, buffers and inputs (and of the random numbers dropout draws), so that `torch.func.functional_call` works.
+`loss` need not make all logits at once (`head.py`). It is a pure function of parameters, buffers and inputs (and of the
+random numbers dropout draws), so that `torch.func.functional_call` works.
 
 Here is what the families share. Legend of the shape suffixes: B batch, T time (tokens), V vocabulary.
 """
