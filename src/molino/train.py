@@ -166,6 +166,7 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
     if fresh and (source := settings.get("weights")):
         read_weights(model, source)
     hardware = hardware.settle(model, data.block_size, data.tokens_per_step, plan.max_steps)
+    hardware.apply()
     hardware.prepare(model)
     module = LanguageModel(
         model,

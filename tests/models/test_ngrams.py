@@ -61,7 +61,14 @@ def test_a_new_model_is_as_if_there_were_none():
     assert all((table.weight.grad != 0).any() for table in more.ngrams.tables)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("ngrams", 0), ("ngram_rows", 0)])
-def test_sizes_below_one_are_refused(setting, value):
-    with pytest.raises(ConfigError, match=f"model.{setting}={value} is too small"):
-        Llama(V, 8, n_layer=1, n_head=1, n_embd=4, **{"ngrams": 2} | {setting: value})
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ngrams": 0}, "model.ngrams=0 is too small"),
+        ({"ngrams": 2, "ngram_rows": 0}, "model.ngram_rows=0 is too small"),
+        ({"ngrams": 17}, "model.ngrams=17 is too large: choose 16 or less"),
+    ],
+)
+def test_sizes_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Llama(V, 8, n_layer=1, n_head=1, n_embd=4, **settings)

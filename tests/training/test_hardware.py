@@ -76,6 +76,7 @@ def test_auto_takes_the_best_of_what_is_there(computer, kind, precision, acceler
         ({"threads": 0}, "hardware.threads=0 must be at least 1"),
         ({"attention": "flash"}, "hardware.attention=flash is unknown: choose auto, fused, products"),
         ({"compile": "yes"}, "hardware.compile=yes is unknown: choose auto, true, false"),
+        ({"compile": True, "strategy": "ddp_spawn"}, "hardware.compile=true does not go with strategy=ddp_spawn"),
         ({"precision": "16-mixed"}, "hardware.precision=16-mixed needs a GPU"),
     ],
 )
@@ -174,9 +175,12 @@ def test_training_settles_what_is_left_to_auto(computer, bf16, model, block_size
     monkeypatch.setattr(policy, "multiplies_bf16", lambda: bf16)
     settled = Hardware().settle(model, block_size, 4096, 10**6)
     assert (settled.precision, settled.attention, settled.compile) == chosen
-    assert settled.settled == dict(zip(("precision", "attention", "compile"), chosen, strict=True))
+    threads = 1 if isinstance(model, Bigram) and not computer else None
+    assert settled.settled == dict(
+        zip(("precision", "attention", "compile", "threads"), (*chosen, threads), strict=True)
+    )
     # What is asked for stays.
-    forced = Hardware(precision="32-true", attention="fused", compile=False, accelerator="cpu")
+    forced = Hardware(precision="32-true", attention="fused", compile=False, accelerator="cpu", threads=3)
     assert forced.settle(model, block_size, 4096, 10**6) == forced
 
 

@@ -6,7 +6,7 @@ import torch
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 from molino.training import policy
-from molino.training.policy import gains_from_bf16, is_long, multiplies_bf16
+from molino.training.policy import gains_from_bf16, is_long, is_tiny, multiplies_bf16
 
 
 def gpt(n_layer: int = 4, n_embd: int = 128) -> GPT:
@@ -45,3 +45,9 @@ def test_bf16_pays_where_there_are_products_enough(monkeypatch):
 )
 def test_long_training_is_worth_compiling(model, tokens_per_step, max_steps, long):
     assert is_long(model, 64, tokens_per_step, max_steps) == long
+
+
+def test_one_thread_is_enough_for_what_is_tiny():
+    assert is_tiny(Bigram(92, 8), 32 * 8)
+    assert not is_tiny(Bigram(10_000, 8), 32 * 8)  # AdamW has a hundred million numbers to go through
+    assert not is_tiny(gpt(n_embd=32), 32 * 64)

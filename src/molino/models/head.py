@@ -53,8 +53,8 @@ class _HeadLoss(torch.autograd.Function):
             loss = loss + ((top_R - logits_RV.gather(1, places_R1)[:, 0].to(wide)) * counted_R).sum()
             d_RV = p_RV.scatter_add_(1, places_R1, -torch.ones_like(places_R1, dtype=p_RV.dtype))
             dx_pieces.append((d_RV @ weight_VC) * counted_R[:, None])
-            dw_VC = (d_RV.T @ (x_RC * counted_R[:, None])).to(wide)
-            dweight_VC = dw_VC if dweight_VC is None else dweight_VC + dw_VC
+            dw_VC = d_RV.T @ (x_RC * counted_R[:, None])
+            dweight_VC = dw_VC.to(wide) if dweight_VC is None else dweight_VC.add_(dw_VC)
         count = counted_N.sum()
         return loss / count, torch.cat(dx_pieces) / count, dweight_VC / count
 

@@ -6,6 +6,7 @@ Shape suffixes: B batch, T time (new tokens), S time (with those before), C chan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from molino.errors import ConfigError
 from molino.models import require_positive
 from molino.models.cache import KVCache
 
@@ -17,6 +18,9 @@ def _signed(number: int) -> int:
 
 # An odd number near 2^64 divided by the golden ratio: neighbours are spread over all rows.
 SPREAD = _signed(0x9E3779B97F4A7C15)
+
+
+LONGEST = 16  # beyond it hardly an n-gram occurs twice
 
 
 class NgramEmbedding(nn.Module):
@@ -38,7 +42,9 @@ class NgramEmbedding(nn.Module):
 
     def __init__(self, order: int, rows: int, vocab_size: int, n_embd: int):
         super().__init__()
-        require_positive({"model.ngrams": order, "model.ngram_rows": rows})
+        require_positive({"model.ngram_rows": rows})
+        if order > LONGEST:
+            raise ConfigError(f"model.ngrams={order} is too large: choose {LONGEST} or less")
         self.vocab_size = vocab_size
         self.tables = nn.ModuleList(nn.Embedding(min(rows, vocab_size**n), n_embd) for n in range(2, order + 1))
 

@@ -40,7 +40,7 @@ class Hardware:
         matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
         attention: how training computes it, one of molino.models.attention.PATHS.
         compile: torch.compile what trains or generates, in place; or `auto`, for long training on GPUs.
-        threads: CPU threads a process, None for torch's choice.
+        threads: CPU threads a process; None for torch's choice, to train a tiny model for one.
     """
 
     accelerator: str = "auto"
@@ -77,6 +77,8 @@ class Hardware:
             raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
         if self.kind == "cpu" and self.precision == "16-mixed":
             raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
+        if self.compile is True and self.strategy == "ddp_spawn":
+            raise ConfigError("hardware.compile=true does not go with strategy=ddp_spawn: choose strategy=ddp")
         if self.kind == "cpu" and self.compile is True and not (shutil.which("g++") or shutil.which("clang++")):
             raise ResourceError("hardware.compile=true needs a C++ compiler (g++) to compile for a CPU: install one")
 
@@ -104,13 +106,19 @@ class Hardware:
             attention = faster_path(torch.device(self.kind), dtype, block_size, dropout)
         compiled = self.compile
         if compiled == "auto":
-            compiled = self.kind == "cuda" and policy.is_long(model, block_size, tokens_per_step, max_steps)
-        return replace(self, precision=precision, attention=attention, compile=compiled)
+            spawned = self.strategy == "ddp_spawn"  # what is compiled cannot be sent to another process
+            compiled = (
+                self.kind == "cuda" and not spawned and policy.is_long(model, block_size, tokens_per_step, max_steps)
+            )
+        threads = self.threads
+        if threads is None and self.kind == "cpu" and policy.is_tiny(model, tokens_per_step):
+            threads = 1
+        return replace(self, precision=precision, attention=attention, compile=compiled, threads=threads)
 
     @property
     def settled(self) -> dict[str, Any]:
         """What `settle` decides, by the names of the settings."""
-        return {name: getattr(self, name) for name in ("precision", "attention", "compile")}
+        return {name: getattr(self, name) for name in ("precision", "attention", "compile", "threads")}
 
     def prepare(self, model: nn.Module) -> None:
         """Set the attention of a model and compile its loss, in place: no key of a checkpoint tells that it was.
