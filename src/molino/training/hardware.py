@@ -176,7 +176,8 @@ class Hardware:
         }
 
     def describe(self) -> str:
-        threads = f"{self.kind} ({torch.get_num_threads()} threads)"
+        count = torch.get_num_threads()
+        threads = f"{self.kind} ({count} thread{'s' if count > 1 else ''})"
         name = torch.cuda.get_device_name() if self.kind == "cuda" else threads
         many = f"{self.devices * self.num_nodes} x " if self.devices * self.num_nodes > 1 else ""
         parts = [f"{many}{name}", self.resolved_precision, self.strategy if self.strategy != "auto" else ""]
