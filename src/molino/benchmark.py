@@ -83,6 +83,8 @@ def _parse() -> argparse.Namespace:
     most = CONTEXT - len(PROMPT)
     if not all(1 <= count <= most for count in chosen.tokens):
         parser.error(f"--tokens: a text has between 1 and {most} new tokens, so that it fits the context")
+    if chosen.megabytes <= 0 or (chosen.gigabytes is not None and chosen.gigabytes <= 0):
+        parser.error("--megabytes and --gigabytes: a text has a size above 0")
     if chosen.rounds < 1:
         parser.error("--rounds: medians need one round or more")
     return chosen

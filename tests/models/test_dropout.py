@@ -57,3 +57,9 @@ def test_compiled_code_draws_as_torch_does():
     ours = compiled(torch.ones(50))
     torch.manual_seed(3)
     assert torch.equal(ours, F.dropout(torch.ones(50), 0.25))
+
+
+def test_a_probability_next_to_one_still_leaves_something_to_scale():
+    torch.manual_seed(0)
+    y = drop(torch.ones(400_000), 0.999_999)
+    assert y.isfinite().all() and (y == 0).float().mean() > 0.999

@@ -111,3 +111,16 @@ def test_it_takes_a_fraction_of_the_memory():
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
         head_loss(x_BTC, weight_VC, targets_BT)
     assert max(kept) == weight_VC.numel() < targets_BT.numel() * V
+
+
+def test_the_scale_of_the_loss_saves_small_gradients_in_fp16(monkeypatch):
+    """As with fp16's scaled loss: divided by the count first, they would fall below what fp16 holds."""
+    monkeypatch.setitem(head.PIECE, "cpu", 2**23)
+    torch.manual_seed(0)
+    x_NC, weight_VC = torch.randn(4096, C), torch.randn(V, C) * 0.3
+    targets_N = torch.randint(0, V, (4096,))
+    exact_NC = x_NC.clone().requires_grad_()
+    (65536 * F.cross_entropy(exact_NC @ weight_VC.T, targets_N)).backward()
+    half_NC = x_NC.half().requires_grad_()
+    (65536 * head._HeadLoss.apply(half_NC, weight_VC.half(), targets_N, 1024)[0]).backward()
+    assert (half_NC.grad.float() - exact_NC.grad).norm() < 2e-3 * exact_NC.grad.norm()

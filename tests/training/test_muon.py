@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from torch import nn
 from molino.errors import ConfigError
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
-from molino.training import muon
 from molino.training.module import LanguageModel, parameter_groups
 from molino.training.muon import Muon, orthogonal
 
@@ -18,10 +18,6 @@ from molino.training.muon import Muon, orthogonal
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def in_float32(monkeypatch):
-    monkeypatch.setattr(muon, "multiplies_bf16", lambda: False)
 
 
 def matrices(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
@@ -43,11 +39,13 @@ def take_steps(parameters: list[nn.Parameter], *optimizers: torch.optim.Optimize
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5)])
 @pytest.mark.parametrize("bf16", [True, False])
-def test_the_singular_values_come_near_one_and_the_vectors_stay(shape, bf16, monkeypatch):
-    monkeypatch.setattr(muon, "multiplies_bf16", lambda: bf16)
+def test_the_singular_values_come_near_one_and_the_vectors_stay(shape, bf16):
     x_KMN = torch.randn(3, *shape)
     left, _, right = torch.linalg.svd(x_KMN, full_matrices=False)
-    found = left.mT @ orthogonal(x_KMN).float() @ right.mT  # diagonal in the basis of x
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        near = orthogonal(x_KMN)
+    assert near.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    found = left.mT @ near.float() @ right.mT  # diagonal in the basis of x
     values = found.diagonal(dim1=-2, dim2=-1)
     assert values.min() > 0.5 and values.max() < 1.3
     off = found - torch.diag_embed(values)
@@ -114,7 +112,11 @@ def test_a_saved_state_goes_on_alike():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"muon_lr": 0.0}, "muon_lr=0.0 must be above 0"), ({"momentum": 1.0}, "momentum=1.0 must be from 0")],
+    [
+        ({"muon_lr": 0.0}, "muon_lr=0.0 must be above 0"),
+        ({"muon_lr": math.inf}, "muon_lr=inf must be above 0"),
+        ({"momentum": 1.0}, "momentum=1.0 must be from 0"),
+    ],
 )
 def test_settings_out_of_range_are_named(settings, message):
     model = GPT(11, 8, n_layer=1, n_head=2, n_embd=8)

@@ -33,12 +33,12 @@ def head_loss(x_BTC: Tensor, weight_VC: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(x_NC, weight_VC, targets_N, rows) -> loss, and its gradients, which only `backward` uses."""
+    """(x_NC, weight_VC, targets_N, rows) -> loss, and for `backward` gradients of its sum and the count of targets."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, rows: int) -> tuple[Tensor, ...]:
         # Sums and the gradient of the weights collect in float32 at least.
         wide = torch.promote_types(x_NC.dtype, torch.float32)
         counted_N = targets_N != IGNORE_INDEX
@@ -56,16 +56,17 @@ class _HeadLoss(torch.autograd.Function):
             dw_VC = d_RV.T @ (x_RC * counted_R[:, None])
             dweight_VC = dw_VC.to(wide) if dweight_VC is None else dweight_VC.add_(dw_VC)
         count = counted_N.sum()
-        return loss / count, torch.cat(dx_pieces) / count, dweight_VC / count
+        return loss / count, torch.cat(dx_pieces), dweight_VC, count
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        _, dx_NC, dweight_VC = output
-        ctx.mark_non_differentiable(dx_NC, dweight_VC)
-        ctx.save_for_backward(dx_NC, dweight_VC)
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
         ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        dx_NC, dweight_VC = ctx.saved_tensors
-        return (dx_NC * scale).to(ctx.dtype), (dweight_VC * scale).to(ctx.dtype), None, None
+        dx_NC, dweight_VC, count = ctx.saved_tensors
+        # At once with the scale of fp16's loss: divided alone, gradients would be too small for fp16.
+        each = scale / count
+        return (dx_NC * each).to(ctx.dtype), (dweight_VC * each).to(ctx.dtype), None, None

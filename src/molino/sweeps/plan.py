@@ -145,7 +145,7 @@ class Composer:
             devices=hardware.devices,
             nodes=hardware.num_nodes,
             accelerator=hardware.accelerator,
-            relaunches=processes > 1 and hardware.strategy != "ddp_spawn",
+            relaunches=processes > 1,
         )
 
     def compose(self, overrides: list[str]) -> DictConfig:

@@ -21,8 +21,10 @@ PRECISIONS = {
     "bf16-true": None,
     "16-mixed": torch.float16,
 }
-STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 MATMUL = ("highest", "high", "medium")
+# Before any run of this process has chosen another number.
+THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Hardware:
         accelerator: `auto` (CUDA, else Apple's GPU, else CPU), `cpu`, `gpu`.
         devices: how many, on one node.
         num_nodes: machines.
-        strategy: Lightning's name: `auto`, `ddp`, `fsdp`, `ddp_spawn`.
+        strategy: Lightning's name: `auto`, `ddp`, `fsdp`.
         precision: Lightning's name, or `auto`: bf16-mixed on GPUs that compute in bf16 and to train on CPUs that do,
             else 32-true. bf16-true keeps the weights themselves in bf16, which halves them: enough to sample from, too
             coarse to train well.
@@ -77,8 +79,8 @@ class Hardware:
             raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
         if self.kind == "cpu" and self.precision == "16-mixed":
             raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
-        if self.compile is True and self.strategy == "ddp_spawn":
-            raise ConfigError("hardware.compile=true does not go with strategy=ddp_spawn: choose strategy=ddp")
+        if self.strategy == "fsdp" and self.kind != "cuda":
+            raise ResourceError("hardware=fsdp needs GPUs: choose hardware=ddp on CPUs")
         if self.kind == "cpu" and self.compile is True and not (shutil.which("g++") or shutil.which("clang++")):
             raise ResourceError("hardware.compile=true needs a C++ compiler (g++) to compile for a CPU: install one")
 
@@ -157,8 +159,8 @@ class Hardware:
         torch.set_float32_matmul_precision(self.matmul_precision)
         # Denormal numbers make some CPU kernels several times slower, and only threads made after this call see it.
         torch.set_flush_denormal(True)
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        # Also where nothing is asked for: an earlier run in this process may have had one thread.
+        torch.set_num_threads(self.threads or THREADS)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of a single-process job."""
@@ -189,8 +191,6 @@ class Hardware:
     def _strategy(self) -> Any:
         if self.strategy != "fsdp":
             return self.strategy
-        if self.kind != "cuda":
-            raise ResourceError("hardware=fsdp needs GPUs: choose hardware=ddp on CPUs")
         from lightning.pytorch.strategies import FSDPStrategy
 
         # One whole checkpoint file, written by rank 0, so that runs load anywhere.

@@ -99,7 +99,9 @@ class LanguageModel(LightningModule):
         clip_own = functools.partial(clip_grad_norm_, list(self.model.parameters()))
         self._clip_norm = getattr(self.trainer.model, "clip_grad_norm_", clip_own)
         if scaler is not None and not getattr(self._raw_optimizer, "_step_supports_amp_scaling", False):
-            raise ConfigError("hardware.precision=16-mixed needs optimizer.fused=true")
+            raise ConfigError(
+                "hardware.precision=16-mixed needs optimizer=adamw optimizer.fused=true; or choose bf16-mixed"
+            )
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         started = time.perf_counter()

@@ -4,13 +4,12 @@ Momentum, then the nearest (semi-)orthogonal matrix in place of the gradient, fo
 iteration. It is for the matrices inside a network; embeddings, the head, norms and biases are left to AdamW.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from molino.training.policy import multiplies_bf16
 
 # The polynomial of a step; it pushes every singular value into 0.7 .. 1.2 as fast as it can (Jordan et al.).
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -42,8 +41,8 @@ class Muon(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        if not muon_lr > 0:
-            raise ValueError(f"muon_lr={muon_lr} must be above 0")
+        if not 0 < muon_lr < math.inf:
+            raise ValueError(f"muon_lr={muon_lr} must be above 0, and finite")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum} must be from 0 up to, not including, 1")
         super().__init__(split(params, muon_lr), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
@@ -110,10 +109,10 @@ def split(groups: Iterable[dict[str, Any]], muon_lr: float) -> list[dict[str, An
 def orthogonal(x_KMN: Tensor) -> Tensor:
     """Return, for each of K matrices, about U V' of its singular value decomposition U S V'.
 
-    Computed in bf16 where the device multiplies that fast: singular values only have to come near 1.
+    Computed in the precision of autocast, where training is in it: singular values only have to come near 1.
     """
-    fast = x_KMN.is_cuda or multiplies_bf16()
-    x = x_KMN.to(torch.bfloat16 if fast else x_KMN.dtype)
+    kind = x_KMN.device.type
+    x = x_KMN.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_KMN.dtype)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
