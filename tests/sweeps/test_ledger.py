@@ -315,6 +315,6 @@ def test_a_sweep_killed_in_the_middle_equals_an_undisturbed_one(molino, tiny, tm
         assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
         assert read_status(run).state == DONE
         # What a run prints is in its directory, not between the lines of the sweep.
-        assert "held-out loss" in (run / "log.txt").read_text() and "1 threads" in (run / "log.txt").read_text()
+        assert "held-out loss" in (run / "log.txt").read_text() and "(1 thread)" in (run / "log.txt").read_text()
         if run not in before:
             assert f"done {run.name}: held-out loss {mine['val/loss']:.4f}\n" in again.stdout
