@@ -215,7 +215,8 @@ def test_the_recipes_are_timed_to_their_losses(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(common, "train_run", train_run)
     found = recipe.recipe("train.py", tmp_path, 1)
-    assert found["plain"]["loss"] == [pytest.approx(found["plain"]["loss"][0])]
+    # After two steps on 17 tokens drawn evenly it is about that of guessing.
+    assert len(found["plain"]["loss"]) == 1 and found["plain"]["loss"][0] == pytest.approx(math.log(17), abs=0.4)
     assert found["fast"]["100.0"][0] >= 0 and found["fast"]["0.1"] == [math.inf] and found["fast"]["loss"] == [2.0]
     assert "ratio: plain recipe / this" in capsys.readouterr().out
 

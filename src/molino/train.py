@@ -147,8 +147,7 @@ def assemble(settings: dict[str, Any], fresh: bool) -> Parts:
         seed=seed,
     )
     data.check_processes(hardware.devices * hardware.num_nodes)
-    # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and
-    # an optimizer.
+    # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary, and an optimizer.
     with shapes_only():
         trial = build_model(settings, vocab_size=8)
         LanguageModel(trial, optimizer, schedule, max_steps=1, log_every=1).configure_optimizers()

@@ -43,6 +43,12 @@ def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).to(dtype), targets_BT.flatten(), ignore_index=IGNORE_INDEX)
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return what `x` is multiplied in: the precision of autocast, where that is on, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def require_positive(settings: Mapping[str, int]) -> None:
     """Raises ConfigError for the first setting (by the name a user types) that is below 1."""
     for name, value in settings.items():

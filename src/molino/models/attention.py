@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molino.errors import ConfigError
+from molino.models import compute_dtype
 from molino.models.cache import KVCache, see
 from molino.models.dropout import Dropout, drop
 from molino.models.linear import Linear
@@ -89,7 +90,7 @@ def attend(
         places_T = torch.arange(T, device=q_BHTD.device)
         visible = see(places_T[:, None], places_T, window)
     if q_BHTD.requires_grad and cache is None:
-        path = faster_path(q_BHTD.device, _compute_dtype(q_BHTD), T, dropout) if path == "auto" else path
+        path = faster_path(q_BHTD.device, compute_dtype(q_BHTD), T, dropout) if path == "auto" else path
         if path == "products":
             return _multiply(q_BHTD, k_BGTD, v_BGTD, visible, dropout)
     return F.scaled_dot_product_attention(
@@ -122,19 +123,13 @@ def choose_path(model: nn.Module, path: str) -> None:
             module.attn_path = path
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would multiply `x` in."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def _multiply(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, visible_TT: Tensor | None, dropout: float) -> Tensor:
     """`attend` by products: the scores of all pairs of tokens, their softmax, and weighted sums: y_BHTD.
 
     Heads that share a key are rows of one matrix, so that no key is copied.
     """
     B, H, T, D = q_BHTD.shape
-    G, dtype = k_BGTD.shape[1], _compute_dtype(q_BHTD)
+    G, dtype = k_BGTD.shape[1], compute_dtype(q_BHTD)
     q, k, v = (x.to(dtype).reshape(B * G, -1, D) for x in (q_BHTD, k_BGTD, v_BGTD))
     if visible_TT is None:
         visible_TT = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()

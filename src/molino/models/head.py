@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molino.models import IGNORE_INDEX, next_token_loss
+from molino.models import IGNORE_INDEX, compute_dtype, next_token_loss
 
 # From so many tokens in the vocabulary on, logits are computed piece by piece.
 LARGE_VOCABULARY = 4096
@@ -24,8 +24,7 @@ def head_loss(x_BTC: Tensor, weight_VC: Tensor, targets_BT: Tensor) -> Tensor:
     """
     if len(weight_VC) < LARGE_VOCABULARY:
         return next_token_loss(F.linear(x_BTC, weight_VC), targets_BT)
-    kind = x_BTC.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_BTC.dtype
+    kind, dtype = x_BTC.device.type, compute_dtype(x_BTC)
     rows = max(PIECE.get(kind, PIECE["cpu"]) // len(weight_VC), 1)
     with torch.autocast(kind, enabled=False):
         x_NC, weight_VC = x_BTC.flatten(0, 1).to(dtype), weight_VC.to(dtype)

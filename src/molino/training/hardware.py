@@ -108,10 +108,7 @@ class Hardware:
             attention = faster_path(torch.device(self.kind), dtype, block_size, dropout)
         compiled = self.compile
         if compiled == "auto":
-            spawned = self.strategy == "ddp_spawn"  # what is compiled cannot be sent to another process
-            compiled = (
-                self.kind == "cuda" and not spawned and policy.is_long(model, block_size, tokens_per_step, max_steps)
-            )
+            compiled = self.kind == "cuda" and policy.is_long(model, block_size, tokens_per_step, max_steps)
         threads = self.threads
         if threads is None and self.kind == "cpu" and policy.is_tiny(model, tokens_per_step):
             threads = 1

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molino.models import compute_dtype
+
 # The polynomial of a step; it pushes every singular value into 0.7 .. 1.2 as fast as it can (Jordan et al.).
 A, B, C = 3.4445, -4.7750, 2.0315
 STEPS = 5
@@ -111,8 +113,7 @@ def orthogonal(x_KMN: Tensor) -> Tensor:
 
     Computed in the precision of autocast, where training is in it: singular values only have to come near 1.
     """
-    kind = x_KMN.device.type
-    x = x_KMN.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_KMN.dtype)
+    x = x_KMN.to(compute_dtype(x_KMN))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
