@@ -24,8 +24,9 @@ from molino.runs.status import CUT_OFF, DONE, RUNNING, read_status
 # One cluster for all of these, so that they run in one process.
 pytestmark = pytest.mark.xdist_group("slurm")
 
-# Long enough to be caught in the middle.
-LONG = (*SMALL, "trainer.max_steps=1500", "trainer.checkpoint_every=500", "trainer.val_every=1500", "model.dropout=0.1")
+# The rare checkpoints are those of a signal. ENDLESS is over when a test says so, however fast the machine trains.
+RARE = (*SMALL, "trainer.checkpoint_every=1000000", "trainer.val_every=1000000", "model.dropout=0.1")
+ENDLESS = (*RARE, "trainer.max_steps=1000000")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.minutes=30")
 
 
@@ -68,8 +69,9 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None
         time.sleep(0.1)
 
 
-def in_the_middle(run: Path) -> bool:
-    return 50 < read_status(run).progress.get("step", 0) < 1200 and read_status(run).state == RUNNING
+def training(run: Path, after: int = 50) -> bool:
+    status = read_status(run)
+    return status.state == RUNNING and status.progress.get("step", 0) > after
 
 
 def job_of(run: Path) -> str:
@@ -82,20 +84,22 @@ def same_weights(run: Path, other: Path) -> bool:
 
 
 def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molino, tiny, tmp_path):
-    done = train(*SLURM, *LONG, *places(tiny, tmp_path), "seed=0,1")
+    # The long one trains for some seconds, of which the signal needs a tenth.
+    sweep = (*RARE, "trainer.max_steps=5000,200")
+    done = train(*SLURM, *sweep, *places(tiny, tmp_path))
     assert done.returncode == 0 and "submitted 2 runs as Slurm job" in done.stdout and "2 queued" in done.stdout, done
-    first, second = run_of(tmp_path, "seed=0"), run_of(tmp_path, "seed=1")
-    assert job_of(first).partition("_")[0] == job_of(second).partition("_")[0]  # an array
+    long, short = (run_of(tmp_path, f"trainer.max_steps={steps}") for steps in (5000, 200))
+    assert job_of(long).partition("_")[0] == job_of(short).partition("_")[0]  # an array
     # Given again while they wait or run, nothing is submitted twice.
-    again = train(*SLURM, *LONG, *places(tiny, tmp_path), "seed=0,1")
+    again = train(*SLURM, *sweep, *places(tiny, tmp_path))
     assert again.returncode == 0 and "in Slurm's queue already" in again.stdout and "submitted" not in again.stdout
-    until(lambda: in_the_middle(first), "training")
-    ask("scancel", "--signal=USR2", job_of(first))
-    until(lambda: read_status(first).state == CUT_OFF, "the signalled run to save")
-    until(lambda: "SIGUSR2 after step" in (first / "log.txt").read_text(), "the run to say so")
-    until(lambda: directory.is_done(first) and directory.is_done(second), "both runs to end")
-    assert "resumed" in (first / "log.txt").read_text() and "resumed" not in (second / "log.txt").read_text()
-    local = molino("train", "-m", *LONG, *places(tiny, tmp_path / "local"), "seed=0,1")
+    until(lambda: training(long), "training")
+    ask("scancel", "--signal=USR2", job_of(long))
+    until(lambda: read_status(long).state == CUT_OFF, "the signalled run to save")
+    until(lambda: "SIGUSR2 after step" in (long / "log.txt").read_text(), "the run to say so")
+    until(lambda: directory.is_done(long) and directory.is_done(short), "both runs to end")
+    assert "resumed" in (long / "log.txt").read_text() and "resumed" not in (short / "log.txt").read_text()
+    local = molino("train", "-m", *sweep, *places(tiny, tmp_path / "local"))
     assert local.status == 0, local.err
     for run in runs_of(sweep_dir(tmp_path)):
         other = run_of(tmp_path / "local", run.name)
@@ -104,22 +108,21 @@ def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molin
 
 
 def test_a_job_that_must_give_way_comes_back_and_one_that_is_cancelled_does_not(train, ask, tiny, tmp_path):
-    done = train(*SLURM, "hydra.launcher.cpus=3", *LONG, *places(tiny, tmp_path), "seed=5")
+    done = train(*SLURM, "hydra.launcher.cpus=3", *ENDLESS, *places(tiny, tmp_path), "seed=5")
     assert done.returncode == 0, done.stderr
     run = run_of(tmp_path, "defaults")
-    until(lambda: in_the_middle(run), "training")
+    until(lambda: training(run), "training")
     ask("sbatch", "--partition=high", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: read_status(run).state == CUT_OFF, "the preempted run to save")
-    until(lambda: in_the_middle(run) or directory.is_done(run), "the run to come back")
     until(lambda: "SIGTERM after step" in (run / "log.txt").read_text(), "the run to say so")
-    until(lambda: directory.is_done(run), "the run to end")
+    saved = read_status(run).progress["step"]
+    until(lambda: training(run, after=saved), "the run to come back")
+    assert "resumed" in (run / "log.txt").read_text()
 
-    done = train(*SLURM, *LONG, *places(tiny, tmp_path / "cancelled"), "seed=6")
-    run = run_of(tmp_path / "cancelled", "defaults")
-    until(lambda: in_the_middle(run), "training")
     ask("scancel", job_of(run))
     until(lambda: read_status(run).state == CUT_OFF, "the cancelled run to save")
     until(lambda: not ask("squeue", "--noheader", "--array", "--format=%i"), "the job to leave the queue")
+    assert (run / "log.txt").read_text().count("SIGTERM after step") == 2
 
 
 def test_a_distributed_run_has_its_processes_started_by_slurm(train, molino, tiny, tmp_path):
