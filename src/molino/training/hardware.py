@@ -11,6 +11,7 @@ from torch import nn
 from molino.errors import ConfigError, ResourceError
 from molino.models.attention import PATHS, choose_path, faster_path
 from molino.training import policy
+from molino.training.memory import keep_freed_memory
 from molino.training.peaks import dense_peak
 
 # Lightning's names; the value is what autocast computes matrix products in.
@@ -152,7 +153,8 @@ class Hardware:
         return torch.bfloat16 if self.precision == "bf16-true" else torch.float32
 
     def apply(self) -> None:
-        """Set what torch keeps per process."""
+        """Set what is set once for a process."""
+        keep_freed_memory()
         torch.set_float32_matmul_precision(self.matmul_precision)
         # Denormal numbers make some CPU kernels several times slower, and only threads made after this call see it.
         torch.set_flush_denormal(True)
