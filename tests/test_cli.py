@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from molino.errors import ConfigError
-from molino.overrides import arrange, quote
+from molino.overrides import arrange, check_resumed, quote
 
 
 def test_a_traceback_on_demand(molino):
@@ -95,3 +95,20 @@ def test_output_that_nobody_reads_to_its_end(tmp_path, tiny, arguments):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=4", "model.n_layer=2", "+model.x=2", "~model.x", "data=text", "debug=fast", "trainer.max_steps=9"],
+)
+def test_a_resumed_run_takes_nothing_else(override):
+    with pytest.raises(ConfigError) as raised:
+        check_resumed(["resume=x", "paths.cache=/new", override])
+    assert str(raised.value).startswith(f"{override} cannot be changed in a run that is resumed")
+
+
+def test_a_resumed_run_may_be_told_of_this_machine():
+    check_resumed(["resume=x", "paths.cache=/c", "hardware=cpu", "+hardware.threads=1", "hydra.verbose=true"])
+    check_resumed(["--config-dir", "there", "resume=x", "debug=traceback"])
+    check_resumed(["resume=null", "seed=4"])
+    check_resumed(["seed=4"])

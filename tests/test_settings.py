@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from molino.errors import CheckpointError, ConfigError
+from molino.errors import CheckpointError
 from molino.settings import flatten, relocate, resolve, resume
 
 STORED = {
@@ -74,16 +74,6 @@ def test_a_resumed_run_keeps_its_settings_and_takes_todays_paths(run):
 @pytest.mark.parametrize("override", ["hardware=cpu", "hardware.threads=1", "+hardware.threads=1"])
 def test_a_resumed_run_may_move_to_other_hardware(run, override):
     assert resume(run, TODAY, ["resume=x", override])["hardware"] == {"accelerator": "cpu"}
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["seed=4", "model.n_layer=2", "+model.x=2", "~model.x", "data=text", "debug=fast", "trainer.max_steps=9"],
-)
-def test_a_resumed_run_takes_nothing_else(run, override):
-    with pytest.raises(ConfigError) as raised:
-        resume(run, TODAY, ["resume=x", override])
-    assert str(raised.value).startswith(f"{override} cannot be changed in a run that is resumed")
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [", b"\xff\xfe"])

@@ -18,7 +18,7 @@ from molino.errors import ConfigError, Interrupted, NonFiniteError
 from molino.help import help_text
 from molino.light import import_lightning, uncollected
 from molino.messages import explain, one_line
-from molino.overrides import arrange, gather, wants_traceback
+from molino.overrides import arrange, check_resumed, gather, wants_traceback
 
 # Verbs that take plain words: the setting which lists them, and how --help calls them.
 WORDS = {"results": ("runs", "[sweep or folder ...]")}
@@ -46,6 +46,8 @@ def command(script: str) -> None:
     task = Task(verb)
     try:
         check_flags()
+        if verb == "train":
+            check_resumed(sys.argv[1:])
         # Around all of it: sweeps say more than their runs do.
         with until_nobody_reads():
             hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()

@@ -4,12 +4,17 @@ import re
 import sys
 from pathlib import Path
 
+from molino.errors import ConfigError
+
 # Settings whose value is text or a path, in any characters.
 TEXTS = {
     "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
     "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
+# What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
+# `debug` change the plan of the run.
+RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback", "hydra.", "hydra/")
 
 
 def arrange(arguments: list[str]) -> list[str]:
@@ -47,6 +52,26 @@ def quote_value(value: str) -> str:
     """Quote any text as a value of Hydra's."""
     escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
     return f"'{escaped}'"
+
+
+def check_resumed(arguments: list[str]) -> None:
+    """Refuse settings that would make another run of the one that `resume=` names.
+
+    Before anything is composed: what may be set depends on choices of that run, which today's defaults do not know.
+
+    Raises:
+        ConfigError: there is one; names the first.
+    """
+    settings = [argument for argument in arguments if not argument.startswith("-")]
+    resumed = any(setting.startswith("resume=") and setting != "resume=null" for setting in settings)
+    if not resumed or set(MULTIRUN) & set(arguments):
+        return
+    for setting in settings:
+        if ("=" in setting or setting.startswith("~")) and not setting.lstrip("+").startswith(RESUMABLE):
+            raise ConfigError(
+                f"{setting} cannot be changed in a run that is resumed: it goes on as it was started; "
+                "start a new run for it"
+            )
 
 
 def wants_traceback() -> bool:

@@ -6,12 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from molino.config import build
-from molino.errors import CheckpointError, ConfigError
+from molino.errors import CheckpointError
 from molino.runs.directory import TOKENIZER, read_config
-
-# What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
-# `debug` change the plan of the run.
-RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback")
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -45,17 +41,8 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
 
     Args:
         settings: what was composed today.
-        overrides: what was typed today.
-
-    Raises:
-        ConfigError: something was typed that would make it another run.
+        overrides: what was typed today; see `molino.overrides.check_resumed`.
     """
-    for override in overrides:
-        if not override.lstrip("+").startswith(RESUMABLE):
-            raise ConfigError(
-                f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
-                "start a new run for it"
-            )
     stored = restore(run, settings["paths"])
     if any(override.lstrip("+").startswith("hardware") for override in overrides):
         stored["hardware"] = settings["hardware"]
