@@ -103,12 +103,13 @@ def test_output_that_nobody_reads_to_its_end(tmp_path, tiny, arguments):
 )
 def test_a_resumed_run_takes_nothing_else(override):
     with pytest.raises(ConfigError) as raised:
-        check_resumed(["resume=x", "paths.cache=/new", override])
+        check_resumed(["++resume=x", "paths.cache=/new", override])
     assert str(raised.value).startswith(f"{override} cannot be changed in a run that is resumed")
 
 
 def test_a_resumed_run_may_be_told_of_this_machine():
     check_resumed(["resume=x", "paths.cache=/c", "hardware=cpu", "+hardware.threads=1", "hydra.verbose=true"])
-    check_resumed(["--config-dir", "there", "resume=x", "debug=traceback"])
+    check_resumed(["resume=x", "debug=traceback"])
     check_resumed(["resume=null", "seed=4"])
+    check_resumed(["resume=", "seed=4"])
     check_resumed(["seed=4"])

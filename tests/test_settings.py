@@ -16,13 +16,13 @@ STORED = {
         "cache": "/old/cache",
         "corpus": {"_target_": "molino.x.Y", "cache": "/old", "path": "p"},
     },
-    "hardware": {"accelerator": "gpu"},
+    "hardware": {"accelerator": "gpu", "precision": "bf16-mixed", "threads": None},
     "paths": {"outputs": "/old/outputs", "cache": "/old/cache", "mirror": None},
 }
 TODAY = {
     "seed": 9,
     "data": {"block_size": 64},
-    "hardware": {"accelerator": "cpu"},
+    "hardware": {"accelerator": "cpu", "precision": "auto", "threads": 1},
     "paths": {"outputs": "/new/outputs", "cache": "/new/cache", "mirror": "/new/mirror"},
 }
 
@@ -64,16 +64,21 @@ def test_a_resumed_run_keeps_its_settings_and_takes_todays_paths(run):
     settings = resume(run, TODAY, ["resume=latest", "paths.cache=/new/cache", "debug=traceback"])
     assert settings["paths"] == TODAY["paths"]
     assert settings["seed"] == 3
-    assert settings["hardware"] == {"accelerator": "gpu"}
+    assert settings["hardware"] == STORED["hardware"]
     assert settings["data"]["block_size"] == 8
     assert settings["data"]["cache"] == "/new/cache"
     # The corpus never had a mirror, and its path is the user's own.
     assert settings["data"]["corpus"] == {"_target_": "molino.x.Y", "cache": "/new/cache", "path": "p"}
 
 
-@pytest.mark.parametrize("override", ["hardware=cpu", "hardware.threads=1", "+hardware.threads=1"])
-def test_a_resumed_run_may_move_to_other_hardware(run, override):
-    assert resume(run, TODAY, ["resume=x", override])["hardware"] == {"accelerator": "cpu"}
+def test_a_resumed_run_may_move_to_other_hardware(run):
+    assert resume(run, TODAY, ["resume=x", "hardware=cpu"])["hardware"] == TODAY["hardware"]
+    assert resume(run, TODAY, ["hardware=cpu", "hardware.threads=1"])["hardware"] == TODAY["hardware"]
+
+
+@pytest.mark.parametrize("override", ["hardware.threads=1", "++hardware.threads=1"])
+def test_what_is_not_said_anew_of_the_hardware_stays(run, override):
+    assert resume(run, TODAY, ["resume=x", override])["hardware"] == STORED["hardware"] | {"threads": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [", b"\xff\xfe"])

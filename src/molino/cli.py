@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -45,9 +46,9 @@ def command(script: str) -> None:
 
     task = Task(verb)
     try:
-        check_flags()
-        if verb == "train":
-            check_resumed(sys.argv[1:])
+        typed = check_flags()
+        if verb == "train" and not typed.multirun:
+            check_resumed(typed.overrides)
         # Around all of it: sweeps say more than their runs do.
         with until_nobody_reads():
             hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
@@ -115,8 +116,8 @@ def until_nobody_reads() -> Iterator[None]:
         sys.exit(141)
 
 
-def check_flags() -> None:
-    """Refuse unknown flags in one line, where Hydra's parser would print its usage."""
+def check_flags() -> Namespace:
+    """Return the command line as Hydra reads it; refuse unknown flags in one line, where its parser prints usage."""
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
@@ -124,7 +125,7 @@ def check_flags() -> None:
 
     parser = get_args_parser()
     parser.error = refuse
-    parser.parse_args()
+    return parser.parse_args()
 
 
 def share_cores(verb: str) -> None:

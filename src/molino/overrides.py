@@ -54,7 +54,7 @@ def quote_value(value: str) -> str:
     return f"'{escaped}'"
 
 
-def check_resumed(arguments: list[str]) -> None:
+def check_resumed(overrides: list[str]) -> None:
     """Refuse settings that would make another run of the one that `resume=` names.
 
     Before anything is composed: what may be set depends on choices of that run, which today's defaults do not know.
@@ -62,14 +62,13 @@ def check_resumed(arguments: list[str]) -> None:
     Raises:
         ConfigError: there is one; names the first.
     """
-    settings = [argument for argument in arguments if not argument.startswith("-")]
-    resumed = any(setting.startswith("resume=") and setting != "resume=null" for setting in settings)
-    if not resumed or set(MULTIRUN) & set(arguments):
+    resumed = {override.lstrip("+") for override in overrides if override.lstrip("+").startswith("resume=")}
+    if not resumed - {"resume=", "resume=null"}:
         return
-    for setting in settings:
-        if ("=" in setting or setting.startswith("~")) and not setting.lstrip("+").startswith(RESUMABLE):
+    for override in overrides:
+        if not override.lstrip("+").startswith(RESUMABLE):
             raise ConfigError(
-                f"{setting} cannot be changed in a run that is resumed: it goes on as it was started; "
+                f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
                 "start a new run for it"
             )
 

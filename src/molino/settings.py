@@ -44,8 +44,12 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
         overrides: what was typed today; see `molino.overrides.check_resumed`.
     """
     stored = restore(run, settings["paths"])
-    if any(override.lstrip("+").startswith("hardware") for override in overrides):
+    typed = [override.lstrip("+").partition("=")[0] for override in overrides]
+    if "hardware" in typed:
         stored["hardware"] = settings["hardware"]
+    # What else was settled for the run stays as it is.
+    for name in (name.split(".")[1] for name in typed if name.startswith("hardware.")):
+        stored["hardware"][name] = settings["hardware"][name]
     return stored
 
 

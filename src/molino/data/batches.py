@@ -17,8 +17,9 @@ from molino.data.tokens import Split
 from molino.errors import ConfigError, DataError
 from molino.models import IGNORE_INDEX
 
-# Evaluation batches hold about this many logits (256 MiB in fp32) and at most so many tokens.
-EVALUATION_LOGITS = 2**26
+# Evaluation batches hold about this many logits (64 MiB in fp32; the loss takes as much again), and at most so many
+# tokens.
+EVALUATION_LOGITS = 2**24
 EVALUATION_TOKENS = 2**14
 
 

@@ -12,23 +12,14 @@ import torch.nn.functional as F
 from molino.data.tokens import Split
 from molino.models import IGNORE_INDEX
 
-# Logits held at a time: fewer would make products slower, more take gigabytes where a vocabulary is large.
-LOGITS = {"cpu": 2**24, "cuda": 2**28}
-
 
 def nll_sum(model: torch.nn.Module, tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return the summed negative log likelihood in nats (float64 scalar) and how many targets it covers.
-
-    With a large vocabulary only some rows are read at a time.
-    """
-    at_once = LOGITS.get(tokens_BT.device.type, LOGITS["cpu"])
-    rows = max(at_once // (model.vocab_size * tokens_BT.shape[1]), 1)
-    nll = torch.zeros((), dtype=torch.float64, device=tokens_BT.device)
-    for tokens_RT, targets_RT in zip(tokens_BT.split(rows), targets_BT.split(rows), strict=True):
-        logits_NV = model(tokens_RT).flatten(0, 1).float()
-        nll_N = F.cross_entropy(logits_NV, targets_RT.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-        nll += nll_N.double().sum()
-    return nll, int((targets_BT != IGNORE_INDEX).sum())
+    """Return the summed negative log likelihood in nats (float64 scalar) and how many targets it covers."""
+    logits_BTV = model(tokens_BT)
+    nll_N = F.cross_entropy(
+        logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return nll_N.double().sum(), int((targets_BT != IGNORE_INDEX).sum())
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -9,14 +10,18 @@ NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next tensor, from now on; on other systems this does nothing.
+    """Have glibc keep what is freed from now on for the next tensor; on other systems this does nothing.
 
     By itself glibc gives tensors of more than some megabytes back to the system when they are freed, which then fills
-    every page of the next ones with zeros: a tenth to a fifth of a step on CPUs, see docs/speed.md. In return a process
-    stays as large as it was at its largest, and grows larger by what lies between tensors.
+    every page of the next ones with zeros: up to a fifth of a step on CPUs, see docs/speed.md. In return a process
+    stays as large as it was at its largest since this was called, and grows larger by what lies between tensors. What
+    is free now, as after an earlier run or the preparation of a corpus, is given back.
     """
-    # Not every C library has it.
+    # Trainers, their modules and optimizers refer to each other in circles.
+    gc.collect()
+    # Not every C library has these.
     with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, NEVER)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, NEVER)
+        library.malloc_trim(0)
