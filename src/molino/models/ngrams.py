@@ -10,6 +10,8 @@ from molino.errors import ConfigError
 from molino.models import require_positive
 from molino.models.cache import KVCache
 
+LONGEST = 16  # beyond it hardly an n-gram occurs twice
+
 
 def _signed(number: int) -> int:
     """Wrap a number around at 2^64, as arithmetic of torch.long does."""
@@ -18,9 +20,6 @@ def _signed(number: int) -> int:
 
 # An odd number near 2^64 divided by the golden ratio: neighbours are spread over all rows.
 SPREAD = _signed(0x9E3779B97F4A7C15)
-
-
-LONGEST = 16  # beyond it hardly an n-gram occurs twice
 
 
 class NgramEmbedding(nn.Module):

@@ -153,7 +153,7 @@ class Hardware:
         return torch.bfloat16 if self.precision == "bf16-true" else torch.float32
 
     def apply(self) -> None:
-        """Set what is set once for a process."""
+        """Set what holds for the whole process, and give back memory that is free."""
         keep_freed_memory()
         torch.set_float32_matmul_precision(self.matmul_precision)
         # Denormal numbers make some CPU kernels several times slower, and only threads made after this call see it.
