@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from molino.light import import_lightning, uncollected
+from molino.command.light import import_lightning, uncollected
 
 # As the scripts do: before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -60,7 +60,7 @@ def run_command(verb: str, *arguments: str) -> Outcome:
     import torch
     from hydra.core.global_hydra import GlobalHydra
 
-    from molino import cli
+    from molino.command import entry as cli
 
     out, err, status, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
     script = str(ROOT / "scripts" / f"{verb}.py")

@@ -6,7 +6,7 @@ import torch
 from conftest import CPU, TinyRun
 
 from molino.runs import directory
-from molino.runs.load import load_checkpoint
+from molino.trained.load import load_checkpoint
 
 # Runs of 20 steps, a fraction of a second each.
 SMALL = (

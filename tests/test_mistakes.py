@@ -53,7 +53,10 @@ def assert_one_line(outcome, verb, status, *parts):
         (["data.batches=lines"], ["data.batches=lines is unknown: choose windows or documents"]),
         (["data/tokenizer=pretrained"], ["data.tokenizer.path has no value yet"]),
         (["model._target_=os.system"], ["model._target_=os.system is not allowed"]),
-        (["scheduler._target_=molino.files.os.system"], ["scheduler._target_=molino.files.os.system is not allowed"]),
+        (
+            ["scheduler._target_=molino.base.files.os.system"],
+            ["scheduler._target_=molino.base.files.os.system is not allowed"],
+        ),
         (["seed=-1"], ["seed=-1 must be a whole number"]),
         (["seed=abc"], ["seed=abc must be a whole number"]),
         (["seed=true"], ["seed=True must be a whole number"]),
@@ -289,5 +292,5 @@ def test_out_of_memory_is_explained(molino, monkeypatch):
     def exhaust(config):
         raise MemoryError
 
-    monkeypatch.setattr("molino.train.resolve", exhaust)
+    monkeypatch.setattr("molino.verbs.train.resolve", exhaust)
     assert_one_line(molino("train"), "train", 5, "out of memory: lower data.batch_size")

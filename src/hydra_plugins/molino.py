@@ -53,7 +53,7 @@ class RunsLauncher(Launcher):
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         from hydra.utils import get_object
 
-        from molino.config import check
+        from molino.configuration.build import check
         from molino.sweeps.context import Context
 
         check({"_target_": self.target, **self.settings}, "hydra.launcher", ("context",))

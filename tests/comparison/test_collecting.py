@@ -7,8 +7,8 @@ import time
 import pytest
 from comparison.tree import make_run
 
+from molino.base.errors import CheckpointError
 from molino.comparison.collect import find_folders, find_runs, read_runs
-from molino.errors import CheckpointError
 
 
 def test_runs_are_found_once_and_hold_no_runs(tmp_path):

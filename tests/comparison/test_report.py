@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from comparison.tree import make_run
 
+from molino.base.errors import ConfigError
 from molino.comparison import pictures
 from molino.comparison.collect import find_runs, read_runs
 from molino.comparison.curves import average, read_validations
@@ -14,7 +15,6 @@ from molino.comparison.pictures import draw_curves, draw_setting, numeric_settin
 from molino.comparison.report import check_target, write_report
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import table
-from molino.errors import ConfigError
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -6,9 +6,9 @@ import pytest
 from comparison.tree import age, make_run
 from scipy import stats
 
+from molino.base.errors import ConfigError
 from molino.comparison.collect import find_runs, read_runs
 from molino.comparison.rows import make_rows
-from molino.errors import ConfigError
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def compose(home: Path, choices: dict[str, str], settings: dict[str, Any]) -> di
         "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 3e-3, "betas": [0.9, 0.95]},
         "scheduler": {"_target_": "molino.training.schedules.cosine", "_partial_": True, "warmup_steps": 100},
         "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 1000, "val_every": 250},
-        "hardware": {"_target_": "molino.training.hardware.Hardware", "accelerator": "auto", "threads": None},
+        "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "auto", "threads": None},
         "logger": {"csv": {"_target_": "molino.training.loggers.MetricsFile"}},
         "callbacks": {},
         "paths": {"outputs": str(home / "outputs"), "cache": str(home / "cache"), "mirror": None},

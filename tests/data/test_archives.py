@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
+from molino.base.errors import DataError
 from molino.data.archives import read_members
-from molino.errors import DataError
 
 
 def make_tar(path, members, mode="w:gz", links=()):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from molino.base.errors import ConfigError, DataError
 from molino.data import batches
 from molino.data.batches import (
     Block,
@@ -19,7 +20,6 @@ from molino.data.batches import (
     windows,
 )
 from molino.data.tokens import Split
-from molino.errors import ConfigError, DataError
 from molino.models import IGNORE_INDEX
 
 PAD, END = 1, 2

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from molino.config import build
+from molino.base.errors import ConfigError, DataError
+from molino.configuration.build import build
 from molino.data.corpora import imdb
 from molino.data.corpora.local import UserText
 from molino.data.corpora.pydocs import PyDocs
 from molino.data.corpora.remote import RemoteSplits, RemoteText, Text8
 from molino.data.corpus import split_documents, split_fraction
-from molino.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
+from molino.base.errors import ConfigError, DataError
 from molino.data.batches import documents, draw_block, evaluation_windows, windows
 from molino.data.corpus import digest
 from molino.data.module import TextDataModule
 from molino.data.tokenizers import train_char
-from molino.errors import ConfigError, DataError
 from molino.models import IGNORE_INDEX
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from molino.base.errors import DataError, ResourceError
 from molino.data.download import RemoteFile, fetch
-from molino.errors import DataError, ResourceError
 
 CONTENTS = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENTS).hexdigest()

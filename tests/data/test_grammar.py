@@ -7,10 +7,10 @@ import statistics
 
 import pytest
 
+from molino.base.errors import ConfigError
 from molino.data.corpora import chivalry
 from molino.data.corpora.grammar import Grammar
 from molino.data.corpora.rules import Choice, Measure
-from molino.errors import ConfigError
 
 # No two alternatives of a choice agree on more characters than this.
 LOOK_AHEAD = 24

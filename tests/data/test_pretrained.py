@@ -6,9 +6,9 @@ import pytest
 import tokenizers
 import transformers
 
+from molino.base.errors import DataError
 from molino.data.pretrained import load_pretrained, load_tokenizer
 from molino.data.tokenizers import train_bpe
-from molino.errors import DataError
 
 TEXT = "The lower newest widest river, the newer rivers; lower still! It's 1605: año.\n\nA new line  here." * 3
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from molino.base.errors import ConfigError, DataError
 from molino.data import text as module
 from molino.data.corpus import decode, split_fraction
 from molino.data.text import FileText, Metered, strings
-from molino.errors import ConfigError, DataError
 
 ENCODINGS = (
     "utf-8",

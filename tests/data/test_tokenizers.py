@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from molino.base.errors import ConfigError, DataError
 from molino.data import fast_encoders
 from molino.data.pretrained import load_pretrained
 from molino.data.tokenizers import (
@@ -21,7 +22,6 @@ from molino.data.tokenizers import (
     train_whitespace,
     train_word,
 )
-from molino.errors import ConfigError, DataError
 
 SPECIALS = ["<unk>", "<pad>", "<|endoftext|>"]
 FAST = {"char": train_char, "word": train_word, "whitespace": train_whitespace}

@@ -15,13 +15,13 @@ import tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from molino.base.errors import DataError, ResourceError
 from molino.data import fast_encoders, text, tokens
 from molino.data.corpora.local import UserText
 from molino.data.corpus import digest, split_documents, split_fraction
 from molino.data.pretrained import load_pretrained
 from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_whitespace, train_word
 from molino.data.tokens import corpus_digest, prepare, prepare_tokens
-from molino.errors import DataError, ResourceError
 
 CHAR, WORD = functools.partial(train_char), functools.partial(train_word, min_freq=1)
 TRAIN, VAL = "En un lugar de la Mancha de", "un año, ñandú 😀"

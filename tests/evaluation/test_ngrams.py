@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molino.errors import DataError
+from molino.base.errors import DataError
 from molino.evaluation import ngrams
 from molino.evaluation.ngrams import (
     bigram_loss,

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
-from molino.errors import ConfigError, DataError, NonFiniteError
+from molino.base.errors import ConfigError, DataError, NonFiniteError
 from molino.generation.decode import decode_text, draw, generate
 from molino.models.cache import CacheShape
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.generation.filters import check_settings, min_p, repetition_penalty, temperature, top_k, top_p
 
 

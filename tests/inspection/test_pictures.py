@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, make
 
-from molino.errors import ResourceError
+from molino.base.errors import ResourceError
 from molino.inspection.attention import read
 from molino.inspection.pictures import draw_attention, draw_bigrams, draw_positions, position_tables, require_matplotlib
 

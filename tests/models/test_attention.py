@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models.attention import CausalSelfAttention
 
 

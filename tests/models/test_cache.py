@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import FAMILIES, make, random_tokens
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models.cache import CacheShape, KVCache
 
 T = 24

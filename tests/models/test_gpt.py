@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import IGNORE_INDEX
 from molino.models.gpt import GPT, SinusoidalPositions
 

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from torch.func import functional_call
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import IGNORE_INDEX
 from molino.models.llama import Llama, Rotary, default_inner, turn
 
@@ -71,7 +71,7 @@ PAIRS = {
 
 
 def make_pair(name):
-    """A model of theirs, and ours with the same weights, which are given by name here, not by molino.models.hub."""
+    """A model of theirs, and ours with the same weights, which are given by name here, not by molino.hub."""
     kind, theirs_differs, ours_differs = PAIRS[name]
     sizes = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "pad_token_id": None}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models.llama import Llama
 from molino.models.ngrams import NgramEmbedding
 

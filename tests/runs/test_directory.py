@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from molino.errors import CheckpointError, ConfigError, ResourceError
+from molino.base.errors import CheckpointError, ConfigError, ResourceError
 from molino.runs import directory
 from molino.runs.directory import BEST, CONFIG, LAST, SUMMARY
 
@@ -116,7 +116,7 @@ def test_one_process_writes_a_run(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from molino.errors import CheckpointError
+from molino.base.errors import CheckpointError
 from molino.runs.directory import exclusive
 try:
     with exclusive(Path(sys.argv[1])):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from molino.errors import ConfigError, Interrupted
+from molino.base.errors import ConfigError, Interrupted
 from molino.runs import directory
 from molino.runs.directory import Busy
 from molino.runs.status import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from searching import command, journal, runs, states, study_of, sweep_of
 
-from molino.errors import CheckpointError
+from molino.base.errors import CheckpointError
 from molino.runs import directory
 from molino.runs.directory import read_config, read_summary
 from molino.search.trial import OBJECTIVES, curve, read_trial, write_trial

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.search.space import corners, describe, search_space, values
 
 

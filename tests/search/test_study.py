@@ -11,7 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from molino.errors import CheckpointError, ConfigError
+from molino.base.errors import CheckpointError, ConfigError
 from molino.search import samplers
 from molino.search.samplers import make_sampler
 from molino.search.study import JOURNAL, Pruner, load_study, open_study

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from molino.errors import ConfigError, ResourceError
+from molino.base.errors import ConfigError, ResourceError
 from molino.sweeps import devices
 from molino.sweeps.devices import gpus, share
 from molino.sweeps.local import Local

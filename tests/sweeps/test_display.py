@@ -29,7 +29,7 @@ def advance(run: Path) -> None:
 
 def test_lines_where_there_is_no_terminal(jobs, capsys, monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr("molino.console.console", Console(file=out, width=200))
+    monkeypatch.setattr("molino.base.console.console", Console(file=out, width=200))
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1)
     with Display(3) as shown:
         shown.start(jobs[0])
@@ -55,7 +55,7 @@ def test_a_table_on_a_terminal(jobs, monkeypatch):
     out = io.StringIO()
     terminal = Console(file=out, width=120, force_terminal=True, color_system=None)
     monkeypatch.setattr(module, "console", terminal)
-    monkeypatch.setattr("molino.console.console", terminal)
+    monkeypatch.setattr("molino.base.console.console", terminal)
     with Display(3) as shown:
         shown.start(jobs[0])
         advance(jobs[0].path)

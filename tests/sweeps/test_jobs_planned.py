@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from molino.errors import CheckpointError, ConfigError
+from molino.base.errors import CheckpointError, ConfigError
 from molino.runs.status import Status
 from molino.sweeps import plan
 from molino.sweeps.plan import Composer, combine, parse, refuse_other, run_name, split, sweep_name
@@ -98,7 +98,7 @@ def test_runs_are_composed_as_hydra_would(composer, overrides):
 
 
 def test_a_mistake_shows_before_anything_is_trained(composer):
-    from molino.messages import one_line
+    from molino.base.messages import one_line
 
     with pytest.raises(Exception) as raised:
         composer().job(["model=gpt", "model.n_layr=2"], "name")

@@ -3,7 +3,7 @@
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.runs.directory import read_summary
 from molino.training.callbacks import MONITORS, build_callbacks
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_module import cache, small_gpt, text_data, train  # noqa: F401 (a fixture is used by its name)
 
-from molino.errors import ResourceError
+from molino.base.errors import ResourceError
 from molino.runs.directory import BEST, LAST
-from molino.runs.load import load_checkpoint
+from molino.trained.load import load_checkpoint
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 
 
@@ -60,7 +60,7 @@ def test_a_write_that_fails_is_loud_and_leaves_the_earlier_checkpoint(tmp_path, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("molino.files.os.fsync", full)
+    monkeypatch.setattr("molino.base.files.os.fsync", full)
     with pytest.raises(ResourceError, match="no space left"):
         io.save_checkpoint({"global_step": 2}, str(path))
     monkeypatch.undo()
@@ -71,9 +71,9 @@ def test_a_write_that_fails_is_loud_and_leaves_the_earlier_checkpoint(tmp_path, 
 def test_a_disk_that_fills_up_in_mid_write_is_a_full_disk(tmp_path, monkeypatch):
     from contextlib import contextmanager
 
-    import molino.files
+    import molino.base.files
 
-    class Full(molino.files.tempfile.SpooledTemporaryFile):
+    class Full(molino.base.files.tempfile.SpooledTemporaryFile):
         def write(self, data):
             if self.tell() > 1000:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -81,7 +81,7 @@ def test_a_disk_that_fills_up_in_mid_write_is_a_full_disk(tmp_path, monkeypatch)
 
     @contextmanager
     def small_disk(path, hint=""):
-        with molino.files.explain_os_errors(path, hint), Full() as file:
+        with molino.base.files.explain_os_errors(path, hint), Full() as file:
             yield file
 
     monkeypatch.setattr("molino.training.checkpoints.atomic_write", small_disk)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import draw_block
 from molino.data.corpora.grammar import Grammar
 from molino.data.module import TextDataModule
 from molino.data.tokenizers import train_char
-from molino.errors import ConfigError, NonFiniteError
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 from molino.training import schedules

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.training.module import LanguageModel, parameter_groups

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import small_text
 
-from molino.errors import ResourceError
+from molino.base.errors import ResourceError
 from molino.models import head
 from molino.runs import directory
-from molino.runs.load import load_checkpoint
+from molino.trained.load import load_checkpoint
 from molino.training.checkpoints import Checkpoints
 
 RUN = (
@@ -118,7 +118,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(train, path, monkeypatch):
 
 
 def test_what_was_left_to_the_machine_is_on_record(train, monkeypatch):
-    monkeypatch.setattr("molino.training.policy.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("molino.machine.policy.multiplies_bf16", lambda: True)
     # Large enough for bf16 to pay.
     run = train("one", "model=gpt", "model.n_layer=1", "data.batch_size=64", "hardware=auto", "trainer.max_steps=5",
                 "hardware.accelerator=cpu")  # fmt: skip

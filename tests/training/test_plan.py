@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.training.plan import Plan
 
 PLAN = Plan(max_steps=100, log_every=10, val_every=20, checkpoint_every=50)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.training import schedules
 from molino.training.schedules import check_schedule, constant, cosine, wsd
 

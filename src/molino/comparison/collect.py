@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from molino.errors import CheckpointError
+from molino.base.errors import CheckpointError
+from molino.configuration.settings import flatten
 from molino.runs.directory import CONFIG
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
-from molino.settings import flatten
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
 GROUPS = (

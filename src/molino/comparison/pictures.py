@@ -9,10 +9,10 @@ import statistics
 import warnings
 from typing import Any
 
+from molino.base.errors import ResourceError
 from molino.comparison.curves import Curve, average
 from molino.comparison.rows import FLOORS, Row, higher_is_better
 from molino.comparison.tables import show_number, show_value
-from molino.errors import ResourceError
 
 DPI = 130
 WIDTH, HEIGHT = 11.0, 4.6  # of a panel with its legend, in inches

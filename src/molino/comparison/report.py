@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from molino.base.errors import ConfigError
+from molino.base.files import atomic_write, explain_os_errors, write_text
 from molino.comparison import pictures
 from molino.comparison.page import GENERATOR, make_page
 from molino.comparison.rows import Row
-from molino.errors import ConfigError
-from molino.files import atomic_write, explain_os_errors, write_text
 
 INDEX = "index.html"
 

@@ -7,9 +7,9 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
+from molino.base.errors import ConfigError
 from molino.comparison.collect import Run, is_indifferent
 from molino.comparison.statistics import Sample, describe, welch
-from molino.errors import ConfigError
 from molino.runs.directory import SUMMARY
 
 SIGNIFICANT = 0.05

@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from typing import Any
 
+from molino.base.console import say, show_rows
 from molino.comparison.collect import Run
 from molino.comparison.rows import Row
 from molino.comparison.statistics import Sample
-from molino.console import say, show_rows
 
 NOTHING = "-"
 ORDER = ("failed", "cut off", "running", "queued")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from molino.errors import DataError
+from molino.base.errors import DataError
 
 LIMIT_BYTES = 1 << 30
 BUFFER_BYTES = 1 << 20

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from molino.files import atomic_write
+from molino.base.files import atomic_write
 
 
 class Appender:

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from molino.base.errors import ConfigError, DataError
 from molino.data.tokens import Split
-from molino.errors import ConfigError, DataError
 from molino.models import IGNORE_INDEX
 
 # Evaluation batches hold about this many logits (64 MiB in fp32; the loss takes as much again), and at most so many

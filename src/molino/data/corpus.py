@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from molino.base.errors import ConfigError, DataError
 from molino.data.text import BYTE_ORDER_MARK, FileText, Text, not_encoded, unknown_encoding
-from molino.errors import ConfigError, DataError
 
 
 class Corpus(Protocol):

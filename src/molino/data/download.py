@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from molino.errors import DataError
-from molino.files import explain_os_errors, lock, sha256_file
+from molino.base.errors import DataError
+from molino.base.files import explain_os_errors, lock, sha256_file
 
 CACHE_HINT = "; set MOLINO_CACHE or paths.cache"
 MIRROR_ADVICE = "and set MOLINO_MIRROR or paths.mirror to that mirror folder"

@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from molino.base.errors import DataError
 from molino.data.text import Text, strings
-from molino.errors import DataError
 
 UNKNOWN = "<unk>"
 REPLACEMENT = "\ufffd"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from molino.base.errors import ConfigError
 from molino.data.batches import BATCHES, EvaluationWindows, TrainingBlocks, draw_block, evaluation_windows
 from molino.data.corpus import Corpus
 from molino.data.tokens import Split, prepare
-from molino.errors import ConfigError
 
 
 class TextDataModule(LightningDataModule):

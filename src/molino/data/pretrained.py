@@ -6,10 +6,10 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from molino.base.errors import DataError
 from molino.data.text import Text
 from molino.data.tokenizers import END_OF_TEXT, Tokenizer
-from molino.errors import DataError
-from molino.models.hub.read import find_folder
+from molino.hub.read import find_folder
 
 END_OF_WORD = "</w>"  # how GPT-1's vocabulary marks the last piece of a word
 

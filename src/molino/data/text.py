@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from molino.errors import ConfigError, DataError
+from molino.base.errors import ConfigError, DataError
 
 CHUNK_BYTES = 1 << 20
 CHUNK_CHARACTERS = 1 << 20

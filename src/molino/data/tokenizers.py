@@ -15,10 +15,10 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from molino.base.errors import ConfigError, DataError
+from molino.base.files import write_text
 from molino.data import fast_encoders as fast
 from molino.data.text import Text
-from molino.errors import ConfigError, DataError
-from molino.files import write_text
 
 # The names under which the special tokens are looked for in any vocabulary, the likeliest first.
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")

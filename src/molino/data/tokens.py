@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from molino.console import advancing, working
+from molino.base.console import advancing, working
+from molino.base.errors import DataError
+from molino.base.files import lock, make_directory, remove_orphans, sha256_file, write_text
 from molino.data.arrays import Appender, append_array
 from molino.data.corpus import Corpus
 from molino.data.text import Metered, Text
 from molino.data.tokenizers import Tokenizer
-from molino.errors import DataError
-from molino.files import lock, make_directory, remove_orphans, sha256_file, write_text
 
 HINT = "; set MOLINO_CACHE or paths.cache"
 

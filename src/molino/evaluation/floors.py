@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from molino.console import working
+from molino.base.console import working
+from molino.base.files import write_text
 from molino.data.corpus import Corpus
 from molino.data.tokenizers import Tokenizer
 from molino.data.tokens import Split, corpus_digest
@@ -16,7 +17,6 @@ from molino.evaluation.ngrams import (
     interpolated_losses,
     unigram_loss,
 )
-from molino.files import write_text
 
 KEYS = frozenset({"floor/unigram", "floor/bigram", "floor/bigram_train", "floor/ngram", "floor/ngram_order"})
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from molino.errors import DataError
+from molino.base.errors import DataError
 
 # Of a longer stream only the first LIMIT tokens are read.
 LIMIT = 10_000_000

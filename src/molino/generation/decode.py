@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from molino.errors import DataError, NonFiniteError
+from molino.base.errors import DataError, NonFiniteError
 from molino.generation import filters
 from molino.generation.context import Context
 

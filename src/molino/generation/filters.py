@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 
 # Logits are rounded, so the mass of a set of tokens is known to about this relative precision: a set that holds p but
 # for rounding counts as holding it.

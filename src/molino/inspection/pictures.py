@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from molino.errors import ResourceError
+from molino.base.errors import ResourceError
 
 MOST_LABELS = 40  # tokens on an axis; more would be too small to read
 MOST_ROWS = 500  # of a bigram table: more than a picture has room for

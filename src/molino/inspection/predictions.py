@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from molino.base.errors import DataError
 from molino.data.tokenizers import Tokenizer
-from molino.errors import DataError
 
 
 @dataclass(frozen=True)

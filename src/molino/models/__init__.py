@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models.cache import KVCache
 
 IGNORE_INDEX = -100  # a target of this value does not count in the loss: padding, or a prompt that is given

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import compute_dtype
 from molino.models.cache import KVCache, see
 from molino.models.dropout import Dropout, drop

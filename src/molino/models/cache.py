@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import (
     choose,
     require_dropout,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import (
     require_dropout,
     require_layers,

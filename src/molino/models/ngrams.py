@@ -6,7 +6,7 @@ Shape suffixes: B batch, T time (new tokens), S time (with those before), C chan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.models import require_positive
 from molino.models.cache import KVCache
 

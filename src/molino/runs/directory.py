@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from molino.errors import CheckpointError, ConfigError
-from molino.files import explain_os_errors, lock, make_directory, write_text
+from molino.base.errors import CheckpointError, ConfigError
+from molino.base.files import explain_os_errors, lock, make_directory, write_text
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from molino.files import write_text
+from molino.base.files import write_text
 from molino.runs.directory import CONFIG
 
 PACKAGES = ("molino", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy")

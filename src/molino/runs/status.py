@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from molino.errors import CheckpointError, Interrupted
-from molino.files import is_locked, make_directory, remove_orphans, write_text
-from molino.messages import explain, one_line
+from molino.base.errors import CheckpointError, Interrupted
+from molino.base.files import is_locked, make_directory, remove_orphans, write_text
+from molino.base.messages import explain, one_line
 from molino.runs.directory import CONFIG, LOCK, SUMMARY, Busy, exclusive, read_summary
 
 STATUS = "status.json"
@@ -35,7 +35,7 @@ class Status:
     Attributes:
         state: one of the five above; empty where nothing was ever recorded.
         error: of a failed run, in one line.
-        exit_code: of a failed run, what its own command would have ended with; see molino.cli.
+        exit_code: of a failed run, what its own command would have ended with; see molino.command.entry.
         failures: how often it has failed so far.
         progress: while it runs and after it stopped: `step`, `max_steps`, `train/loss`, `tokens_per_second`,
             `seconds_left`, `val/loss`, as far as they are known.

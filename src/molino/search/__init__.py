@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from molino.errors import ResourceError
+from molino.base.errors import ResourceError
 
 
 def sweep(*arguments: Any) -> None:

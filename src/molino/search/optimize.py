@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
-from molino.config import build
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
+from molino.configuration.build import build
 from molino.search.samplers import make_sampler
 from molino.search.space import corners, describe, search_space
 from molino.search.study import Pruner, open_study

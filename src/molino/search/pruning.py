@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from molino.console import say
-from molino.errors import CheckpointError, MolinoError, ResourceError
+from molino.base.console import say
+from molino.base.errors import CheckpointError, MolinoError, ResourceError
 from molino.search.trial import TRIAL, read_trial
 
 

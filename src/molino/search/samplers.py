@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 from molino.search.space import values
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes")

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Transformer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 
 TAGS = {"log", "int"}
 

@@ -17,9 +17,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from molino.errors import CheckpointError, ConfigError
-from molino.files import make_directory
-from molino.settings import flatten
+from molino.base.errors import CheckpointError, ConfigError
+from molino.base.files import make_directory
+from molino.configuration.settings import flatten
 
 JOURNAL = "study.journal"
 PRUNERS = ("median", "halving")

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from molino.config import suggest
-from molino.errors import CheckpointError, ConfigError
-from molino.files import write_text
+from molino.base.errors import CheckpointError, ConfigError
+from molino.base.files import write_text
+from molino.configuration.build import suggest
 
 TRIAL = "trial.json"
 # The numbers of summary.json that tell one run of a search from another.

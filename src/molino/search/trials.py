@@ -12,9 +12,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from molino.console import say
-from molino.errors import ConfigError
-from molino.files import explain_os_errors, is_locked
+from molino.base.console import say
+from molino.base.errors import ConfigError
+from molino.base.files import explain_os_errors, is_locked
 from molino.runs.directory import LOCK
 from molino.runs.status import DONE, FAILED, enqueue, read_status
 from molino.search.samplers import Grid

@@ -23,7 +23,7 @@ class Context:
     Attributes:
         hydra: Hydra's context, with its loader of configuration files.
         config: what was composed of the command.
-        task: what Hydra calls with a composed configuration; see molino.cli.
+        task: what Hydra calls with a composed configuration; see molino.command.entry.
     """
 
     hydra: Any

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-from molino.errors import ConfigError, ResourceError
+from molino.base.errors import ConfigError, ResourceError
 from molino.sweeps.plan import Job
 
 

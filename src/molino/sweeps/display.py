@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from molino.console import SECONDS_BETWEEN_LINES, console, say
+from molino.base.console import SECONDS_BETWEEN_LINES, console, say
 from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
 from molino.sweeps.plan import Job
 

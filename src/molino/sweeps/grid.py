@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from molino.config import build
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
+from molino.configuration.build import build
 from molino.sweeps.ledger import check_launcher, close, conclude, launch_all, make_launcher, place, queue
 from molino.sweeps.plan import Composer, combine, parse, run_name, split, sweep_name
 

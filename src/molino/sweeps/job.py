@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from molino.console import say
-from molino.errors import ConfigError
+from molino.base.console import say
+from molino.base.errors import ConfigError
 from molino.runs.directory import Busy, announced, assigned, is_done, is_main_process, read_summary, readable_name
 from molino.runs.status import claim
 

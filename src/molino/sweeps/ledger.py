@@ -10,9 +10,9 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, open_dict
 
-from molino.console import say, show_rows
-from molino.errors import ConfigError, SweepFailed
-from molino.files import explain_os_errors, is_locked
+from molino.base.console import say, show_rows
+from molino.base.errors import ConfigError, SweepFailed
+from molino.base.files import explain_os_errors, is_locked
 from molino.runs.directory import LOCK
 from molino.runs.status import CUT_OFF, DONE, FAILED, QUEUED, RUNNING, Status, enqueue, read_status
 from molino.sweeps.devices import most_demanding

@@ -7,8 +7,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NoReturn
 
-from molino.console import say
-from molino.errors import Interrupted
+from molino.base.console import say
+from molino.base.errors import Interrupted
 from molino.sweeps.context import Context
 from molino.sweeps.devices import check_numbers, share
 from molino.sweeps.display import Display

@@ -18,11 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from molino.errors import CheckpointError, ConfigError
-from molino.overrides import quote_value
+from molino.base.errors import CheckpointError, ConfigError
+from molino.configuration.overrides import quote_value
+from molino.configuration.settings import flatten, resolve
 from molino.runs.directory import read_config, readable_name
 from molino.runs.status import Status
-from molino.settings import flatten, resolve
 from molino.sweeps.job import refuse_resume
 
 # What says where things lie and what they are called, not what they are.

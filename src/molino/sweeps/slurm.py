@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from molino.console import say
-from molino.errors import ConfigError, ResourceError
-from molino.files import write_text
+from molino.base.console import say
+from molino.base.errors import ConfigError, ResourceError
+from molino.base.files import write_text
 from molino.runs.status import QUEUED, fail, read_status
 from molino.sweeps.context import Context
 from molino.sweeps.display import Display

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
-from molino.config import build
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
+from molino.configuration.build import build
 
 # What `trainer.callback_metrics` holds after each validation.
 MONITORS = ("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte")

@@ -16,10 +16,10 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from molino.errors import Interrupted
-from molino.files import atomic_write, remove_orphans
+from molino.base.errors import Interrupted
+from molino.base.files import atomic_write, remove_orphans
 from molino.runs.directory import BEST, LAST, is_main_process
-from molino.runs.load import load_checkpoint
+from molino.trained.load import load_checkpoint
 
 # USR1 and USR2 are what clusters send before a job's time is up, as `sbatch --signal` has it.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)

@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from molino.errors import CheckpointError
-from molino.files import write_text
+from molino.base.errors import CheckpointError
+from molino.base.files import write_text
 
 # What TensorBoard's HParams tab shows for each run: the last value logged under these tags.
 HPARAMS_METRICS = ("val/loss", "val/perplexity", "train/loss")

@@ -19,8 +19,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.utils import clip_grad_norm_
 
+from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import Block
-from molino.errors import ConfigError, NonFiniteError
 from molino.evaluation.loss import nll_sum, perplexity
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from molino.console import say
+from molino.base.console import say
 
 
 class Trace(Callback):

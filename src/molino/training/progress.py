@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from molino.console import SECONDS_BETWEEN_LINES, console, say
+from molino.base.console import SECONDS_BETWEEN_LINES, console, say
 from molino.runs.status import update
 
 SECONDS_BETWEEN_REPORTS = 1.0

@@ -4,11 +4,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from molino.console import say, show_facts
+from molino.base.console import say, show_facts
 from molino.data.module import TextDataModule
 from molino.evaluation.floors import describe_floors
+from molino.machine.hardware import Hardware
 from molino.models.cost import count_parameters
-from molino.training.hardware import Hardware
 from molino.training.module import LanguageModel
 
 

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from molino.base.files import write_text
 from molino.data.tokenizers import Tokenizer
-from molino.files import write_text
 from molino.generation.decode import generate
 from molino.generation.start import forbidden_tokens
 

@@ -8,7 +8,7 @@ always above 0: a warm-up of n steps starts at 1/n.
 import functools
 import math
 
-from molino.errors import ConfigError
+from molino.base.errors import ConfigError
 
 
 def constant(step: int, max_steps: int, warmup_steps: int = 0) -> float:

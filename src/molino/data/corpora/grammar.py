@@ -10,10 +10,10 @@ choice, no text of one alternative begins a text of another (Cover and Thomas, E
 
 import random
 
+from molino.base.errors import ConfigError
 from molino.data.corpora.chivalry import tale
 from molino.data.corpora.rules import Measure, draw
 from molino.data.corpus import check_train_fraction, digest, split_fraction
-from molino.errors import ConfigError
 
 
 class Grammar:

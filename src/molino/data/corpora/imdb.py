@@ -2,11 +2,11 @@
 
 import hashlib
 
+from molino.base.errors import DataError
 from molino.data.archives import read_members
 from molino.data.corpora.remote import remote_file
 from molino.data.corpus import decode, digest
 from molino.data.download import at_hand, fetch
-from molino.errors import DataError
 
 REVIEWS_PER_FOLDER = 12_500
 # Of the last 10 % of the training reviews. Reviews of one film have neighbouring numbers, so a block keeps a film's

@@ -3,11 +3,11 @@
 import functools
 from pathlib import Path
 
-from molino.console import working
+from molino.base.console import working
+from molino.base.errors import ConfigError, DataError
+from molino.base.files import sha256_file
 from molino.data.corpus import check_train_fraction, digest, split_documents, split_fraction
 from molino.data.text import FileText, Text, file_version, read_start
-from molino.errors import ConfigError, DataError
-from molino.files import sha256_file
 
 SUFFIXES = (".txt", ".md")
 # What a file that is not plain text begins with. UTF-32 stands before UTF-16, whose mark it begins with.

@@ -1,10 +1,10 @@
 """Corpora that are files at a public address, pinned by their checksums."""
 
+from molino.base.errors import ConfigError
 from molino.data.archives import read_members
 from molino.data.corpus import check_train_fraction, decode, digest, split_fraction
 from molino.data.download import RemoteFile, at_hand, fetch
 from molino.data.text import FileText, Text
-from molino.errors import ConfigError
 
 
 class RemoteText:

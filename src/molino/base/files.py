@@ -1,0 +1,161 @@
+"""Files that are whole or absent: atomic writes, locks and checksums. Standard library only."""
+
+import errno
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from molino.base.errors import ResourceError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Also a file where a folder should be, or the other way round.
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+@contextmanager
+def explain_os_errors(path: Path, hint: str = "") -> Iterator[None]:
+    """Turn 'no space left', 'permission denied' and the like around `path` into a one-line ResourceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise ResourceError(f"no space left to write {path}; free some or choose another place{hint}") from error
+        if error.errno in UNWRITABLE:
+            raise ResourceError(f"{path} cannot be written ({error.strerror}); choose another place{hint}") from error
+        raise
+
+
+def make_directory(path: Path, hint: str = "") -> None:
+    """Make a directory and what is missing above it.
+
+    Raises:
+        ResourceError: it cannot be made; `hint` is added to the message.
+    """
+    with explain_os_errors(path, hint):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as below /proc, where nothing can be made
+            raise ResourceError(f"{path} cannot be made ({error.strerror}); choose another place{hint}") from error
+
+
+@contextmanager
+def atomic_write(path: Path, hint: str = "") -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for writing; on success it is synced and takes the name `path`.
+
+    The temporary file lies in the directory of `path`, so that the rename never crosses file systems, and both file
+    and directory are synced, so that what exists under `path` is whole even after a power cut. On any error the
+    temporary file is removed and an earlier `path` stays as it was.
+
+    Raises:
+        ResourceError: the disk is full or the directory cannot be written; `hint` is added to the message.
+    """
+    path = Path(path)
+    make_directory(path.parent, hint)
+    with explain_os_errors(path, hint):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+            _sync_directory(path.parent)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def remove_orphans(directory: Path) -> None:
+    """Delete the temporary files that killed processes left in `directory`. Call it only under the directory's lock."""
+    for orphan in Path(directory).glob(".*.tmp"):
+        orphan.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if absent). The kernel frees it when the process dies.
+
+    Args:
+        wait: seconds for which another process may go on holding it.
+
+    Raises:
+        BlockingIOError: another process still holds the lock after `wait` seconds.
+        ResourceError: the file cannot be made.
+    """
+    make_directory(path.parent, hint)
+    with explain_os_errors(path, hint):
+        file = path.open("a")
+    try:
+        _lock_file(file, wait)
+        yield
+    finally:
+        file.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock on the file `path`."""
+    import fcntl
+
+    try:
+        with Path(path).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_file(file: TextIO, wait: float) -> None:
+    import fcntl
+
+    if wait == math.inf:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # Some network file systems refuse to sync a directory; the rename itself is still atomic.
+    finally:
+        os.close(descriptor)

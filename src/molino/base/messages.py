@@ -1,0 +1,59 @@
+"""An error of any kind as one line for a person, and as the exit status that says its kind."""
+
+import re
+from collections.abc import Iterable
+
+from molino.base.errors import ConfigError, MolinoError, ResourceError
+from molino.base.files import NO_SPACE, UNWRITABLE
+from molino.configuration.build import suggest
+
+
+def explain(error: BaseException) -> MolinoError | None:
+    """Return the error as one of ours, or None for a defect."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if isinstance(error, MolinoError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError(_explain_hydra(error))
+    if isinstance(error, YAMLError):
+        return ConfigError(f"a configuration file is no YAML: {' '.join(str(error).split())}")
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return ConfigError("a group takes the name of one of its choices, such as model=gpt, not null or a number")
+    if type(error).__name__ == "MisconfigurationException":
+        return ConfigError(str(error))
+    if isinstance(error, OSError) and error.errno in (*NO_SPACE, *UNWRITABLE):
+        place = f" ({error.filename})" if error.filename else ""
+        return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
+    too_large = re.search("can't allocate memory|calculation overflowed", str(error))
+    no_memory = isinstance(error, RuntimeError) and too_large
+    if no_memory or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return ResourceError(
+            "out of memory: lower data.batch_size (and raise trainer.accumulate), samples or the model"
+        )
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a person is told of the error, on one line; a defect by its type and first line."""
+    explained = explain(error)
+    text = str(explained) if explained is not None else f"{type(error).__name__}: {error}"
+    return " ".join(text.splitlines())
+
+
+def _explain_hydra(error: BaseException) -> str:
+    """Put Hydra's message on one line, with the nearest key in place of its advice to add the misspelt one."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        key, full = str(cause.key), cause.full_key or str(cause.key)
+        known: Iterable[str] = map(str, cause.parent_node)
+        return f"{full} is not a setting{suggest(key, known, full.removesuffix(key))}"
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
+    # Where Hydra looked for its files is more than one wants to know.
+    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))

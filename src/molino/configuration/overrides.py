@@ -1,0 +1,82 @@
+"""What is typed on a command line, as Hydra's grammar takes it."""
+
+import re
+import sys
+from pathlib import Path
+
+from molino.base.errors import ConfigError
+
+# Settings whose value is text or a path, in any characters.
+TEXTS = {
+    "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
+    "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
+}  # fmt: skip
+MULTIRUN = ("-m", "--multirun")
+# What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
+# `debug` change the plan of the run.
+RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback", "hydra.", "hydra/")
+
+
+def arrange(arguments: list[str]) -> list[str]:
+    """Return a command line as Hydra takes it: -m before the settings, which must stand in one piece, and texts quoted.
+
+    In a sweep a text with a comma or a bracket is left to Hydra: it lists values.
+    """
+    flags = [argument for argument in arguments if argument in MULTIRUN]
+    rest = [argument for argument in arguments if argument not in MULTIRUN]
+    return flags + [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
+
+
+def gather(arguments: list[str], name: str) -> list[str]:
+    """Return a command line with its plain words, those that are no settings and no flags, as one list `name=[...]`."""
+    plain = [word for word in arguments if not word.startswith("-") and not re.match(r"[+~]*[\w./@]+=", word)]
+    # What is there is meant, although a run's name looks like a setting.
+    plain += [word for word in arguments if word not in plain and not word.startswith("-") and _is_path(word)]
+    rest = [word for word in arguments if word not in plain]
+    return [*rest, f"{name}=[{','.join(quote_value(word) for word in arguments if word in plain)}]"] if plain else rest
+
+
+def quote(argument: str) -> str:
+    """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
+
+    A value that already stands in quotes is left as it is, and so is null, which means none; a prompt may say "null".
+    """
+    key, _, value = argument.partition("=")
+    none = value == "" or (value == "null" and key != "prompt")
+    if none or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+        return argument
+    return f"{key}={quote_value(value)}"
+
+
+def quote_value(value: str) -> str:
+    """Quote any text as a value of Hydra's."""
+    escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)
+    return f"'{escaped}'"
+
+
+def check_resumed(overrides: list[str]) -> None:
+    """Refuse settings that would make another run of the one that `resume=` names.
+
+    Before anything is composed: what may be set depends on choices of that run, which today's defaults do not know.
+
+    Raises:
+        ConfigError: there is one; names the first.
+    """
+    resumed = {override.lstrip("+") for override in overrides if override.lstrip("+").startswith("resume=")}
+    if not resumed - {"resume=", "resume=null"}:
+        return
+    for override in overrides:
+        if not override.lstrip("+").startswith(RESUMABLE):
+            raise ConfigError(
+                f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
+                "start a new run for it"
+            )
+
+
+def wants_traceback() -> bool:
+    """Tell whether `debug=traceback` was typed."""
+    return "debug=traceback" in sys.argv
+
+
+def _is_path(word: str) -> bool:
+    return Path(word).expanduser().is_dir()

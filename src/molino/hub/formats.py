@@ -1,0 +1,272 @@
+"""What each architecture of `transformers` is in settings of our families, and how it names and stores its weights.
+
+A weight of ours is one of theirs, or the rows of several one below the other (our projections that read the same input
+are fused); GPT-1 and GPT-2 store their matrices as (in, out), ours are (out, in).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from molino.base.errors import CheckpointError, ConfigError
+
+GPT = "molino.models.gpt.GPT"
+LLAMA = "molino.models.llama.Llama"
+CONV1D = r"\.(c_attn|c_proj|c_fc)\.weight$"
+# Our names of activations by theirs. OpenAI's first model means the tanh approximation where it says gelu.
+GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+GPT1_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a weight of ours is stored: under these names, its rows one below the other."""
+
+    names: tuple[str, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """An architecture of `transformers`.
+
+    Attributes:
+        model_type: its name in config.json.
+        architecture: the class that loads it there.
+        target: the class here.
+        settings: config.json as settings of that class; raises CheckpointError for what it cannot express.
+        config: settings as config.json; raises ConfigError, with the reason, where it cannot express them.
+        stored: our name of a weight -> how it is stored.
+        prefix: what their names begin with, but for the head's. Some folders leave it out.
+    """
+
+    model_type: str
+    architecture: str
+    target: str
+    settings: Callable[[Config], dict[str, Any]]
+    config: Callable[[Config], dict[str, Any]]
+    stored: Callable[[str], Stored]
+    prefix: str
+
+
+def expect(config: Config, **expected: Any) -> None:
+    """Raise CheckpointError unless the config has these values, or says nothing of them."""
+    for name, value in expected.items():
+        if config.get(name) not in (value, None):
+            raise CheckpointError(f"says {name}={config[name]}, which molino cannot express: only {name}={value}")
+
+
+def require(settings: Config, model_type: str, **required: Any) -> None:
+    """Raise ConfigError unless the settings have these values."""
+    for name, value in required.items():
+        if settings[name] != value:
+            raise ConfigError(f"model.{name}={settings[name]} has no counterpart in {model_type}, only {value}")
+
+
+def _activation(config: Config, key: str, known: Mapping[str, str], default: str) -> str:
+    value = config.get(key, default)
+    if value not in known:
+        raise CheckpointError(f"says {key}={value}, which molino cannot express: only {', '.join(known)}")
+    return known[value]
+
+
+def _named(settings: Config, known: Mapping[str, str], model_type: str) -> str:
+    for theirs, ours in known.items():
+        if ours == settings["activation"]:
+            return theirs
+    raise ConfigError(f"model.activation={settings['activation']} has no counterpart in {model_type}")
+
+
+# GPT-1 and GPT-2
+
+
+def _gpt2_settings(config: Config) -> dict[str, Any]:
+    expect(config, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    return {
+        **_gpt_sizes(config),
+        "n_inner": config.get("n_inner"),
+        "norm": "pre",
+        "activation": _activation(config, "activation_function", GPT2_ACTIVATIONS, "gelu_new"),
+    }
+
+
+def _gpt1_settings(config: Config) -> dict[str, Any]:
+    return {
+        **_gpt_sizes(config),
+        "n_inner": None,
+        "norm": "post",
+        "activation": _activation(config, "afn", GPT1_ACTIVATIONS, "gelu"),
+    }
+
+
+def _gpt_sizes(config: Config) -> dict[str, Any]:
+    return {
+        "vocab_size": config["vocab_size"],
+        "block_size": config.get("n_positions", 1024),
+        "n_layer": config["n_layer"],
+        "n_head": config["n_head"],
+        "n_embd": config["n_embd"],
+        "tie_weights": config.get("tie_word_embeddings", True),
+        "norm_eps": config.get("layer_norm_epsilon", 1e-5),
+    }
+
+
+def _gpt_config(settings: Config, model_type: str) -> dict[str, Any]:
+    require(settings, model_type, positions="learned", scale_embeddings=False)
+    return {
+        "vocab_size": settings["vocab_size"],
+        "n_positions": settings["block_size"],
+        "n_layer": settings["n_layer"],
+        "n_head": settings["n_head"],
+        "n_embd": settings["n_embd"],
+        "tie_word_embeddings": settings["tie_weights"],
+        "layer_norm_epsilon": settings["norm_eps"],
+        **{f"{place}_pdrop": settings["dropout"] for place in ("embd", "attn", "resid")},
+    }
+
+
+def _gpt2_config(settings: Config) -> dict[str, Any]:
+    require(settings, "gpt2", norm="pre")
+    activation = _named(settings, GPT2_ACTIVATIONS, "gpt2")
+    return {**_gpt_config(settings, "gpt2"), "n_inner": settings["n_inner"], "activation_function": activation}
+
+
+def _gpt1_config(settings: Config) -> dict[str, Any]:
+    require(settings, "openai-gpt", norm="post")
+    if settings["n_inner"] not in (None, 4 * settings["n_embd"]):
+        raise ConfigError(f"model.n_inner={settings['n_inner']} has no counterpart in openai-gpt, only 4 * n_embd")
+    return {**_gpt_config(settings, "openai-gpt"), "afn": _named(settings, GPT1_ACTIVATIONS, "openai-gpt")}
+
+
+def _gpt2_stored(name: str) -> Stored:
+    return Stored((name,), transposed=re.search(CONV1D, name) is not None)
+
+
+def _gpt1_stored(name: str) -> Stored:
+    theirs = {"wte.weight": "tokens_embed.weight", "wpe.weight": "positions_embed.weight"}.get(name, name)
+    return Stored((theirs,), transposed=re.search(CONV1D, name) is not None)
+
+
+# Llama and its kin
+
+
+def _llama_settings(config: Config) -> dict[str, Any]:
+    expect(config, hidden_act="silu", attention_bias=False, mlp_bias=False, partial_rotary_factor=1.0)
+    rope = {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_parameters") or {})}
+    scaling = config.get("rope_scaling") or rope
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise CheckpointError(f"scales its rotary positions ({kind}), which molino cannot express")
+    return {
+        "vocab_size": config["vocab_size"],
+        "block_size": config.get("max_position_embeddings", 2048),
+        "n_layer": config["num_hidden_layers"],
+        "n_head": config["num_attention_heads"],
+        "n_embd": config["hidden_size"],
+        "n_kv_head": config.get("num_key_value_heads"),
+        "head_size": config.get("head_dim"),
+        "n_inner": config["intermediate_size"],
+        "window": None,
+        "qkv_bias": False,
+        "rope_base": float(rope["rope_theta"]),
+        "norm_eps": config.get("rms_norm_eps", 1e-6),
+        "tie_weights": config.get("tie_word_embeddings", False),
+    }
+
+
+def _windowed_settings(config: Config) -> dict[str, Any]:
+    return {**_llama_settings(config), "window": config.get("sliding_window")}
+
+
+def _qwen2_settings(config: Config) -> dict[str, Any]:
+    expect(config, use_sliding_window=False)
+    return {**_llama_settings(config), "qkv_bias": True}
+
+
+def _qwen3_settings(config: Config) -> dict[str, Any]:
+    expect(config, use_sliding_window=False)
+    return {**_llama_settings(config), "qk_norm": True}
+
+
+def _llama_config(settings: Config) -> dict[str, Any]:
+    require(settings, "llama", qkv_bias=False, qk_norm=False, window=None, ngrams=1)
+    return _llama_sizes(settings)
+
+
+def _windowed_config(settings: Config, model_type: str) -> dict[str, Any]:
+    require(settings, model_type, qkv_bias=False, qk_norm=False, ngrams=1)
+    return {**_llama_sizes(settings), "sliding_window": settings["window"]}
+
+
+def _phi3_config(settings: Config) -> dict[str, Any]:
+    if settings["head_size"] not in (None, settings["n_embd"] // settings["n_head"]):
+        raise ConfigError(f"model.head_size={settings['head_size']} has no counterpart in phi3, only n_embd / n_head")
+    return _windowed_config(settings, "phi3")
+
+
+def _qwen2_config(settings: Config) -> dict[str, Any]:
+    require(settings, "qwen2", qkv_bias=True, qk_norm=False, window=None, ngrams=1)
+    return {**_llama_sizes(settings), "use_sliding_window": False}
+
+
+def _qwen3_config(settings: Config) -> dict[str, Any]:
+    require(settings, "qwen3", qkv_bias=False, qk_norm=True, window=None, ngrams=1)
+    return {**_llama_sizes(settings), "attention_bias": False, "use_sliding_window": False}
+
+
+def _llama_sizes(settings: Config) -> dict[str, Any]:
+    head_size = settings["head_size"] or settings["n_embd"] // settings["n_head"]
+    return {
+        "vocab_size": settings["vocab_size"],
+        "max_position_embeddings": settings["block_size"],
+        "num_hidden_layers": settings["n_layer"],
+        "num_attention_heads": settings["n_head"],
+        "num_key_value_heads": settings["n_kv_head"] or settings["n_head"],
+        "head_dim": head_size,
+        "hidden_size": settings["n_embd"],
+        "intermediate_size": settings["n_inner"],
+        "hidden_act": "silu",
+        # Both spellings: transformers 5 reads rope_parameters, earlier ones rope_theta.
+        "rope_theta": settings["rope_base"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": settings["rope_base"]},
+        "rms_norm_eps": settings["norm_eps"],
+        "tie_word_embeddings": settings["tie_weights"],
+        "attention_dropout": settings["dropout"],
+    }
+
+
+def _split_stored(name: str) -> Stored:
+    for fused, parts in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("gate_up_proj", ("gate_proj", "up_proj"))):
+        if f".{fused}." in name:
+            return Stored(tuple(name.replace(fused, part) for part in parts))
+    return Stored((name,))
+
+
+def _fused_stored(name: str) -> Stored:
+    return Stored((name,))
+
+
+# In the order in which an export tries them.
+FORMATS = {
+    form.model_type: form
+    for form in (
+        Format("gpt2", "GPT2LMHeadModel", GPT, _gpt2_settings, _gpt2_config, _gpt2_stored, "transformer."),
+        Format("openai-gpt", "OpenAIGPTLMHeadModel", GPT, _gpt1_settings, _gpt1_config, _gpt1_stored, "transformer."),
+        Format("llama", "LlamaForCausalLM", LLAMA, _llama_settings, _llama_config, _split_stored, "model."),
+        Format(
+            "mistral",
+            "MistralForCausalLM",
+            LLAMA,
+            _windowed_settings,
+            lambda settings: _windowed_config(settings, "mistral"),
+            _split_stored,
+            "model.",
+        ),
+        Format("qwen2", "Qwen2ForCausalLM", LLAMA, _qwen2_settings, _qwen2_config, _split_stored, "model."),
+        Format("qwen3", "Qwen3ForCausalLM", LLAMA, _qwen3_settings, _qwen3_config, _split_stored, "model."),
+        Format("phi3", "Phi3ForCausalLM", LLAMA, _windowed_settings, _phi3_config, _fused_stored, "model."),
+    )
+}

@@ -1,0 +1,212 @@
+"""A Hugging Face folder or hub id into one of our models.
+
+Weights are memory-mapped and copied once, to where they belong, in the dtype that is wanted; a file is mapped for one
+tensor at a time, so that pages that have been copied do not count as used memory.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from molino.base.errors import CheckpointError, ConfigError, DataError
+from molino.hub import formats
+from molino.hub.formats import FORMATS, Format
+from molino.models.gpt import GPT
+from molino.models.llama import Llama
+from molino.models.shapes import shapes_only
+
+FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILES = ["*.json", "*.safetensors", "merges.txt"]
+# Tables that some folders carry although they can be computed.
+COMPUTED = re.compile(r"(attn\.(masked_)?bias|rotary_emb\.inv_freq)$")
+
+
+def find_folder(source: str) -> Path:
+    """Return the folder `source`, or that of a hub id, downloaded once into huggingface_hub's cache.
+
+    HF_HOME, HF_HUB_OFFLINE and HF_TOKEN in the environment mean what they mean there.
+
+    Raises:
+        DataError: there is no such folder, and it is no id that can be fetched.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+        raise DataError(f"there is no folder {source}: name one with config.json and safetensors, or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=FILES))
+    except Exception as error:  # The library raises its own, requests' and the operating system's.
+        reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
+        raise DataError(
+            f"{source} is neither a folder nor can it be fetched from the Hugging Face hub ({reason.strip()})"
+        ) from error
+
+
+def architecture(source: str, dropout: float = 0.0) -> dict[str, Any]:
+    """Return the family and settings that a folder's config.json describes: {"_target_": ..., "n_layer": ..., ...}.
+
+    Args:
+        source: a folder or a hub id.
+        dropout: probability of dropping, at all the places the family has.
+
+    Raises:
+        CheckpointError: config.json is missing, damaged or of an architecture that molino does not have.
+    """
+    form, settings, _ = _build(find_folder(source))
+    return {"_target_": form.target, **settings, "dropout": dropout}
+
+
+def load_model(source: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return the model of a folder or hub id, in eval mode.
+
+    Raises:
+        DataError: there is no such folder.
+        CheckpointError: its files are missing, damaged or do not fit together.
+    """
+    _, _, model = _build(find_folder(source))
+    materialise(model, device, dtype)
+    read_weights(model, source)
+    return model.eval()
+
+
+def read_weights(model: nn.Module, source: str) -> None:
+    """Copy the weights of a folder into a model of its architecture, converting them to its dtype.
+
+    Raises:
+        CheckpointError: weights are missing, surplus, damaged or of another shape; the message names them.
+    """
+    folder = find_folder(source)
+    form, _ = _read_config(folder)
+    files = _index(folder)
+    parameters = dict(model.named_parameters())
+    parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
+    expected = {theirs for names in parts.values() for theirs in names}
+    tied = {"lm_head.weight"} - parameters.keys()
+    surplus = sorted(name for name in files.keys() - expected - tied if not COMPUTED.search(name))
+    if missing := sorted(expected - files.keys()):
+        raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
+    if surplus:
+        raise CheckpointError(f"{folder} has {len(surplus)} weights that {form.model_type} has not: {surplus[0]}, ...")
+    for name, parameter in parameters.items():
+        shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
+        transposed = form.stored(name).transposed
+        _copy(parameter.data, [files[theirs] for theirs in parts[name]], parts[name], shapes, transposed)
+
+
+def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Give a model that was built on the meta device memory: weights without values, tables as they should be."""
+    made: dict[int, nn.Parameter] = {}  # tied weights stay one
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                made[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype))
+            module._parameters[name] = made[id(parameter)]
+        if hasattr(module, "reset_buffers"):
+            module.reset_buffers(torch.device(device))
+            module.to(dtype)
+
+
+def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        model_type = config["model_type"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no config.json: it is no model in Hugging Face's format") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no model's: {type(error).__name__} {error}") from error
+    if not isinstance(model_type, str) or model_type not in FORMATS:
+        raise CheckpointError(f"{path} is of the architecture {model_type}; molino reads {', '.join(FORMATS)}")
+    return FORMATS[model_type], config
+
+
+def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
+    """Return format, settings and model of a folder; the model is on the meta device, without memory."""
+    form, config = _read_config(folder)
+    try:
+        settings = form.settings(config)
+        with shapes_only():
+            return form, settings, FAMILIES[form.target](**settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / 'config.json'} {error}") from error
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that can be built: {type(error).__name__} {reason}"
+        ) from error
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Return which file holds each weight."""
+    if (folder / INDEX).is_file():
+        try:
+            shards = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+            files = {name: folder / Path(shard).name for name, shard in shards.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder / INDEX} is damaged: {type(error).__name__} {error}") from error
+        for shard in sorted(set(files.values())):
+            if not shard.is_file():
+                raise CheckpointError(f"{shard} is missing, but {INDEX} names it")
+        return files
+    if (folder / SINGLE).is_file():
+        with _open(folder / SINGLE) as file:
+            return dict.fromkeys(file.keys(), folder / SINGLE)
+    if pickles := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+        raise CheckpointError(
+            f"{pickles[0]} is a pickle, which may run code: convert it to {SINGLE} "
+            "(save_pretrained of transformers writes it)"
+        )
+    raise CheckpointError(f"{folder} holds no {SINGLE}")
+
+
+def _present(names: tuple[str, ...], form: Format, files: dict[str, Path]) -> tuple[str, ...]:
+    """Return the names as this folder spells them: with the format's prefix, or where it leaves that out, without."""
+
+    def spell(name: str) -> str:
+        full = name if name == "lm_head.weight" else form.prefix + name
+        return name if full not in files and name in files else full
+
+    return tuple(map(spell, names))
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}): fetch it again") from error
+
+
+def _shape(path: Path, name: str) -> list[int]:
+    with _open(path) as file:
+        try:
+            return file.get_slice(name).get_shape()
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} lacks {name}, although {INDEX} names it") from error
+
+
+def _copy(target: Tensor, files: list[Path], names: tuple[str, ...], shapes: list[list[int]], transposed: bool) -> None:
+    """Fill `target` with stored tensors, their rows one below the other."""
+    turned = [shape[::-1] if transposed else shape for shape in shapes]
+    rows = sum(shape[0] for shape in turned)
+    if any([rows, *shape[1:]] != list(target.shape) for shape in turned):
+        shown = " + ".join(map(str, shapes))
+        raise CheckpointError(f"{names[0]} has shape {shown}, but config.json makes it {list(target.shape)}")
+    first = 0
+    for path, name, shape in zip(files, names, turned, strict=True):
+        with _open(path) as file:
+            tensor = file.get_tensor(name)
+            if not tensor.is_floating_point():
+                raise CheckpointError(f"{name} in {path} is {tensor.dtype}: quantised weights cannot be read")
+            target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor)
+        first += shape[0]

@@ -1,0 +1,97 @@
+"""One of our models into the files that `transformers` loads: config.json and model.safetensors."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from molino.base.errors import ConfigError
+from molino.hub.formats import FORMATS, GPT, LLAMA, Format
+from molino.hub.read import FAMILIES, SINGLE
+from molino.models import choose
+from molino.models.llama import default_inner
+from molino.models.shapes import shapes_only
+
+
+def find_format(target: str, settings: dict[str, Any], model_type: str | None = None) -> Format:
+    """Return the architecture of `transformers` that computes what a model of ours does.
+
+    Args:
+        target, settings: the model's class, by its full name, and the arguments it was made with, `vocab_size` too.
+        model_type: a particular one; None for the first that fits.
+
+    Raises:
+        ConfigError: there is none, or this one cannot; with the reason.
+    """
+    candidates = [choose("format", model_type, FORMATS)] if model_type else FORMATS.values()
+    candidates = [form for form in candidates if form.target == target]
+    reasons = []
+    for form in candidates:
+        try:
+            form.config(complete(target, settings))
+        except ConfigError as error:
+            reasons.append(str(error))
+        else:
+            return form
+    family = target.rsplit(".", 1)[-1]
+    raise ConfigError(
+        "; ".join(reasons) or f"{family} has no counterpart in {model_type or 'transformers'}: it cannot be exported"
+    )
+
+
+def write_model(folder: Path, model: nn.Module, form: Format, settings: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Write config.json and model.safetensors into an existing folder.
+
+    Args:
+        form: see `find_format`.
+        settings: the arguments the model was made with, `vocab_size` too.
+        extra: further entries of config.json, such as the ids of special tokens.
+    """
+    settings = complete(form.target, settings)
+    tensors = {name: tensor.contiguous() for name, tensor in _stored(model, form, settings)}
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    config = {"architectures": [form.architecture], "model_type": form.model_type, "dtype": dtype}
+    text = json.dumps({**config, **form.config(settings), **extra}, indent=2)
+    (folder / "config.json").write_text(text + "\n", "utf-8")
+
+
+def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the defaults of the class for what they leave out."""
+    parameters = inspect.signature(FAMILIES[target]).parameters.values() if target in FAMILIES else ()
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    settings = {**defaults, **{name: value for name, value in settings.items() if not name.startswith("_")}}
+    if target == LLAMA and settings["n_inner"] is None:
+        settings["n_inner"] = default_inner(settings["n_embd"])
+    return settings
+
+
+def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what the file holds, name by name. Biases that our model does without are zeros there."""
+    parameters = dict(model.named_parameters())
+    whole = settings | {"bias": True} if form.target == GPT else settings
+    with shapes_only():
+        reference = FAMILIES[form.target](**whole)
+    for name, expected in reference.named_parameters():
+        weight = parameters.get(name)
+        weight = torch.zeros(expected.shape) if weight is None else weight.detach().cpu()
+        stored = form.stored(name)
+        parts = weight.split(_rows(settings, len(stored.names), len(weight)))
+        for theirs, part in zip(stored.names, parts, strict=True):
+            full = theirs if theirs == "lm_head.weight" else form.prefix + theirs
+            # A copy: the file format takes no tensors that share memory.
+            yield full, (part.t() if stored.transposed else part).clone()
+
+
+def _rows(settings: dict[str, Any], count: int, total: int) -> list[int]:
+    """Return how many rows of a fused weight belong to each of its `count` parts."""
+    if count == 3:
+        head_size = settings["head_size"] or settings["n_embd"] // settings["n_head"]
+        keys = (settings["n_kv_head"] or settings["n_head"]) * head_size
+        return [total - 2 * keys, keys, keys]
+    return [total // count] * count

@@ -1,0 +1,159 @@
+"""A run loaded back: its model with trained weights, its tokenizer, its settings. Or a Hugging Face folder as if it
+were one.
+
+The only module of this package that imports torch.
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from molino.base.errors import CheckpointError, ConfigError
+from molino.configuration.build import build
+from molino.data.pretrained import load_tokenizer
+from molino.data.tokenizers import Tokenizer
+from molino.generation.start import start_token
+from molino.hub.read import architecture, find_folder, load_model
+from molino.runs import directory
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, in eval mode, and what belongs to it.
+
+    Attributes:
+        path: the run directory, or the Hugging Face folder.
+        settings: what it was trained with; of a folder nothing is known.
+        step: optimizer steps the weights have seen; None of a folder.
+        start_id: the token a text starts from that nothing is given for.
+        prefix: tokens that stand before every text (Llama's <s>).
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    tokenizer: Tokenizer
+    model: torch.nn.Module
+    step: int | None
+    start_id: int
+    prefix: tuple[int, ...] = ()
+
+
+def load(
+    run: str | None,
+    source: str | None,
+    checkpoint: str,
+    outputs: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> LoadedRun:
+    """Load what a verb was asked for: the run `run` below `outputs`, or the Hugging Face folder or hub id `source`.
+
+    Raises:
+        ConfigError: neither was named, or both.
+        CheckpointError, DataError: it is missing, damaged or does not fit together.
+    """
+    if run and source:
+        raise ConfigError(f"run={run} and source={source} name two models: give one of them")
+    if source:
+        return load_source(source, device, dtype)
+    return load_run(directory.find(run, outputs, trained=True), checkpoint, device, dtype)
+
+
+def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
+    """Load a Hugging Face folder or hub id."""
+    folder = find_folder(source)
+    architecture(str(folder))  # whether it is a model at all shows before anything large is read
+    tokenizer = load_tokenizer(folder)
+    model = load_model(str(folder), device, dtype)
+    check_vocabulary(tokenizer.size, model.vocab_size)
+    prefix = tokenizer.prefix()
+    # What ends a text also begins one, unless the folder says that the model has never seen it.
+    documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
+    start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
+    return LoadedRun(folder, {}, tokenizer, model, None, start_id, prefix)
+
+
+def suppressed_tokens(folder: Path) -> list[int]:
+    """Return the tokens that a folder's generation_config.json says are never to be drawn."""
+    try:
+        return json.loads((folder / "generation_config.json").read_text("utf-8")).get("suppress_tokens") or []
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'generation_config.json'} is damaged ({error}): fetch it again") from error
+
+
+def check_vocabulary(tokens: int, rows: int) -> None:
+    """Refuse a tokenizer with more tokens than a model has rows. (Many models have some rows to spare.)"""
+    if tokens > rows:
+        raise CheckpointError(
+            f"the tokenizer has {tokens:,} tokens, but the model only knows {rows:,}: they do not belong together"
+        )
+
+
+def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
+    """Build the model of a configuration for a tokenizer of this size.
+
+    A model whose weights were trained elsewhere has a `vocab_size` of its own.
+    """
+    own = settings["model"].get("vocab_size")
+    if own is None:
+        return build(settings["model"], "model", vocab_size=vocab_size)
+    check_vocabulary(vocab_size, own)
+    return build(settings["model"], "model")
+
+
+def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
+    """Load `run` from its `best` or `last` checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or does not fit the run's settings.
+    """
+    path, settings = directory.checkpoint_path(run, checkpoint), directory.read_config(run)
+    if "_target_" not in (settings.get("model") or {}):
+        raise CheckpointError(f"{run / directory.CONFIG} is damaged: it says nothing of a model")
+    if not (run / directory.TOKENIZER).is_file():
+        raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
+    tokenizer = Tokenizer.load(run / directory.TOKENIZER)
+    model = build_model(settings, tokenizer.size).to(dtype)
+    content = load_checkpoint(path)
+    if missing := {"state_dict", "global_step", "start_id"} - content.keys():
+        raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
+    weights = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
+    return LoadedRun(run, settings, tokenizer, model.to(device).eval(), content["global_step"], content["start_id"])
+
+
+def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Return a checkpoint's content: plain values and tensors, never code.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, has a flipped bit or holds pickled code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load reads tensors without looking at the checksums that the file carries.
+            damaged = archive.testzip()
+        if damaged is None:
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or no checkpoint of molino ({reason}): {_other(path)}") from error
+    raise CheckpointError(f"{path} is damaged (checksum of {damaged}): {_other(path)}")
+
+
+def _other(path: Path) -> str:
+    other = "best" if path.name == Path(directory.LAST).name else "last"
+    if not path.with_name(f"{other}.ckpt").is_file():
+        return "use another one"
+    return f"use checkpoint={other}; to resume from it, copy {other}.ckpt over it"

@@ -1,0 +1,185 @@
+"""python scripts/explain.py: what a trained model is made of, expects, and looks at."""
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from molino.base.console import console, say, show_facts, show_rows, working
+from molino.base.errors import ConfigError, DataError
+from molino.base.files import explain_os_errors, make_directory
+from molino.configuration.build import build, check
+from molino.configuration.settings import resolve
+from molino.inspection import pictures, tree
+from molino.inspection.attention import Attention, read
+from molino.inspection.predictions import label, predict, table
+from molino.inspection.projector import MOST_TOKENS, write_embeddings
+from molino.machine.hardware import Hardware
+from molino.models.bigram import Bigram
+from molino.models.cost import cache_bytes_per_token, count_parameters, flops_per_token
+from molino.trained.load import LoadedRun, load
+
+
+def run(config: Any) -> None:
+    """Check the configuration and explain."""
+    settings = resolve(config)
+    if settings["prompt"] is not None:
+        settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
+    check({"_target_": "molino.verbs.explain.explain", **settings})
+    explain(**{**settings, "hardware": build(settings["hardware"], "hardware")})
+
+
+def explain(
+    run: str | None,
+    source: str | None,
+    checkpoint: str,
+    prompt: str | None,
+    top: int,
+    hardware: Hardware,
+    paths: dict[str, Any],
+) -> None:
+    """Print architecture, cost and predictions of a model; draw its attention, positions and embeddings.
+
+    The pictures go into the folder `explain` of the run; for a `source` into `explain/<its name>` below the outputs.
+
+    Args:
+        run, checkpoint: which run, and which of its checkpoints.
+        source: in place of a run, a Hugging Face folder or hub id.
+        prompt: the text that the model reads; None asks on a terminal.
+        top: how many of the likeliest next tokens are shown.
+
+    Raises:
+        ConfigError: `top` is below 1, or there is no one to ask for a prompt.
+        DataError: the prompt is empty or longer than the model's context.
+        ResourceError: matplotlib is missing, which only the pictures need, or they cannot be written.
+    """
+    if top < 1:
+        raise ConfigError(f"top={top} is too small: choose 1 or more")
+    prompt = ask_prompt() if prompt is None else prompt
+    if not prompt:
+        raise DataError('prompt="" is no text to look at: add some, such as prompt="In the beginning"')
+    hardware.apply()
+    loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
+    if top > loaded.model.vocab_size:
+        raise ConfigError(f"top={top} is too large: the model knows {loaded.model.vocab_size} tokens")
+    ids = encode(prompt, loaded)
+    show_architecture(loaded.model)
+    with hardware.autocast():
+        logits_TV, layers = read(loaded.model, ids)
+    header, rows = table(list(predict(ids, logits_TV, top)), loaded.tokenizer)
+    show_rows("what it expects after each token", header, rows)
+    pictures.require_matplotlib()
+    target = Path(paths["outputs"]) / "explain" / Path(source).resolve().name if source else loaded.path / "explain"
+    with working("drawing"), whole_folder(target) as folder:
+        drawn = draw(folder, loaded, ids, layers)
+    if not layers:
+        say("it has neither attention nor positions: its table of probabilities is drawn instead")
+    say(f"pictures: {target} ({', '.join(drawn)})")
+    say(f"next: tensorboard --logdir {shlex.quote(str(target))}")
+
+
+def ask_prompt() -> str:
+    """Ask for a prompt on a terminal.
+
+    Raises:
+        ConfigError: there is no one to ask.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError('there is no prompt: add prompt="..."')
+    return input("prompt: ")
+
+
+def encode(prompt: str, loaded: LoadedRun) -> list[int]:
+    """Return a prompt's ids, at least one, with a remark on standard error on characters that are unknown.
+
+    Raises:
+        DataError: there are none, or more than the context holds.
+    """
+    ids = loaded.tokenizer.encode(prompt).tolist()
+    if unknown := loaded.tokenizer.unknown(prompt):
+        print(f"explain.py: not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}", file=sys.stderr)
+    if not ids:
+        raise DataError(f"prompt={prompt!r} holds no token of this model: add some text")
+    ids = [*loaded.prefix, *ids]
+    if len(ids) > loaded.model.block_size:
+        raise DataError(
+            f"the prompt has {len(ids)} tokens, but the model's context is {loaded.model.block_size}: shorten it"
+        )
+    return ids
+
+
+def show_architecture(model: nn.Module) -> None:
+    """Print the tree of modules and what the model costs."""
+    console.print(tree.draw(tree.describe(model)))
+    context = model.block_size
+    facts = {
+        "parameters": f"{count_parameters(model):,}",
+        "FLOPs per token": f"{flops_per_token(model, context):,} (forward, the last of {context:,} tokens)",
+        "KV cache per token": f"{cache_bytes_per_token(model):,} bytes",
+    }
+    show_facts("\ncost", facts)
+
+
+def draw(folder: Path, loaded: LoadedRun, ids: list[int], layers: list[Attention]) -> list[str]:
+    """Write all pictures of a model, as PNG and for TensorBoard; return the names of the PNGs."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    model, tokenizer = loaded.model, loaded.tokenizer
+    drawn = []
+    with SummaryWriter(str(folder)) as writer:
+
+        def keep(figure: Any, name: str, tag: str) -> None:
+            writer.add_image(tag, pictures.save(figure, folder / f"{name}.png"), dataformats="HWC")
+            drawn.append(f"{name}.png")
+
+        names = [label(tokenizer, token) for token in ids]
+        for number, layer in enumerate(layers):
+            figure = pictures.draw_attention(layer.weights(), names, f"attention, layer {number}")
+            keep(figure, f"attention-layer-{number}", f"attention/layer-{number}")
+        if tables := pictures.position_tables(model):
+            keep(pictures.draw_positions(tables), "positions", "positions")
+        labels = [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
+        if isinstance(model, Bigram):
+            keep(pictures.draw_bigrams(model.table.weight, labels), "bigrams", "bigrams")
+        else:
+            write_embeddings(writer, embeddings(model), labels)
+    return drawn
+
+
+def embeddings(model: nn.Module) -> Any:
+    """Return the table of token embeddings (V, C): the first that a model has."""
+    return next(module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target` that takes its place, and its name, once it has been filled.
+
+    On any error the new one is removed and an earlier `target` stays as it was.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    make_directory(target.parent, "; set paths.outputs")
+    with explain_os_errors(target):
+        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        new, old = workplace / "new", workplace / "old"
+        try:
+            new.mkdir()
+            yield new
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)

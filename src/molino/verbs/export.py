@@ -1,0 +1,148 @@
+"""python scripts/export.py: a run as a folder that `transformers` loads."""
+
+import json
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from molino.base.console import say
+from molino.base.errors import ConfigError
+from molino.base.files import explain_os_errors, make_directory
+from molino.configuration.build import check
+from molino.configuration.settings import resolve
+from molino.data.tokenizers import Tokenizer
+from molino.generation.start import forbidden_tokens
+from molino.hub.write import find_format, write_model
+from molino.models.cost import count_parameters
+from molino.runs import directory
+from molino.trained.load import LoadedRun, load_run
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {name}
+
+A {model_type} of {parameters:,} parameters, trained with molino on {corpus} (sha256 {corpus_sha256}) for {steps:,}
+steps. Licence of the corpus: {licence}.
+
+| | |
+|---|---|
+{figures}
+
+```python
+from transformers import pipeline
+
+generator = pipeline("text-generation", model="path/to/this/folder")
+print(generator("...", max_new_tokens=100, do_sample=True, temperature=0.8)[0]["generated_text"])
+```
+
+The settings of the training:
+
+```yaml
+{settings}```
+"""
+FIGURES = (
+    *("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte"),
+    *("floor/unigram", "floor/bigram", "floor/ngram"),
+)
+
+
+def run(config: Any) -> None:
+    """Check the configuration and export."""
+    settings = resolve(config)
+    check({"_target_": "molino.verbs.export.export", **settings})
+    export(**settings)
+
+
+def export(run: str | None, checkpoint: str, to: str | None, format: str | None, paths: dict[str, Any]) -> None:
+    """Write the folder `to`: config.json, model.safetensors, tokenizer, generation_config.json and a model card.
+
+    The folder appears when it is whole.
+
+    Args:
+        run, checkpoint: which run, and which of its checkpoints.
+        format: an architecture of `transformers`; None for the first that computes what the model does.
+
+    Raises:
+        ConfigError: there is no such architecture, or `to` exists.
+    """
+    if not to:
+        raise ConfigError("there is no folder to write: add to=<folder>")
+    target = Path(to).expanduser()
+    if target.exists():
+        raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
+    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
+    node = {**loaded.settings["model"], "vocab_size": loaded.model.vocab_size}
+    form = find_format(node["_target_"], node, format)
+    make_directory(target.parent)
+    with explain_os_errors(target):
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            write_model(folder, loaded.model, form, node, special_ids(loaded.tokenizer))
+            write_tokenizer(folder, loaded.tokenizer, loaded.model.block_size)
+            write_generation_config(folder, loaded)
+            (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type), "utf-8")
+            folder.chmod(0o755)  # mkdtemp made it private
+            folder.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    say(f"{target}: {form.architecture}, {count_parameters(loaded.model):,} parameters")
+    say(f'next: python scripts/generate.py {shlex.quote(f"source={target}")} prompt="..."')
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Return the ids of special tokens under the names that configurations of `transformers` have for them."""
+    end = tokenizer.end_of_text_id
+    # Also where they are None: a class would fall back to those of the vocabulary it was published with.
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.padding_id}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
+    """Write tokenizer.json and what `transformers` wants to know beside it."""
+    tokenizer.save(folder / "tokenizer.json")
+    ids = {"unk_token": tokenizer.unknown_id, "pad_token": tokenizer.padding_id, "eos_token": tokenizer.end_of_text_id}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "clean_up_tokenization_spaces": False,
+        **{name: tokenizer.token(id) for name, id in ids.items() if id is not None},
+    }
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def write_generation_config(folder: Path, loaded: LoadedRun) -> None:
+    """Write how to sample: the tokens that generate.py never draws are suppressed here too."""
+    forbidden = forbidden_tokens(loaded.tokenizer, loaded.start_id, loaded.model.vocab_size)
+    _write_json(
+        folder / "generation_config.json", {**special_ids(loaded.tokenizer), "suppress_tokens": forbidden or None}
+    )
+
+
+def card(loaded: LoadedRun, checkpoint: str, model_type: str) -> str:
+    """Return the model card: corpus, losses beside their floors, settings."""
+    summary = directory.read_summary(loaded.path) if directory.is_done(loaded.path) else {}
+    corpus = loaded.settings["data"]["corpus"]
+    figures = {name: f"{summary[name]:.4f}" for name in FIGURES if name in summary}
+    rows = {"checkpoint": f"{checkpoint}, after step {loaded.step:,}", **figures}
+    return CARD.format(
+        name=loaded.path.name,
+        model_type=model_type,
+        parameters=count_parameters(loaded.model),
+        corpus=summary.get("corpus", corpus.get("name", corpus["_target_"].rsplit(".", 1)[-1])),
+        corpus_sha256=summary.get("corpus_sha256", "unknown"),
+        steps=loaded.step,
+        licence=corpus.get("licence", "see its source"),
+        figures="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+        settings=yaml.safe_dump({name: loaded.settings[name] for name in ("data", "model", "optimizer", "scheduler")}),
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

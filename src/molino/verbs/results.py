@@ -1,0 +1,86 @@
+"""python scripts/results.py: what many runs came to, in a table: seeds averaged, the best of each text marked."""
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from molino.base.console import working
+from molino.base.errors import CheckpointError, ConfigError
+from molino.comparison.collect import find_folders, find_runs, read_runs
+from molino.comparison.pictures import require_matplotlib
+from molino.comparison.report import check_target, write_report
+from molino.comparison.rows import make_rows
+from molino.comparison.tables import as_csv, as_json, markdown, print_table
+from molino.configuration.build import check
+from molino.configuration.settings import resolve
+
+FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}
+
+
+def run(config: Any) -> None:
+    """Check the configuration and compare."""
+    settings = resolve(config)
+    for name in ("runs", "metric", "group_by"):
+        if settings[name] is not None:
+            listed = settings[name] if isinstance(settings[name], list) else [settings[name]]
+            settings[name] = [str(item) for item in listed]  # a sweep may be called 2026
+    check({"_target_": "molino.verbs.results.results", **settings})
+    command = ["python", "scripts/results.py", *HydraConfig.get().overrides.task]
+    results(**settings, command=shlex.join(command))
+
+
+def results(
+    runs: list[str],
+    metric: list[str],
+    group_by: list[str] | None,
+    format: str,
+    to: str | None,
+    paths: dict[str, Any],
+    command: str = "",
+) -> None:
+    """Print a table of runs: what differs between them, and how good they are.
+
+    Args:
+        runs: sweeps by name, folders and runs by path; none for everything below the outputs.
+        metric: of the summaries; rows are sorted by the first.
+        group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
+        format: `table`, `csv`, `markdown` or `json`.
+        to: a folder for a page with the table and pictures.
+        command: what made it, for the page.
+
+    Raises:
+        ConfigError: a metric, a setting or a format is unknown, or `to` holds something else.
+        CheckpointError: there are no such runs.
+        ResourceError: matplotlib is missing, or the pictures cannot be written.
+    """
+    if format != "table" and format not in FORMATS:
+        raise ConfigError(f"format={format} is unknown: choose table, {', '.join(FORMATS)}")
+    if not metric or group_by == []:
+        raise ConfigError("metric=[] and group_by=[] name nothing: name one, or leave them out")
+    target = Path(to).expanduser() if to else None
+    if target:
+        check_target(target)
+        require_matplotlib()
+    folders = find_folders(runs, Path(paths["outputs"]))
+    found = find_runs(folders)
+    if not found:
+        places = ", ".join(map(str, folders))
+        raise CheckpointError(
+            f"there is no run below {places}: train one with python scripts/train.py, or name a folder"
+        )
+    # What other programs read holds nothing else.
+    telling = working if format == "table" else nullcontext
+    with telling("reading runs"):
+        rows = make_rows(read_runs(found), metric, group_by)
+    if format == "table":
+        print_table(rows, metric)
+    else:
+        print(FORMATS[format](rows, metric))
+    if target:
+        with telling("drawing"):
+            index = write_report(target, rows, metric, command)
+        print(f"page: {index}", file=sys.stdout if format == "table" else sys.stderr)

@@ -1,0 +1,237 @@
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from benchmarks import command as benchmark
+from benchmarks import common, generation, loops, preparation, preparing, recipe, training
+from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
+from molino.data.batches import evaluation_windows
+from molino.data.tokens import Split
+from molino.evaluation.loss import exact_loss
+from molino.models.dropout import Dropout
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"vocab_size": 65, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
+
+
+def test_what_decoding_reads(tmp_path):
+    gpt = TINY | {"activation": "gelu_tanh"}
+    # A block: two norms, and matrices with biases for queries, keys and values, their output, and the MLP's two.
+    block = 2 * 2 * 32 + (32 * 96 + 96) + (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32)
+    # The table of tokens is the head, too; that of places is not read but for a row.
+    expected = 65 * 32 + 2 * block + 2 * 32
+    assert generation.write(tmp_path / "gpt", "molino.models.gpt.GPT", gpt) == Reads(4 * expected, 4 * 2 * 2 * 32)
+
+    llama = TINY | {"n_kv_head": 2, "n_inner": 64}
+    block = 2 * 32 + 32 * (32 + 16 + 16) + 32 * 32 + 3 * 32 * 64
+    expected = 65 * 32 + 2 * block + 32
+    assert generation.write(tmp_path / "llama", "molino.models.llama.Llama", llama) == Reads(
+        4 * expected, 4 * 2 * 2 * 16
+    )
+
+
+def test_bandwidth_share():
+    # A prompt of 4, then 3 tokens: they see 4, 5 and 6 tokens.
+    reads = Reads(weights=1000, cache=10)
+    assert reads.per_token(3) == 1000 + 10 * (4 + 5 + 6) / 3
+    assert generation.bandwidth_share(reads, 3, speed=20.0, bandwidth=42_000.0) == 0.5
+
+
+def test_summary_takes_ratios_round_by_round():
+    assert common.summary([1.0, 2.0, 4.0], [2.0, 8.0, 4.0], "{:.1f}") == ("2.0", "1.0 to 4.0", "2.00")
+    assert common.summary([1.0], [3.0, 8.0, 4.0], "{:.1f}") == ("1.0", "1.0 to 1.0", "3.00")
+
+
+def test_disagreements_are_told():
+    texts = {OURS: [[1, 2, 3], [1, 2, 3]], UNCACHED: [[1, 2, 3]], THEIRS: [[1, 2, 3], [1, 4, 3]], "short": [[1, 2]]}
+    lines = generation.disagreements(texts)
+    assert len(lines) == 2
+    assert THEIRS in lines[0] and "token 2 of 3" in lines[0]
+    assert "short" in lines[1] and "token 3 of 3" in lines[1]
+
+
+def test_generation_compares_the_same_weights(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(generation, "LONG", 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    reads = generation.write(tmp_path / "model", "molino.models.llama.Llama", TINY | {"n_kv_head": 2})
+    with generation.contenders(tmp_path / "model", [OURS, UNCACHED, THEIRS, BANDWIDTH]) as taking_part:
+        figures = generation.measure(taking_part, 6, 2, "tiny")
+    rounds = {name: len(speeds) for name, speeds in figures.speeds.items()}
+    assert rounds == {OURS: 2, UNCACHED: 1, THEIRS: 2}
+    assert all(math.isfinite(speed) and speed > 0 for speeds in figures.speeds.values() for speed in speeds)
+    assert figures.bandwidth > 1e8
+    assert all(len(text) == 6 for texts in figures.texts.values() for text in texts)
+    assert len(set(figures.texts[OURS][0])) > 1
+    assert generation.disagreements(figures.texts) == []
+    assert all(process.process.poll() is not None for process in taking_part.values())
+
+    generation.show("tiny", 6, 2, figures, reads)
+    shown = capsys.readouterr().out
+    for expected in (*rounds, "(1 round)", "times as fast at 6 tokens", "greedy tokens of all contenders agree"):
+        assert expected in shown
+
+
+def test_only_one_contender_waits_as_users_of_transformers_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setattr(generation, "Contender", lambda *given: SimpleNamespace(given=given, stop=lambda: None))
+    with generation.contenders(tmp_path, KINDS) as started:
+        environments = {name: contender.given[3] for name, contender in started.items()}
+    plain = environments.pop(THEIRS_AS_USED)
+    assert all(
+        environment == plain | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
+        for environment in environments.values()
+    )
+    assert not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & plain.keys()
+
+
+def test_a_contender_that_fails_says_why(tmp_path):
+    contender = generation.Contender("unheard-of", tmp_path, tmp_path / "log", dict(os.environ))
+    with pytest.raises(SystemExit, match=r"unheard-of failed: (.|\n)*KeyError"):
+        contender.turn(new_tokens=1)
+    contender.stop()
+
+
+@pytest.mark.parametrize("kind", preparation.KINDS)
+def test_all_ways_to_prepare_a_text_give_as_many_tokens(kind, tmp_path):
+    preparing.write_text(tmp_path / "text", 40_000, vocabulary=300)
+    lengths = {}
+    for way in preparation.NAMES:
+        if (way, kind) == ("tutorial", "bpe"):
+            continue
+        (tmp_path / way).mkdir()
+        assert all(seconds > 0 for seconds in preparing.WAYS[way](kind, tmp_path / "text", tmp_path / way))
+        arrays = [np.load(path) for path in sorted((tmp_path / way).rglob("*.npy")) if "documents" not in path.name]
+        lengths[way] = sum(map(len, arrays))
+    # molino cuts between characters, the others between lines: a word, and a merge, may lie across.
+    assert max(lengths.values()) - min(lengths.values()) <= (0 if kind == "char" else 20)
+
+
+def test_preparation_is_compared_in_turns(tmp_path, capsys):
+    preparing.write_text(tmp_path / "text", 20_000, vocabulary=100)
+    preparation.compare("char", tmp_path, tmp_path / "text", 1)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in preparation.NAMES.values())
+
+
+def test_memory_is_that_of_no_file():
+    allocate = "import time; held = bytearray(60_000_000); time.sleep(0.5); print('done')"
+    printed, peak = preparation.watched([sys.executable, "-c", allocate])
+    assert printed == "done\n" and 57 < peak < 90
+    with pytest.raises(SystemExit, match="failed: no"):
+        preparation.watched([sys.executable, "-c", "raise SystemExit('no')"])
+
+
+def test_transformers_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r'missing: pip install -e "\.\[hf\]"'):
+        generation.generation(tmp_path, ["gpt"], [1], 1, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(("--tokens", "2045"), "between 1 and 2044"), (("--rounds", "0"), "one round or more")],
+)
+def test_impossible_settings(arguments, reason):
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "generation", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and reason in done.stderr.splitlines()[-1]
+
+
+def test_training_compares_tokens_a_second(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "dropout": 0.1}
+    case = training.Case("a tiny GPT", "gpt", sizes, batch_size=4, block_size=8, steps=4, log_every=2)
+    monkeypatch.setitem(training.CASES, "tiny", case)
+    kept = tmp_path / "figures.json"
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "training", "--cases", "tiny", "--rounds", "1", "--json", str(kept)]
+    )
+    benchmark.main(str(ROOT / "scripts" / "benchmark.py"))
+    written = json.loads(kept.read_text("utf-8"))
+    assert written["environment"]["packages"]["torch"]
+    found = written["figures"]["tiny"]
+    assert set(found["contenders"]) == {training.OURS, *training.CONTENDERS}
+    for figures in found["contenders"].values():
+        assert math.isfinite(figures["tokens_per_second"]) and figures["tokens_per_second"] > 0
+        assert 50 < figures["memory_mib"] < 5000
+    ours, plain = (found["contenders"][name] for name in (training.OURS, training.PLAIN))
+    faster = ours["tokens_per_second"] / plain["tokens_per_second"]
+    assert plain["molino_is_faster_by"] == pytest.approx(faster, abs=0.005)
+    # By hand: forward and backward of two operations a weight of a matrix, the head included, and attention over half
+    # a window on average.
+    V = found["case"]["vocab_size"]
+    weights = 16 * 48 + 16 * 16 + 2 * 16 * 64 + 16 * V
+    each = 3 * (2 * weights + 4 * 16 * 4)
+    assert ours["operations_per_second"] == pytest.approx(ours["tokens_per_second"] * each)
+    assert "ratio: molino / this" in capsys.readouterr().out
+
+
+def test_the_words_of_the_benchmark_are_all_there():
+    text = training.words(500).split()
+    assert len(set(text)) == 500 and len(text) > 10_000
+
+
+def test_loops_without_molino_train_the_same_model(tmp_path):
+    """The plain loop's model has nothing of ours that is there for speed, but computes the same."""
+    case = {"family": "gpt", "vocab_size": 11, "block_size": 8, "model": {"n_layer": 1, "n_head": 2, "n_embd": 8}}
+    torch.manual_seed(0)
+    model, loss = loops.our_model(case)
+    assert not any(isinstance(module, Dropout) for module in model.modules())
+    tokens_BT = torch.randint(0, 11, (2, 8))
+    torch.testing.assert_close(loss(tokens_BT, tokens_BT), model.loss(tokens_BT, tokens_BT))
+    theirs, their_loss = loops.their_model(case)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+    assert their_loss(tokens_BT, tokens_BT).isfinite()
+
+
+def test_the_recipes_are_timed_to_their_losses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "STEPS", 2)
+    monkeypatch.setattr(recipe, "TARGETS", (100.0, 0.1))
+    monkeypatch.setattr(recipe, "FAST", "data=pydocs")
+    monkeypatch.setattr(common, "prepare", lambda *_: tmp_path)
+    (tmp_path / "tokens" / "key").mkdir(parents=True)
+    tokens = np.random.default_rng(0).integers(3, 20, 5000).astype(np.uint16)
+    for name, part in (("train", tokens[:4000]), ("val", tokens[4000:])):
+        np.save(tmp_path / "tokens" / "key" / f"{name}.npy", part)
+    run = tmp_path / "run"
+
+    def train_run(*_):
+        with SummaryWriter(run) as writer:
+            writer.add_scalar("val/loss", 2.0, 10)
+        return run
+
+    monkeypatch.setattr(common, "train_run", train_run)
+    found = recipe.recipe("train.py", tmp_path, 1)
+    # After two steps on 17 tokens drawn evenly it is about that of guessing.
+    assert len(found["plain"]["loss"]) == 1 and found["plain"]["loss"][0] == pytest.approx(math.log(17), abs=0.4)
+    assert found["fast"]["100.0"][0] >= 0 and found["fast"]["0.1"] == [math.inf] and found["fast"]["loss"] == [2.0]
+    assert "ratio: plain recipe / this" in capsys.readouterr().out
+
+
+def test_the_plain_recipe_is_judged_by_the_whole_split(tmp_path):
+    """Without a step it is a fresh model, whose loss is near that of guessing; every token but the first counts."""
+    tokens = np.random.default_rng(0).integers(0, 20, 5000).astype(np.uint16)
+    for name in ("train", "val"):
+        np.save(tmp_path / f"{name}.npy", tokens)
+    found = recipe.plain_recipe(str(tmp_path / "train.npy"), str(tmp_path / "val.npy"), 0)
+    torch.manual_seed(0)
+    model, _ = loops.our_model(
+        {"family": "gpt", "vocab_size": 20, "block_size": 64,
+         "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "bias": False}}
+    )  # fmt: skip
+    split = Split("val", tokens, np.array([0, len(tokens) - 1]), len(tokens), len(tokens), 0)
+    exact, count = exact_loss(model, evaluation_windows(split, 64, 64, 20), torch.device("cpu"))
+    assert count == len(tokens) - 1 and found == pytest.approx(exact, rel=1e-5)

@@ -1,0 +1,346 @@
+"""Whole runs: killed and resumed, interrupted, shared by processes, gone wrong."""
+
+import contextlib
+import csv
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, small_text
+
+from molino.runs import directory
+from molino.trained.load import load_checkpoint
+from molino.training.checkpoints import Checkpoints
+
+# Dropout, a schedule and accumulation are on, so that whatever a step draws or counts has to be restored.
+SMALL = (
+    "data=text", "data.block_size=16", "data.batch_size=4", "model.n_layer=1", "model.n_head=2", "model.n_embd=16",
+    "model.dropout=0.2", "scheduler=wsd", "scheduler.warmup_steps=10", "hardware=cpu", "hardware.threads=1",
+    "trainer.accumulate=2", "trainer.log_every=5", "trainer.val_every=25", "trainer.checkpoint_every=10",
+    "trainer.sample_tokens=10",
+)  # fmt: skip
+LONG = (*SMALL, "trainer.max_steps=1000")
+TIMINGS = {"train/tokens_per_second", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "mancha.txt"
+    file.write_text(small_text(3, 2000), "utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, molino, text) -> Path:
+    """A run that nothing happened to."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
+    done = molino("train", *LONG, f"data.path={text}", *places)
+    assert done.status == 0, done.err
+    return only_run(home)
+
+
+def start(home: Path, *settings: str) -> subprocess.Popen:
+    """Start scripts/train.py in a process of its own, in the folder `home`."""
+    home.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"paths.cache={home.parent / 'cache'}", *settings]
+    # For two processes: a port that the system gives to nobody else before they meet there.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
+    return subprocess.Popen(
+        command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def free_port() -> int:
+    """Return a free port below those that outgoing connections are given."""
+    while True:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            port = random.SystemRandom().randint(15000, 30000)
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, out + err
+    return err
+
+
+def only_run(home: Path) -> Path:
+    (run,) = directory.list_runs(home / "outputs")
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / directory.LAST)["state_dict"]
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
+
+
+def tensorboard(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    tags = set(events.Tags()["scalars"]) - TIMINGS
+    # HParams need a first value, which is nan.
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag) if e.value == e.value] for tag in tags}
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    expected = weights(other)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+    assert metrics(run) == metrics(other)
+    assert tensorboard(run) == tensorboard(other)
+    assert (run / "samples.txt").read_text() == (other / "samples.txt").read_text()
+    summary, wanted = directory.read_summary(run), directory.read_summary(other)
+    for key in ("val/loss", "val/best_loss", "best_step", "train/loss", "steps"):
+        assert summary[key] == wanted[key]
+
+
+def wait_for_step(process: subprocess.Popen, home: Path, step: int) -> None:
+    """Wait until the run has written a checkpoint of `step` or later, looking only at the file's age."""
+    seen, changes = 0.0, 0
+    while changes < step and process.poll() is None:
+        files = list((home / "outputs").glob("*/checkpoints/last.ckpt"))
+        changed = files[0].stat().st_mtime_ns if files else 0.0
+        changes, seen = (changes + 1, changed) if changed > seen else (changes, seen)
+        time.sleep(0.002)
+
+
+@pytest.mark.xdist_group("undisturbed")
+def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undisturbed):
+    moments = random.Random(time.time_ns())  # really at random: every run of the suite tries other moments
+    killed, home = 0, tmp_path / "killed"
+    process = start(home, *LONG, f"data.path={text}")
+    for _ in range(3):
+        wait_for_step(process, home, moments.randint(1, 25))
+        time.sleep(moments.random() * 0.03)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        process = start(home, "resume=latest")
+    assert finish(process) == ""
+    assert killed >= 2
+    assert_same_run(only_run(home), undisturbed)
+    assert not list(only_run(home).rglob("*.tmp"))
+
+
+@pytest.mark.xdist_group("undisturbed")
+def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, undisturbed):
+    home = tmp_path / "stopped"
+    process = start(home, *LONG, f"data.path={text}")
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        wait_for_step(process, home, 5)
+        process.send_signal(number)
+        message = finish(process, status)
+        run = only_run(home)
+        again = f"resume={run.relative_to(home)}"
+        assert f"saved; go on with python scripts/train.py {again}\n" in message and "Traceback" not in message
+        assert load_checkpoint(run / directory.LAST)["global_step"] % 5 == 0 and not directory.is_done(run)
+        process = start(home, again)
+    finish(process)
+    assert_same_run(run, undisturbed)
+
+
+def test_a_signal_after_the_last_step_changes_nothing(molino, text, tmp_path, monkeypatch):
+    told = []
+
+    def interrupt(checkpoints, trainer, module):
+        if trainer.global_step == 20:
+            checkpoints.signal = signal.SIGINT
+            told.append(trainer.global_step)
+        on_validation_end(checkpoints, trainer, module)
+
+    on_validation_end = Checkpoints.on_validation_end
+    monkeypatch.setattr(Checkpoints, "on_validation_end", interrupt)
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, "debug=fast", f"data.path={text}", *places)
+    assert done.status == 0 and told == [20] and directory.is_done(only_run(tmp_path)), done.err
+
+
+def test_two_processes_share_a_batch_and_train_the_same_model(molino, tmp_path, text):
+    settings = (*SMALL, "model.dropout=0.0", f"data.path={text}", "trainer.max_steps=50")
+    places = (f"paths.outputs={tmp_path / 'one' / 'outputs'}", f"paths.cache={tmp_path / 'cache'}")
+    assert molino("train", *settings, *places).status == 0
+    finish(start(tmp_path / "two", *settings, "hardware=ddp", "hardware.accelerator=cpu"))
+    one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
+    for mine, wanted in zip(metrics(two), metrics(one), strict=True):
+        assert mine.keys() == wanted.keys()
+        for tag in mine:
+            assert (mine[tag] == wanted[tag] == "") or float(mine[tag]) == pytest.approx(float(wanted[tag]), rel=1e-4)
+    expected = weights(one)
+    for name, value in weights(two).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+    assert directory.is_done(two)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(molino, tiny, tmp_path):
+    run = tmp_path / "outputs" / "early"
+    shutil.copytree(tiny.path, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    done = molino("train", f"resume={run}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
+    assert done.status == 0, done.err
+    assert_same_run(run, tiny.path)
+
+
+def test_a_resumed_run_keeps_its_settings(molino, tiny, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((tiny.path / "config.yaml").read_bytes())
+    # The second is no setting of today's default optimizer, but may be one of the run's.
+    for setting in ("optimizer.lr=1", "optimizer.muon_lr=1"):
+        done = molino("train", f"resume={tmp_path}", setting, *tiny.settings)
+        assert done.status == 2 and f"{setting} cannot be changed in a run that is resumed" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda run: edit(run / "config.yaml", "optimizer:", "optimiser:"), "config.yaml is damaged: optimiser is not"),
+        (lambda run: edit(run / "config.yaml", "  corpus:", "  corpse:"), "says nothing of data.corpus"),
+        (lambda run: edit(run / "config.yaml", "max_steps: 20", "max_steps: 10"), "step 20, but trainer.max_steps=10"),
+        (lambda run: (run / "metrics.csv").write_text("seed"), "metrics.csv is damaged (it has no column of steps)"),
+        (lambda run: (run / "metrics.csv").write_bytes(b"step\n\xff"), "metrics.csv is damaged ('utf-8' codec"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_not_resumed(molino, tiny, tmp_path, change, says):
+    run = Path(shutil.copytree(tiny.path, tmp_path / "outputs" / "run"))
+    (run / "summary.json").unlink()
+    change(run)
+    done = molino("train", f"resume={run}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
+    assert done.status == 4 and says in done.err and done.err.count("\n") == 1, done.err
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_a_run_is_not_resumed_on_another_text(molino, text, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(text.read_bytes())
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
+    assert molino("train", *SMALL, "debug=fast", f"data.path={file}", *places).status == 0
+    (run,) = directory.list_runs(tmp_path / "outputs")
+    (run / "summary.json").unlink()
+    file.write_text(small_text(4, 2000), "utf-8")
+    done = molino("train", "resume=latest", *places)
+    assert done.status == 4 and "a text or with a tokenizer that has changed" in done.err
+
+
+def test_a_run_that_another_process_trains_is_left_alone(molino, tiny, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((tiny.path / "config.yaml").read_bytes())
+    with directory.exclusive(tmp_path):
+        done = molino("train", f"resume={tmp_path}", *tiny.settings)
+    assert done.status == 4 and "is being trained by another process" in done.err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(molino, text, tmp_path):
+    settings = [s for s in SMALL if not s.startswith("scheduler")]
+    explode = (
+        "optimizer=sgd",
+        "optimizer.lr=1e20",
+        "scheduler=constant",
+        "scheduler.warmup_steps=0",
+        "trainer.clip=null",
+    )
+    done = molino(
+        "train", *settings, f"data.path={text}", *explode, f"paths.outputs={tmp_path}", "trainer.max_steps=50"
+    )
+    assert done.status == 6 and "the loss became" in done.err and "optimizer.lr" in done.err
+    (run,) = directory.list_runs(tmp_path)
+    assert not directory.is_done(run)
+    if (run / directory.LAST).exists():
+        assert all(torch.isfinite(value).all() for value in weights(run).values())
+
+
+def test_a_failing_run_of_a_sweep_is_named_and_does_not_stop_the_others(molino, text, tmp_path):
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    done = molino("train", "-m", *settings, f"data.path={text}", "debug=fast", *places, "optimizer.lr=-1,0.1")
+    assert done.status == 2 and "train.py: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n" in done.err
+    (run,) = directory.list_runs(tmp_path / "sweeps")
+    assert run.name == "optimizer.lr=0.1" and directory.is_done(run)
+
+
+@pytest.mark.parametrize("every", [5, 10])
+def test_early_stopping_stops_at_the_validation_that_is_no_better(molino, text, tmp_path, every):
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    plan = (
+        f"trainer.log_every={every}",
+        "trainer.val_every=10",
+        "trainer.checkpoint_every=10",
+        "trainer.max_steps=200",
+    )
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 10}"
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, *plan, f"data.path={text}", f"+callbacks.stop={stop}", *places)
+    assert done.status == 0, done.err
+    run = directory.find("latest", tmp_path)
+    summary, before = directory.read_summary(run), metrics(run)
+    # The first validation sets the mark, the second is not better by 10.
+    assert summary["steps"] == 20 and summary["best_step"] == 20
+    # A run that was killed between its last checkpoint and its summary remembers that it had stopped.
+    (run / "summary.json").unlink()
+    done = molino("train", "resume=latest", *places)
+    assert done.status == 0, done.err
+    again = directory.read_summary(run)
+    assert again.pop("seconds") > summary.pop("seconds") and again == summary and metrics(run) == before
+
+
+def test_a_sweep_trains_every_choice_in_a_directory_that_names_it(molino, text, tmp_path):
+    done = molino("train", "-m", *SMALL, f"data.path={text}", "debug=fast", f"paths.outputs={tmp_path}", "seed=0,1")
+    assert done.status == 0, done.err
+    runs = directory.list_runs(tmp_path / "sweeps")
+    assert [run.name for run in runs] == ["seed=0", "seed=1"] and all(map(directory.is_done, runs))
+    assert runs[0].parent == runs[1].parent
+    losses = {directory.read_summary(run)["val/loss"] for run in runs}
+    assert len(losses) == 2
+
+
+def test_one_batch_can_be_learnt_by_heart(molino, text, tmp_path):
+    settings = [s for s in SMALL if not s.startswith(("scheduler", "trainer", "model.dropout"))]
+    more = ("debug=overfit", "model.n_embd=64", "optimizer.lr=1e-2", f"paths.outputs={tmp_path}")
+    done = molino("train", *settings, f"data.path={text}", *more)
+    assert done.status == 0, done.err
+    (run,) = directory.list_runs(tmp_path)
+    assert directory.read_summary(run)["train/loss"] < 0.3
+
+
+def test_the_profiler_writes_a_trace(molino, text, tmp_path):
+    import json
+
+    settings = [s for s in SMALL if not s.startswith(("scheduler", "trainer"))]
+    done = molino("train", *settings, f"data.path={text}", "debug=profiler", f"paths.outputs={tmp_path}")
+    assert done.status == 0, done.err
+    (run,) = directory.list_runs(tmp_path)
+    names = {event.get("name") for event in json.loads((run / "trace.json").read_text())["traceEvents"]}
+    assert "aten::embedding" in names and "ui.perfetto.dev" in done.out
+
+
+def test_a_slow_validation_says_how_far_it_is(molino, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("molino.training.progress.SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("molino.data.batches.EVALUATION_TOKENS", 1000)
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
+    done = molino("train", *settings, "debug=fast", f"data.path={text}", *places)
+    assert "step 10/20 | held-out text: 33%\n" in done.out and "step 10/20 | held-out text: 100%\n" in done.out
+
+
+def test_summary_tensorboard_and_csv_agree(tiny):
+    summary, events, rows = directory.read_summary(tiny.path), tensorboard(tiny.path), metrics(tiny.path)
+    for tag in ("val/loss", "val/perplexity", "val/bits_per_character", "train/loss", "train/gradient_norm"):
+        assert events[tag][-1] == (20, pytest.approx(summary[tag], rel=1e-6))
+        assert float(rows[-1][tag]) == summary[tag]
+    assert summary["floor/unigram"] > summary["floor/ngram"] and summary["tokens"] == 20 * 4 * 16
