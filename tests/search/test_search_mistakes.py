@@ -69,7 +69,7 @@ def test_a_damaged_journal_and_a_folder_that_cannot_be_written(molino, tiny, tmp
 def test_without_a_search_optuna_is_not_imported(tiny, tmp_path):
     code = (
         "import json, sys\n"
-        "from molino import cli\n"
+        "from molino.command import entry as cli\n"
         "typed, script = sys.argv[2:], sys.argv[1]\n"
         "sys.argv = [script, '--help']\n"
         "cli.command(script)\n"
