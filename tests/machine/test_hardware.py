@@ -11,7 +11,6 @@ from lightning.pytorch.strategies import FSDPStrategy
 from molino.base.errors import ConfigError, ResourceError
 from molino.machine import policy
 from molino.machine.hardware import PRECISIONS, Hardware
-from molino.machine.peaks import dense_peak
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 
@@ -220,12 +219,3 @@ def test_the_peak_of_a_gpu_is_told_in_tokens(machine, monkeypatch):
     assert Hardware(devices=2).token_peak(model, 64) == pytest.approx(2 * 989e12 / each)
     assert Hardware().token_peak(Bigram(65, 8), 8) is None  # it multiplies nothing
     assert Hardware(accelerator="cpu").token_peak(model, 64) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [("NVIDIA H100 PCIe", 756e12), ("NVIDIA GH200 480GB", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12),
-     ("NVIDIA GeForce RTX 4090", 165e12), ("Tesla T4", 65e12), ("NVIDIA A10G", 70e12)],
-)  # fmt: skip
-def test_names_that_are_part_of_others_are_told_apart(name, peak):
-    assert dense_peak(name) == pytest.approx(peak)
