@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import Block
 from molino.evaluation.loss import nll_sum, perplexity
+from molino.training.optimizers import optimizer_for
 
 
 class LanguageModel(LightningModule):
@@ -72,7 +73,7 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         try:
-            return self.make_optimizer(parameter_groups(self.model, self._matrices))
+            return optimizer_for(self.model, self._matrices, self.make_optimizer)
         except (ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"optimizer: {error}") from error
 
@@ -217,25 +218,6 @@ class LanguageModel(LightningModule):
     def _write(self, metrics: dict[str, float]) -> None:
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
-
-
-def parameter_groups(model: torch.nn.Module, matrices: set[str]) -> list[dict]:
-    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms.
-
-    Each group also says, as `hidden`, which of its parameters are weights inside the network: those of linear layers,
-    but for the head and for what it shares with the embeddings.
-    """
-    linear = {id(m.weight) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for name, parameter in named if name in matrices]},
-        {"params": [parameter for name, parameter in named if name not in matrices], "weight_decay": 0.0},
-    ]
-    return [
-        group | {"hidden": [id(parameter) in linear for parameter in group["params"]]}
-        for group in groups
-        if group["params"]
-    ]
 
 
 def exactly(device: torch.device) -> contextlib.AbstractContextManager:

@@ -5,7 +5,7 @@ iteration. It is for the matrices inside a network; embeddings, the head, norms 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ STEPS = 5
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for the parameters that a group calls `hidden`.
+    """AdamW, but for the parameters that are `hidden`.
 
     Args:
-        params: groups, in which `hidden` (bool for each parameter) tells the matrices inside the network.
+        params: groups, as torch has them.
+        hidden: the matrices inside the network; see molino.training.optimizers.
         lr, betas, eps: AdamW's.
         muon_lr: size of a step of a hidden matrix: the change has singular values of about this, times
             sqrt(rows / columns) where it has more rows.
@@ -38,6 +39,8 @@ class Muon(torch.optim.AdamW):
         params: Iterable[dict[str, Any]],
         lr: float,
         muon_lr: float,
+        *,
+        hidden: Set[Tensor],
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -47,7 +50,8 @@ class Muon(torch.optim.AdamW):
             raise ValueError(f"muon_lr={muon_lr} must be above 0, and finite")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum} must be from 0 up to, not including, 1")
-        super().__init__(split(params, muon_lr), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        groups = split(params, hidden, muon_lr)
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         # The scaling of fp16's loss is undone inside AdamW's kernel only.
         self._step_supports_amp_scaling = False
         self.momentum = momentum
@@ -89,7 +93,7 @@ class Muon(torch.optim.AdamW):
         return state["momentum"]
 
 
-def split(groups: Iterable[dict[str, Any]], muon_lr: float) -> list[dict[str, Any]]:
+def split(groups: Iterable[dict[str, Any]], hidden: Set[Tensor], muon_lr: float) -> list[dict[str, Any]]:
     """Part each group in what AdamW trains and what Muon trains; empty ones are left out.
 
     Raises:
@@ -97,12 +101,10 @@ def split(groups: Iterable[dict[str, Any]], muon_lr: float) -> list[dict[str, An
     """
     parted = []
     for group in groups:
-        settings = {key: value for key, value in group.items() if key not in ("params", "hidden")}
         for muon in (False, True):
-            pairs = zip(group["params"], group["hidden"], strict=True)
-            params = [parameter for parameter, hidden in pairs if hidden == muon]
+            params = [parameter for parameter in group["params"] if (parameter in hidden) == muon]
             if params:
-                parted.append({"params": params, "muon": muon, **({"lr": muon_lr} if muon else {}), **settings})
+                parted.append({"muon": muon, **({"lr": muon_lr} if muon else {}), **group, "params": params})
     if any(parameter.dim() != 2 for group in parted if group["muon"] for parameter in group["params"]):
         raise ValueError("Muon trains whole matrices, which hardware=fsdp cuts into pieces: choose optimizer=adamw")
     return parted
