@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.search import samplers
+from molino.search.internals import reopen
 from molino.search.samplers import make_sampler
 from molino.search.study import JOURNAL, Pruner, load_study, open_study
 
@@ -162,7 +163,7 @@ def test_a_trial_of_a_grid_that_was_killed_in_the_making_is_completed(tmp_path):
     study.sampler = grid = make_sampler("grid", 0, 0, 3, LISTED)
     study.ask({"kind": LISTED["kind"]})
     first = read(tmp_path / "s")[0]
-    half = optuna.trial.Trial(study, first._trial_id)
+    half = reopen(study, first)
     half.suggest_int("layers", 1, 4)
     assert half.params["kind"] == first.params["kind"] and len(grid.left(study)) == 11
 

@@ -1,5 +1,7 @@
 """Search for good settings with Optuna (an optional extra): the space, the study, its trials, the pruning of runs."""
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 from molino.base.errors import ResourceError
@@ -11,10 +13,17 @@ def sweep(*arguments: Any) -> None:
     Raises:
         ResourceError: Optuna is not installed.
     """
+    with_optuna("optimize", "hydra/sweeper=optuna").sweep(*arguments)
+
+
+def with_optuna(module: str, who: str) -> ModuleType:
+    """Return a module of this room that imports Optuna, for `who` needs it.
+
+    Raises:
+        ResourceError: Optuna is not installed.
+    """
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise ResourceError('hydra/sweeper=optuna needs Optuna: pip install -e ".[sweep]"') from error
-    from molino.search import optimize
-
-    optimize.sweep(*arguments)
+        raise ResourceError(f'{who} needs Optuna: pip install -e ".[sweep]"') from error
+    return importlib.import_module(f"molino.search.{module}")

@@ -6,7 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.base.console import say
-from molino.base.errors import CheckpointError, MolinoError, ResourceError
+from molino.base.errors import CheckpointError, MolinoError
+from molino.search import with_optuna
 from molino.search.trial import TRIAL, read_trial
 
 
@@ -61,15 +62,9 @@ class Pruning(Callback):
 
     def _open(self) -> Any:
         if self._trial is None:
+            study = with_optuna("study", "a trial of a search")
             try:
-                import optuna
-
-                from molino.search.study import Pruner, load_study
-            except ImportError as error:
-                raise ResourceError('a trial of a search needs Optuna: pip install -e ".[sweep]"') from error
-            try:
-                study = load_study(self.sweep, Pruner(**self.pruner))
-                self._trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
+                self._trial = study.load_trial(self.sweep, self.number, study.Pruner(**self.pruner))
             except (MolinoError, TypeError, IndexError) as error:
                 raise CheckpointError(
                     f"{self.run / TRIAL} names a trial that is not to be found ({error}): delete it to train without "

@@ -15,11 +15,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import make_directory
 from molino.configuration.settings import flatten
+from molino.search.internals import locked, reopen
 
 JOURNAL = "study.journal"
 PRUNERS = ("median", "halving")
@@ -101,6 +103,17 @@ def load_study(directory: Path, pruner: Pruner) -> optuna.Study:
         return optuna.load_study(study_name=directory.name, storage=storage(directory), pruner=pruner.build())
 
 
+def load_trial(directory: Path, number: int, pruner: Pruner) -> Trial:
+    """Return a trial of the study of a sweep, to report to.
+
+    Raises:
+        CheckpointError: the study is not there or is damaged.
+        IndexError: it has no trial of this number.
+    """
+    study = load_study(directory, pruner)
+    return reopen(study, study.get_trials(deepcopy=False)[number])
+
+
 def storage(directory: Path) -> JournalStorage:
     """Return where the study of a sweep is kept: a file that many processes may append to, also on network drives."""
     return JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
@@ -110,14 +123,10 @@ def mend(journal: Path) -> None:
     """Cut off a last line without its end, as a full disk leaves one: whatever came after it would be unreadable."""
     if not _torn(journal):
         return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()
-    try:
+    with locked(journal):
         if _torn(journal):
             content = journal.read_bytes()
             os.truncate(journal, content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, is_locked
 from molino.runs.directory import LOCK
 from molino.runs.status import DONE, FAILED, enqueue, read_status
+from molino.search.internals import complete, reopen
 from molino.search.samplers import Grid
 from molino.search.trial import TRIAL, curve, write_trial
 from molino.sweeps.ledger import GRACE, conclude, launch, molinos
@@ -168,9 +169,8 @@ class Trials:
         """Return the values of a trial; those that it lacks, because it was killed in the making, are drawn now."""
         if not self.runs.whole(trial):
             self.study.sampler = self.search.sampler_of(trial.number, self.runs.space)
-            half = optuna.trial.Trial(self.study, trial._trial_id)
-            for key, distribution in self.runs.space.items():
-                half._suggest(key, distribution)  # as Study.ask does
+            half = reopen(self.study, trial)
+            complete(half, self.runs.space)
             return half.params
         return trial.params
 
