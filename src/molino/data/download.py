@@ -16,6 +16,9 @@ from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from rich import progress
+from rich.console import Console
+
 from molino.base.errors import DataError
 from molino.base.files import explain_os_errors, lock, sha256_file
 
@@ -164,9 +167,6 @@ def _progress(name: str, done: int, total: int | None) -> Iterator[Callable[[int
     if not sys.stderr.isatty():
         yield _plain_lines(name, done, total)
         return
-    from rich import progress
-    from rich.console import Console
-
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn())
     rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
     with progress.Progress(*columns, *rates, console=Console(stderr=True)) as bar:
