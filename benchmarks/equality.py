@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -213,7 +214,8 @@ def observe(checkout: Path, parts: list[str]) -> dict[str, Any]:
 
         for part in parts:
             for name, outcome in PARTS[part](lab, new):
-                found[f"{part}: {name}"] = json.loads(json.dumps(outcome).replace(home, "HOME"))
+                told = re.sub(r"_\d{8}-\d{6}", "", json.dumps(outcome).replace(home, "HOME"))
+                found[f"{part}: {name}"] = json.loads(told)
                 print(f"{part}: {name}", flush=True)
     return found
 

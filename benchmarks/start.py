@@ -33,7 +33,7 @@ def start(train: str, folder: Path, rounds: int) -> dict[str, list[float]]:
         "import torch": timed(python, "-c", "import torch"),
         "import lightning.pytorch": timed(python, "-c", "import lightning.pytorch"),
         "import all that a run needs": timed(
-            python, "-c", "from molino.command.entry import import_verb; import_verb('train')"
+            python, "-c", "from molino.command.task import import_verb; import_verb('train')"
         ),
     }
     found = common.take_turns(contenders, rounds)

@@ -289,8 +289,8 @@ def test_bad_settings_of_an_evaluation(molino, tiny, settings, status, part):
 
 
 def test_out_of_memory_is_explained(molino, monkeypatch):
-    def exhaust(config):
+    def exhaust(request):
         raise MemoryError
 
-    monkeypatch.setattr("molino.verbs.train.resolve", exhaust)
+    monkeypatch.setattr("molino.verbs.train.open_run", exhaust)
     assert_one_line(molino("train"), "train", 5, "out of memory: lower data.batch_size")

@@ -27,7 +27,8 @@ class RunsSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from hydra.utils import get_object
 
-        get_object(self.target)(*self.arguments, arguments, self.settings)
+        context, task, config = self.arguments
+        get_object(self.target)(context, task, config, arguments, self.settings, task.run)
 
 
 class GridSweeper(RunsSweeper):
@@ -54,16 +55,18 @@ class RunsLauncher(Launcher):
         from hydra.utils import get_object
 
         from molino.configuration.build import check
-        from molino.sweeps.context import Context
+        from molino.configuration.composer import Composer
+        from molino.sweeps.attempt import Context
 
         check({"_target_": self.target, **self.settings}, "hydra.launcher", ("context",))
-        self.runs = get_object(self.target)(Context(hydra_context, config, task_function), **self.settings)
+        self.composer = Composer(hydra_context.config_loader, config)
+        self.runs = get_object(self.target)(Context(task_function.run), **self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the runs of any other sweeper."""
         from molino.sweeps.foreign import launch
 
-        return launch(self.runs, job_overrides)
+        return launch(self.runs, self.composer, job_overrides)
 
 
 class LocalLauncher(RunsLauncher):

@@ -20,7 +20,7 @@ def test_a_traceback_on_demand(molino):
 
 
 def test_defects_keep_their_traceback(molino, monkeypatch):
-    monkeypatch.setattr("molino.verbs.train.resolve", lambda config: 1 // 0)
+    monkeypatch.setattr("molino.verbs.train.open_run", lambda request: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         molino("train")
 

@@ -28,6 +28,8 @@ DATA = {
     "batch_size": 2,
     "cache": "cache",
 }
+# What a run knows of its batches beside the section of data.
+OF_RUN = {"seed": 7, "accumulate": 1, "max_steps": 1, "steps_per_block": 1}
 
 
 def refused(node, key="part", **runtime):
@@ -45,7 +47,7 @@ def test_a_class_with_what_is_known_only_now():
 
 
 def test_nodes_inside_nodes():
-    data = build(DATA, "data", seed=7)
+    data = build(DATA, "data", **OF_RUN)
     assert type(data) is TextDataModule
     assert type(data.corpus) is Grammar
     assert isinstance(data.train_tokenizer, functools.partial)
@@ -92,7 +94,7 @@ def test_targets_that_are_not_allowed(target):
 
 def test_a_target_deep_inside_is_checked_before_anything_is_built(tmp_path):
     node = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
-    assert "part.corpus._target_=os.mkdir is not allowed" in refused(DATA | {"corpus": node})
+    assert "part.corpus._target_=os.mkdir is not allowed" in refused(DATA | {"corpus": node}, **OF_RUN)
     assert not (tmp_path / "made").exists()
 
 
@@ -176,7 +178,7 @@ def test_values_of_the_right_type(node, setting, value):
 
 def test_a_value_that_is_missing():
     node = {"_target_": "molino.data.pretrained.load_pretrained", "_partial_": True, "path": "???"}
-    message = refused(DATA | {"tokenizer": node}, "data")
+    message = refused(DATA | {"tokenizer": node}, "data", **OF_RUN)
     assert message == "data.tokenizer.path has no value yet: add data.tokenizer.path=<value>"
 
 

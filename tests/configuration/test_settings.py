@@ -10,7 +10,9 @@ from molino.base.errors import CheckpointError
 from molino.configuration.settings import flatten, relocate, resolve, resume
 
 STORED = {
+    "name": "mancha",
     "seed": 3,
+    "resume": None,
     "data": {
         "block_size": 8,
         "cache": "/old/cache",
@@ -18,6 +20,7 @@ STORED = {
     },
     "hardware": {"accelerator": "gpu", "precision": "bf16-mixed", "threads": None},
     "paths": {"outputs": "/old/outputs", "cache": "/old/cache", "mirror": None},
+    **{name: {} for name in ("model", "optimizer", "scheduler", "trainer", "logger", "callbacks")},
 }
 TODAY = {
     "seed": 9,

@@ -35,7 +35,8 @@ def module(tmp_path):
     def make(batches: str = "windows", **settings) -> TextDataModule:
         texts = ["the mill grinds slowly, " * 3, "but it grinds", "exceedingly small"]
         splits = {"train": texts if batches == "documents" else ["".join(texts)], "val": ["the small mill"]}
-        sizes = {"block_size": 8, "batch_size": 4, "max_steps": 10, "steps_per_block": 4, "seed": 3} | settings
+        sizes = {"block_size": 8, "batch_size": 4, "accumulate": 1, "max_steps": 10, "steps_per_block": 4, "seed": 3}
+        sizes |= settings
         corpus = Texts(splits, batches == "documents")
         return TextDataModule(corpus, functools.partial(train_char), batches, cache=str(tmp_path), **sizes)
 
@@ -45,7 +46,6 @@ def module(tmp_path):
 def on(data: TextDataModule, step: int = 0, rank: int = 0, world_size: int = 1) -> TextDataModule:
     """As under a trainer that stands at `step`."""
     data.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size)
-    data.prepare_data()
     data.setup("fit")
     return data
 

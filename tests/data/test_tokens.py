@@ -21,7 +21,8 @@ from molino.data.corpora.local import UserText
 from molino.data.corpus import digest, split_documents, split_fraction
 from molino.data.pretrained import load_pretrained
 from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_whitespace, train_word
-from molino.data.tokens import corpus_digest, prepare, prepare_tokens
+from molino.data.tokens import Split, prepare_tokens
+from molino.data.tokens import prepare as prepare_corpus
 
 CHAR, WORD = functools.partial(train_char), functools.partial(train_word, min_freq=1)
 TRAIN, VAL = "En un lugar de la Mancha de", "un año, ñandú 😀"
@@ -33,9 +34,10 @@ class Texts:
     name, licence, entropy_per_character = "texts", "public domain", None
 
     def __init__(self, splits: dict[str, list[str]], documents: bool = False):
-        self.splits, self.documents, self.reads = splits, documents, 0
+        self.splits, self.documents, self.reads, self.fingerprints = splits, documents, 0, 0
 
     def fingerprint(self) -> str:
+        self.fingerprints += 1
         return digest(self.splits, self.documents)
 
     def read(self) -> dict[str, list[str]]:
@@ -47,8 +49,13 @@ def continuous(train: str = TRAIN, val: str = VAL) -> Texts:
     return Texts({"train": [train], "val": [val]})
 
 
+def prepare(corpus: Texts, train: functools.partial, cache: Path) -> tuple[Tokenizer, dict[str, Split]]:
+    text = prepare_corpus(corpus, train, cache)
+    return text.tokenizer, text.splits
+
+
 def entry(corpus: Texts, tokenizer: Tokenizer, cache: Path) -> Path:
-    return cache / "tokens" / corpus_digest(corpus, tokenizer)
+    return cache / "tokens" / prepare_tokens(corpus, tokenizer, cache).digest
 
 
 def pretrained(path: Path, words: str) -> Path:
@@ -207,11 +214,12 @@ def test_a_lone_surrogate_counts_as_the_three_bytes_it_is_read_as(tmp_path):
 
 def test_the_corpus_is_read_once_and_never_again(tmp_path):
     corpus = continuous()
-    _, first = prepare(corpus, CHAR, tmp_path)
-    assert corpus.reads == 1
+    text = prepare_corpus(corpus, CHAR, tmp_path)
+    first = text.splits
+    assert corpus.reads == corpus.fingerprints == 1 and text.sha256 == corpus.fingerprint()
     tokenizer, again = prepare(corpus, CHAR, tmp_path)
     assert corpus.reads == 1
-    assert prepare_tokens(corpus, tokenizer, tmp_path).keys() == again.keys() and corpus.reads == 1
+    assert prepare_tokens(corpus, tokenizer, tmp_path).splits.keys() == again.keys() and corpus.reads == 1
     for name in first:
         assert first[name].tokens.tolist() == again[name].tokens.tolist()
         assert first[name].marks.tolist() == again[name].marks.tolist()
@@ -345,8 +353,8 @@ class Slow:
 cache = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-_, splits = tokens.prepare(Slow(), functools.partial(tokenizers.train_char), cache)
-print(splits["train"].tokens.tolist())
+text = tokens.prepare(Slow(), functools.partial(tokenizers.train_char), cache)
+print(text.splits["train"].tokens.tolist())
 """
 
 

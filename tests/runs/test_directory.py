@@ -112,27 +112,6 @@ def test_what_cannot_be_found(tmp_path):
             directory.find(nothing, tmp_path)
 
 
-def test_one_process_writes_a_run(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-from molino.base.errors import CheckpointError
-from molino.runs.directory import exclusive
-try:
-    with exclusive(Path(sys.argv[1])):
-        print("mine")
-except CheckpointError as error:
-    print(error)
-"""
-
-    def other_process():
-        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True).stdout
-
-    with directory.exclusive(tmp_path):
-        assert other_process().startswith(f"{tmp_path.name} is being trained by another process")
-    assert other_process() == "mine\n"
-
-
 def test_a_run_is_done_when_it_has_its_summary(tmp_path):
     run = make_run(tmp_path / "run", 1000)
     assert not directory.is_done(run)

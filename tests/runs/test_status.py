@@ -10,7 +10,6 @@ import pytest
 
 from molino.base.errors import ConfigError, Interrupted
 from molino.runs import directory
-from molino.runs.directory import Busy
 from molino.runs.status import (
     CUT_OFF,
     DONE,
@@ -19,8 +18,10 @@ from molino.runs.status import (
     RUNNING,
     STATUS,
     TRACEBACK,
+    Busy,
     claim,
     enqueue,
+    exclusive,
     fail,
     read_status,
     update,
@@ -115,7 +116,7 @@ while time.monotonic() < end:
 def test_a_run_of_before_there_was_a_status(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     assert read_status(tmp_path).state == CUT_OFF
-    with directory.exclusive(tmp_path):
+    with exclusive(tmp_path):
         assert read_status(tmp_path).state == RUNNING
     directory.write_summary(tmp_path, {"val/loss": 2.0})
     assert read_status(tmp_path).state == DONE
@@ -169,3 +170,24 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     (tmp_path / f".{STATUS}.abc.tmp").write_text("{")
     with claim(tmp_path):
         assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_one_process_writes_a_run(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from molino.base.errors import CheckpointError
+from molino.runs.status import exclusive
+try:
+    with exclusive(Path(sys.argv[1])):
+        print("mine")
+except CheckpointError as error:
+    print(error)
+"""
+
+    def other_process():
+        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True).stdout
+
+    with exclusive(tmp_path):
+        assert other_process().startswith(f"{tmp_path.name} is being trained by another process")
+    assert other_process() == "mine\n"

@@ -26,7 +26,7 @@ from searching import (
 
 from molino.runs import directory
 from molino.runs.directory import read_config, read_summary
-from molino.runs.status import read_status
+from molino.runs.status import exclusive, read_status
 from molino.search.trial import OBJECTIVES
 
 TWO_RATES = "optimizer.lr=choice(0.01,0.02)"
@@ -263,7 +263,7 @@ def test_a_run_that_a_killed_command_still_holds_is_waited_for(molino, tiny, tmp
     monkeypatch.undo()
     (held,) = runs(tmp_path)
     with ExitStack() as holder:
-        holder.enter_context(directory.exclusive(held))
+        holder.enter_context(exclusive(held))
         clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: holder.close())
         monkeypatch.setattr("molino.search.trials.time", clock)
         outcome = molino("train", *given)

@@ -22,9 +22,9 @@ LISTED = {"kind": CategoricalDistribution(("a", "b", "c")), "layers": IntDistrib
 IDENTITY = {"objective": "val/loss", "direction": "minimize", "space": {"lr": "0 to 1"}, "settings": "0123"}
 
 
-def open_here(directory: Path, typed: tuple[str, ...] = ("data=text",), **changes) -> optuna.Study:
+def open_here(directory: Path, typed: tuple[str, ...] = ("data=text",), unlike=True, **changes) -> optuna.Study:
     identity = IDENTITY | changes
-    return open_study(directory, identity, list(typed), identity["direction"])
+    return open_study(directory, identity, list(typed), identity["direction"], lambda study: unlike)
 
 
 def read(directory: Path) -> list[optuna.trial.FrozenTrial]:
@@ -64,6 +64,15 @@ def test_a_study_is_for_one_search(tmp_path):
             open_here(tmp_path / "s", **changes)
         assert f"({says})" in str(error.value)
     assert open_here(tmp_path / "s").direction.name == "MINIMIZE"
+
+
+def test_a_study_for_the_same_search_in_other_words_is_the_same(tmp_path):
+    open_here(tmp_path / "s")
+    study = open_here(tmp_path / "s", settings="4567", unlike=False)
+    assert study.user_attrs["identity"]["settings"] == "4567"
+    open_here(tmp_path / "s", settings="4567")
+    with pytest.raises(CheckpointError, match="objective"):
+        open_here(tmp_path / "s", objective="val/best_loss", unlike=False)
 
 
 def test_a_last_line_cut_off_by_a_full_disk_costs_that_line_only(tmp_path):

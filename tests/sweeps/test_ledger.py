@@ -238,6 +238,8 @@ def test_a_distributed_run_needs_a_launcher_that_can(molino, tiny, tmp_path):
         (["hydra/launcher=local", "hydra.launcher.workers=x", "seed=0,1"], "hydra.launcher.workers must be int | null"),
         (["hydra/launcher=local", "hydra.launcher.wrokers=2", "seed=0,1"], "hydra.launcher.wrokers is not a setting"),
         (["model.n_layr=2,3"], "model.n_layr is not a setting"),
+        (["hydra.job.chdir=true", "seed=0,1"], "hydra.job.chdir=True has no effect on the runs of a sweep"),
+        (["+hydra.job.env_set.A=b", "seed=0,1"], "hydra.job.env_set={'A': 'b'} has no effect"),
         (["model=gpt,gtp"], "Could not find 'model/gtp'"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",

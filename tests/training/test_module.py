@@ -29,11 +29,13 @@ def cache(tmp_path_factory):
 
 
 def text_data(cache, **settings):
-    defaults = {"batches": "windows", "block_size": 16, "batch_size": 8, "max_steps": STEPS, "seed": 7}
+    defaults = {"batches": "windows", "block_size": 16, "batch_size": 8, "max_steps": STEPS, "seed": 7} | {
+        "accumulate": 1,
+        "steps_per_block": 1,
+    }
     data = TextDataModule(
         Grammar(characters=20_000), functools.partial(train_char), cache=str(cache), **defaults | settings
     )
-    data.prepare_data()
     data.setup()
     return data
 

@@ -125,6 +125,6 @@ def test_a_terminal_is_spared_control_characters(capsys, monkeypatch):
 
 def test_a_terminal_is_asked(molino, tiny, monkeypatch):
     answers = itertools.repeat(PROMPT)
-    monkeypatch.setattr("molino.verbs.generate.ask_prompt", lambda: next(answers))
+    monkeypatch.setattr("molino.verbs.generate.ask_prompt", lambda advice: next(answers))
     places = [f"run={tiny.path}", f"paths.outputs={tiny.outputs}", *CPU, "max_new_tokens=40"]
     assert molino("generate", *places).out == molino("generate", *places, f"prompt={PROMPT}").out

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import torch
 from conftest import ROOT, small_text
 
 from molino.runs import directory
+from molino.runs.status import exclusive
 from molino.trained.load import load_checkpoint
 from molino.training.checkpoints import Checkpoints
 
@@ -153,17 +155,23 @@ def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, und
     assert_same_run(run, undisturbed)
 
 
-def test_a_signal_after_the_last_step_changes_nothing(molino, text, tmp_path, monkeypatch):
+def interrupt_at(step: int, monkeypatch) -> list[int]:
+    """Send a run SIGINT while the validation after `step` ends; return the steps at which it was sent."""
     told = []
 
     def interrupt(checkpoints, trainer, module):
-        if trainer.global_step == 20:
+        if trainer.global_step == step:
             checkpoints.signal = signal.SIGINT
             told.append(trainer.global_step)
         on_validation_end(checkpoints, trainer, module)
 
     on_validation_end = Checkpoints.on_validation_end
     monkeypatch.setattr(Checkpoints, "on_validation_end", interrupt)
+    return told
+
+
+def test_a_signal_after_the_last_step_changes_nothing(molino, text, tmp_path, monkeypatch):
+    told = interrupt_at(20, monkeypatch)
     settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
     places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path}")
     done = molino("train", *settings, "debug=fast", f"data.path={text}", *places)
@@ -186,11 +194,28 @@ def test_two_processes_share_a_batch_and_train_the_same_model(molino, tmp_path, 
     assert directory.is_done(two)
 
 
+def test_a_run_of_one_process_goes_on_with_two(molino, tmp_path, text, monkeypatch):
+    """Both train what the first settled: the second does not read how the run began."""
+    settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler", "model.dropout"))]
+    places = (f"data.path={text}", f"paths.cache={tmp_path / 'cache'}")
+    undisturbed = molino("train", *settings, "debug=fast", *places, f"paths.outputs={tmp_path / 'one' / 'outputs'}")
+    assert undisturbed.status == 0, undisturbed.err
+    interrupt_at(10, monkeypatch)
+    stopped = molino("train", *settings, "debug=fast", *places, f"paths.outputs={tmp_path / 'two' / 'outputs'}")
+    assert stopped.status == 130 and "SIGINT after step 10" in stopped.err
+    finish(start(tmp_path / "two", "resume=latest", "hardware=ddp", "hardware.accelerator=cpu"))
+    one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
+    assert directory.read_summary(two)["val/loss"] == pytest.approx(directory.read_summary(one)["val/loss"], rel=1e-4)
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(molino, tiny, tmp_path):
     run = tmp_path / "outputs" / "early"
     shutil.copytree(tiny.path, run)
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()
+    # TensorBoard orders files of the same second by their names alone.
+    (events,) = run.glob("events*")
+    events.rename(run / "events.out.tfevents.1000000000.earlier")
     done = molino("train", f"resume={run}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
     assert done.status == 0, done.err
     assert_same_run(run, tiny.path)
@@ -241,7 +266,7 @@ def test_a_run_is_not_resumed_on_another_text(molino, text, tmp_path):
 
 def test_a_run_that_another_process_trains_is_left_alone(molino, tiny, tmp_path):
     (tmp_path / "config.yaml").write_bytes((tiny.path / "config.yaml").read_bytes())
-    with directory.exclusive(tmp_path):
+    with exclusive(tmp_path):
         done = molino("train", f"resume={tmp_path}", *tiny.settings)
     assert done.status == 4 and "is being trained by another process" in done.err
 
@@ -319,8 +344,6 @@ def test_one_batch_can_be_learnt_by_heart(molino, text, tmp_path):
 
 
 def test_the_profiler_writes_a_trace(molino, text, tmp_path):
-    import json
-
     settings = [s for s in SMALL if not s.startswith(("scheduler", "trainer"))]
     done = molino("train", *settings, f"data.path={text}", "debug=profiler", f"paths.outputs={tmp_path}")
     assert done.status == 0, done.err

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, locks and checksums. Standard library only."""
 
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -107,8 +108,6 @@ def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Tell whether a process holds the lock on the file `path`."""
-    import fcntl
-
     try:
         with Path(path).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -120,8 +119,6 @@ def is_locked(path: Path) -> bool:
 
 
 def _lock_file(file: TextIO, wait: float) -> None:
-    import fcntl
-
     if wait == math.inf:
         fcntl.flock(file, fcntl.LOCK_EX)
         return

@@ -1,11 +1,14 @@
 """An error of any kind as one line for a person, and as the exit status that says its kind."""
 
+import difflib
 import re
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
-from molino.base.errors import ConfigError, MolinoError, ResourceError
+from molino.base.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
 from molino.base.files import NO_SPACE, UNWRITABLE
-from molino.configuration.build import suggest
+from molino.base.processes import is_main_process
 
 
 def explain(error: BaseException) -> MolinoError | None:
@@ -41,6 +44,22 @@ def one_line(error: BaseException) -> str:
     explained = explain(error)
     text = str(explained) if explained is not None else f"{type(error).__name__}: {error}"
     return " ".join(text.splitlines())
+
+
+def complain(error: BaseException) -> None:
+    """Say on standard error, after the command's name, what went wrong."""
+    # All processes of a distributed job meet these.
+    if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
+        return
+    print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return '; did you mean ...? It takes: ...' for a name that is not among `known`."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {prefix}{near[0]}?" if near else "."
+    return f"{hint} Known here: {', '.join(known) or 'nothing yet'}"
 
 
 def _explain_hydra(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 from molino.base.errors import CheckpointError
+from molino.configuration import identity
+from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten
 from molino.runs.directory import CONFIG
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
@@ -22,8 +24,6 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where
 GROUPS = (
     "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment", "debug",
 )  # fmt: skip
-# What makes no other experiment: who the run is, where its files lie, what it writes beside.
-INDIFFERENT = ("seed", "name", "sweep", "resume", "debug", "paths", "logger", "hydra", "hardware.threads")
 MOST_NAMES = 10  # of sweeps in a message
 
 
@@ -32,7 +32,8 @@ class Run:
     """One run directory.
 
     Attributes:
-        settings: leaves of what it was trained with, as {'model.n_layer': 4, ...}; empty while nobody has composed it.
+        recorded: what it was trained with, nested; empty while nobody has composed it.
+        settings: its leaves, as {'model.n_layer': 4, ...}.
         typed: what was typed for it, by key.
         choices: the choice taken of each group, as far as it is known.
         identity: equal of runs that differ in nothing but the seed.
@@ -42,6 +43,7 @@ class Run:
 
     path: Path
     status: Status
+    recorded: dict[str, Any]
     settings: dict[str, Any]
     typed: dict[str, Any]
     choices: dict[str, Any]
@@ -119,7 +121,7 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
     runs with the same sections. A run that is not done does not know the checksum of its corpus: it takes that of a run
     with the same settings of it.
     """
-    runs = _complete_settings([_read_run(path) for path in paths])
+    runs = _complete_settings(_identify([_read_run(path) for path in paths]))
     known = {(group, _section(run, group)): run.choices[group] for run in runs if run.settings for group in run.choices}
     texts = {run.corpus: (_text(run), run.corpus_name) for run in runs if run.done}
     return [_complete(run, known, texts) for run in runs]
@@ -156,21 +158,38 @@ def _read_run(path: Path) -> Run:
     typed = _parse(_typed(path, status))
     groups = {key: value for key, value in typed.items() if key in GROUPS}
     choices = {**groups, **_recorded_choices(path)}
-    kept = _without_places(nested)
-    data = kept.get("data") if isinstance(kept.get("data"), dict) else {}
     name = (status.summary or {}).get("corpus") or choices.get("data") or "?"
     asked = {key: value for key, value in typed.items() if not is_indifferent(key)}
     return Run(
         path,
         status,
-        # Also what makes no difference can be asked for, such as group_by=hardware.threads.
+        nested,
         flatten(nested),
         typed,
         choices,
-        identity=_canonical(kept if kept else asked),
-        corpus=_canonical(data.get("corpus", choices.get("data"))),
-        tokenizer=_canonical(data.get("tokenizer", choices.get("data/tokenizer"))),
+        identity=canonical(asked),
+        corpus=canonical(choices.get("data")),
+        tokenizer=canonical(choices.get("data/tokenizer")),
         corpus_name=str(name),
+    )
+
+
+def _identify(runs: list[Run]) -> list[Run]:
+    """Fill in, where settings are recorded, what makes each run an experiment."""
+    recorded = [run for run in runs if run.recorded]
+    found = dict(zip((run.path for run in recorded), experiments([run.recorded for run in recorded]), strict=True))
+    return [_identified(run, found[run.path]) if run.path in found else run for run in runs]
+
+
+def _identified(run: Run, experiment: dict[str, Any]) -> Run:
+    data = experiment.get("data") if isinstance(experiment.get("data"), dict) else {}
+    return replace(
+        run,
+        # Also what makes no difference can be asked for, such as group_by=hardware.threads.
+        settings=run.settings | flatten(experiment),
+        identity=canonical(experiment),
+        corpus=canonical(data["corpus"]) if "corpus" in data else run.corpus,
+        tokenizer=canonical(data["tokenizer"]) if "tokenizer" in data else run.tokenizer,
     )
 
 
@@ -213,30 +232,18 @@ def _text(run: Run) -> str:
 def _section(run: Run, group: str) -> str:
     prefix = "data.corpus" if group == "data" else group.replace("/", ".")
     own = {k: v for k, v in run.settings.items() if k == prefix or k.startswith(f"{prefix}.")}
-    return _canonical({k: v for k, v in own.items() if not k.endswith((".cache", ".mirror"))})
+    return canonical({k: v for k, v in own.items() if not k.endswith((".cache", ".mirror"))})
 
 
 def _signature(run: Run, about: tuple[str, ...] = ("",)) -> str:
     """Return a text that is equal of runs for which the same was typed, of the settings that begin with `about`."""
     typed = {key: value for key, value in run.typed.items() if key.startswith(about) and not is_indifferent(key)}
-    return _canonical(typed)
+    return canonical(typed)
 
 
 def is_indifferent(key: str) -> bool:
     """Tell whether a setting makes no other experiment."""
-    return any(key == name or key.startswith(f"{name}.") for name in INDIFFERENT)
-
-
-def _without_places(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings without those that make no other experiment, and without what is null or empty at the top: older
-    runs do not have it."""
-    kept = {}
-    for name, value in nested.items():
-        place = name in ("cache", "mirror") and prefix.startswith("data.")
-        if place or is_indifferent(f"{prefix}{name}") or (not prefix and value in (None, {})):
-            continue
-        kept[name] = _without_places(value, f"{prefix}{name}.") if isinstance(value, dict) else value
-    return kept
+    return key == "seed" or identity.is_indifferent(key)
 
 
 def _typed(path: Path, status: Status) -> list[str]:
@@ -277,14 +284,3 @@ def _recorded_choices(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text("utf-8"), LOADER)
-
-
-def _canonical(value: Any) -> str:
-    """Return a text that is equal of equal settings; 1 and 1.0 are one number."""
-    text = json.dumps(value, default=str)
-    return json.dumps(json.loads(text, parse_float=_whole), sort_keys=True)
-
-
-def _whole(text: str) -> float | int:
-    number = float(text)
-    return int(number) if number.is_integer() else number

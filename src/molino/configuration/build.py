@@ -5,7 +5,6 @@ is a parameter of its target, every simple value has the annotated type. So a mi
 inside an experiment file, ends in one line that names the key, before anything is read or trained.
 """
 
-import difflib
 import functools
 import inspect
 import types
@@ -14,10 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from molino.base.errors import ConfigError, MolinoError
+from molino.base.messages import suggest
 
 # Where `_target_` may point. Configurations travel with runs, and a target is a call: of a class of one of these
 # packages, or of a function of this one. What they import from elsewhere does not count as theirs.
 ALLOWED = ("molino.", "torch.optim.", "lightning.pytorch.")
+# Runs of before these moved bear the names on the left.
+MOVED = {
+    "molino.training.hardware.Hardware": "molino.machine.hardware.Hardware",
+    "molino.models.hub.read.architecture": "molino.hub.read.architecture",
+}
 # No setting is larger; what is would overflow somewhere below.
 LARGEST = 2**32
 UNIONS = (typing.Union, types.UnionType)
@@ -41,7 +46,7 @@ def build(node: Mapping[str, Any], key: str = "", **runtime: Any) -> Any:
     from hydra.utils import instantiate
 
     try:
-        built = instantiate(node, _convert_="all", **runtime)
+        built = instantiate(_with_current_names(node), _convert_="all", **runtime)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, MolinoError):
@@ -61,7 +66,7 @@ def check(node: Any, key: str = "", runtime: Iterable[str] = ()) -> None:
         if "_target_" in node:
             _check_call(node, key, set(runtime))
         for name, child in node.items():
-            check(child, _join(key, name))
+            check(child, join(key, name))
     elif node == "???":
         raise ConfigError(f"{key} has no value yet: add {key}=<value>")
     elif isinstance(node, int) and abs(node) > LARGEST:
@@ -76,25 +81,74 @@ def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") ->
             raise ConfigError(f"{prefix}{name} is not a setting{suggest(name, known, prefix)}")
 
 
-def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return '; did you mean ...? It takes: ...' for a name that is not among `known`."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {prefix}{near[0]}?" if near else "."
-    return f"{hint} Known here: {', '.join(known) or 'nothing yet'}"
+def current_name(path: str) -> str:
+    """Return what a target is called today."""
+    return MOVED.get(path, path)
+
+
+def resolve_target(path: str, place: str) -> Callable[..., Any]:
+    """Return the class or function that `path` names.
+
+    Args:
+        place: where that is said, such as `model._target_`, for messages.
+
+    Raises:
+        ConfigError: it is not allowed, or is not there.
+    """
+    if not (isinstance(path, str) and path.startswith(ALLOWED)):
+        raise ConfigError(f"{place}={path} is not allowed: targets begin with {', '.join(ALLOWED)}")
+    from hydra.utils import get_object
+
+    try:
+        target = get_object(current_name(path))
+    except Exception as error:
+        raise ConfigError(f"{place}={path} cannot be found: {' '.join(str(error).split())}") from error
+    packages = ALLOWED if inspect.isclass(target) else ALLOWED[:1] if inspect.isfunction(target) else ()
+    if not packages or not f"{target.__module__}.".startswith(packages):
+        raise ConfigError(f"{place}={path} is not allowed: it is no class of these packages")
+    return target
+
+
+@functools.cache
+def defaults_of(path: str) -> dict[str, Any]:
+    """Return the plain values that a target takes where nothing is said; none of one that is not there."""
+    try:
+        parameters = inspect.signature(resolve_target(path, "_target_")).parameters.values()
+    except (ConfigError, TypeError, ValueError):
+        return {}
+    plain = {p.name: p.default for p in parameters if p.default is not p.empty and _is_plain(p.default)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def join(place: str, name: str) -> str:
+    """Return the whole name of a setting of a section; the root is called ''."""
+    return f"{place}.{name}" if place else name
+
+
+def _with_current_names(node: Any) -> Any:
+    """Return a node in which it, and all below it, name their targets as they are called today."""
+    if isinstance(node, Mapping):
+        return {k: current_name(v) if k == "_target_" else _with_current_names(v) for k, v in node.items()}
+    return [_with_current_names(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def _check_call(node: Mapping[str, Any], key: str, runtime: set[str]) -> None:
-    target = _resolve(node["_target_"], key)
+    target = resolve_target(node["_target_"], join(key, "_target_"))
     parameters = inspect.signature(target).parameters
     given = [name for name in node if name not in DIRECTIVES]
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        check_names(given, set(parameters) - runtime, prefix=_join(key, ""))
+        check_names(given, set(parameters) - runtime, prefix=join(key, ""))
     hints = _type_hints(target)
     for name in given:
         value = node[name]
         if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(f"{_join(key, name)} must be {_describe(hints[name])}, but it is {value!r}")
+            raise ConfigError(f"{join(key, name)} must be {_describe(hints[name])}, but it is {value!r}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
             required = parameter.default is parameter.empty and parameter.kind in (
@@ -102,22 +156,7 @@ def _check_call(node: Mapping[str, Any], key: str, runtime: set[str]) -> None:
                 parameter.KEYWORD_ONLY,
             )
             if required and name not in node and name not in runtime:
-                raise ConfigError(f"{_join(key, name)} is missing: add {_join(key, name)}=<value>")
-
-
-def _resolve(path: str, key: str) -> Callable[..., Any]:
-    if not path.startswith(ALLOWED):
-        raise ConfigError(f"{_join(key, '_target_')}={path} is not allowed: targets begin with {', '.join(ALLOWED)}")
-    from hydra.utils import get_object
-
-    try:
-        target = get_object(path)
-    except Exception as error:
-        raise ConfigError(f"{_join(key, '_target_')}={path} cannot be found: {' '.join(str(error).split())}") from error
-    packages = ALLOWED if inspect.isclass(target) else ALLOWED[:1] if inspect.isfunction(target) else ()
-    if not packages or not f"{target.__module__}.".startswith(packages):
-        raise ConfigError(f"{_join(key, '_target_')}={path} is not allowed: it is no class of these packages")
-    return target
+                raise ConfigError(f"{join(key, name)} is missing: add {join(key, name)}=<value>")
 
 
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -125,10 +164,6 @@ def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):
         return {}  # Annotations of other packages may name things that exist only for type checkers.
-
-
-def _join(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
 
 
 def _describe(annotation: Any) -> str:

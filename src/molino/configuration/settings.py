@@ -5,9 +5,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from molino.base.errors import CheckpointError
-from molino.configuration.build import build
-from molino.runs.directory import TOKENIZER, read_config
+from molino.base.errors import CheckpointError, ConfigError
+from molino.configuration.build import build, check_names, join
+from molino.runs.directory import CONFIG, TOKENIZER, read_config
+
+# What the configuration of a training consists of.
+SECTIONS = {
+    "name": str, "seed": int, "resume": str | None, "weights": str | None, "data": dict, "model": dict,
+    "optimizer": dict, "scheduler": dict, "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict,
+    "paths": dict,
+}  # fmt: skip
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -24,8 +31,21 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def begin_from(settings: dict[str, Any]) -> None:
-    """Put the family and settings that `model.source` describes in its place, and remember it as `weights`.
+def check_sections(settings: dict[str, Any]) -> None:
+    """Refuse a configuration with a section too many, too few or of the wrong kind, and a seed out of range."""
+    check_names(settings, SECTIONS)
+    seed = settings.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
+    for name, kind in SECTIONS.items():
+        if not isinstance(settings.get(name), kind):
+            raise ConfigError(f"{name}={settings.get(name)} must be {getattr(kind, '__name__', kind)}")
+    if not settings["name"]:
+        raise ConfigError("name is empty: a run's directory begins with it")
+
+
+def begin_from(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the family that `model.source` describes in its place, and that source as `weights`.
 
     So a run's config.yaml says what its model is, whatever becomes of the source.
 
@@ -33,7 +53,8 @@ def begin_from(settings: dict[str, Any]) -> None:
         CheckpointError, DataError: the source cannot be read.
     """
     if source := settings["model"].get("source"):
-        settings["model"], settings["weights"] = build(settings["model"], "model"), source
+        return settings | {"model": build(settings["model"], "model"), "weights": source}
+    return settings
 
 
 def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -54,12 +75,22 @@ def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[st
 
 
 def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings `run` was started with, with today's paths."""
+    """Return the settings `run` was started with, with today's paths.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
     stored = relocate(read_config(run), paths)
     tokenizer = stored["data"].get("tokenizer")
     if isinstance(tokenizer, dict) and "path" in tokenizer and (run / TOKENIZER).is_file():
         # Where it once came from may be gone; the run has kept it.
         tokenizer["path"] = str(run / TOKENIZER)
+    # Runs of before there was this setting do not have it.
+    stored.setdefault("weights", None)
+    try:
+        check_sections(stored)
+    except ConfigError as error:
+        raise CheckpointError(f"{run / CONFIG} is damaged: {error}") from error
     return stored
 
 
@@ -79,14 +110,15 @@ def relocate(stored: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested settings as {'model.n_layer': 4, ...}; a target by its last name."""
+def flatten(settings: dict[str, Any], prefix: str = "", whole: bool = False) -> dict[str, Any]:
+    """Return the leaves of nested settings as {'model.n_layer': 4, ...}; a target by its last name, or by its `whole`
+    name."""
     leaves: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            leaves |= flatten(value, f"{prefix}{name}.")
+            leaves |= flatten(value, join(prefix, str(name)), whole)
         elif name == "_target_":
-            leaves[prefix.rstrip(".")] = value.rsplit(".", 1)[-1]
-        elif not name.startswith("_"):
-            leaves[f"{prefix}{name}"] = value
+            leaves[prefix] = value if whole else str(value).rsplit(".", 1)[-1]
+        elif not str(name).startswith("_"):
+            leaves[join(prefix, str(name))] = value
     return leaves

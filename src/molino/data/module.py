@@ -9,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from molino.base.errors import ConfigError
 from molino.data.batches import BATCHES, EvaluationWindows, TrainingBlocks, draw_block, evaluation_windows
 from molino.data.corpus import Corpus
-from molino.data.tokens import Split, prepare
+from molino.data.tokenizers import Tokenizer
+from molino.data.tokens import Split, TokenizedCorpus, prepare
 
 
 class TextDataModule(LightningDataModule):
@@ -28,7 +29,10 @@ class TextDataModule(LightningDataModule):
         distinct_batches: train on the batches of the first so many steps over and over, None for always new ones.
         cache: folder for tokenizers and tokens.
 
-    After `prepare_data` and `setup`: `tokenizer`, `splits` (name -> Split).
+    After `setup`, which prepares the corpus at its first call and does nothing at later ones:
+
+    Attributes:
+        text: the corpus as tokens.
     """
 
     def __init__(
@@ -40,10 +44,11 @@ class TextDataModule(LightningDataModule):
         batch_size: int,
         cache: str,
         distinct_batches: int | None = None,
-        accumulate: int = 1,
-        max_steps: int = 1,
-        steps_per_block: int = 1,
-        seed: int = 0,
+        *,
+        accumulate: int,
+        max_steps: int,
+        steps_per_block: int,
+        seed: int,
     ):
         super().__init__()
         if not callable(tokenizer):
@@ -60,7 +65,7 @@ class TextDataModule(LightningDataModule):
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
         self.distinct_batches = distinct_batches
         self.accumulate, self.max_steps, self.steps_per_block, self.seed = accumulate, max_steps, steps_per_block, seed
-        self.splits: dict[str, Split] = {}
+        self.text: TokenizedCorpus | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -71,16 +76,28 @@ class TextDataModule(LightningDataModule):
         if self.batch_size % count:
             raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {count} processes evenly")
 
-    def prepare_data(self) -> None:
-        """Fill the cache. Lightning calls it on one process only."""
-        prepare(self.corpus, self.train_tokenizer, self.cache)
+    def check_context(self, longest: int) -> None:
+        """Refuse windows that are longer than what a model reads."""
+        if longest < self.block_size:
+            raise ConfigError(
+                f"data.block_size={self.block_size} is beyond the model's context of {longest}: "
+                f"add data.block_size={longest} or less"
+            )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.text.tokenizer
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return self.text.splits
 
     def setup(self, stage: str | None = None) -> None:
-        if not self.splits:
-            self.tokenizer, self.splits = prepare(self.corpus, self.train_tokenizer, self.cache)
-            self.draw = BATCHES[self.batches](
-                self.splits["train"], self.block_size, self.seed, self.tokenizer.padding_id
-            )
+        # Lightning calls this too, when a run has long prepared its corpus.
+        if self.text is None:
+            self.text = prepare(self.corpus, self.train_tokenizer, self.cache)
+            train, padding_id = self.splits["train"], self.tokenizer.padding_id
+            self.draw = BATCHES[self.batches](train, self.block_size, self.seed, padding_id)
 
     def train_dataloader(self) -> TrainingBlocks:
         rank, world_size = self._processes()

@@ -53,8 +53,26 @@ class Split:
     unknown: int
 
 
-def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Tokenizer, dict[str, Split]]:
-    """Return the tokenizer that `train` makes of the training split, and every split as tokens.
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """A corpus as the tokens of one tokenizer: read, fingerprinted and encoded once, and handed on from then.
+
+    Attributes:
+        corpus: for its name, its licence and what else it says of itself.
+        sha256: fingerprint of the text and its splits.
+        digest: of text and tokenizer at once: names the tokens, and whatever is counted in them.
+        splits: by name: train, val and, where the corpus has one, test.
+    """
+
+    corpus: Corpus
+    sha256: str
+    digest: str
+    tokenizer: Tokenizer
+    splits: dict[str, Split]
+
+
+def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedCorpus:
+    """Return a corpus as tokens of the tokenizer that `train` makes of its training split.
 
     Both are made once per corpus and settings, and `corpus.read` is called at most once.
 
@@ -62,8 +80,8 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
         DataError: the corpus cannot be read, or what the cache holds of it.
         ResourceError: the cache cannot be written.
     """
-    read = functools.cache(corpus.read)
-    path = Path(cache) / "tokenizers" / f"{_digest(corpus.fingerprint(), _settings(train))}.json"
+    read, sha256 = functools.cache(corpus.read), corpus.fingerprint()
+    path = Path(cache) / "tokenizers" / f"{_digest(sha256, _settings(train))}.json"
     tokenizer = None
 
     def make() -> None:
@@ -73,38 +91,34 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> tuple[Toke
         made.save(path)
         tokenizer = _with_words(made, corpus)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
-        prepare_tokens(corpus, tokenizer, cache, read)
+        _tokenize(corpus, tokenizer, cache, read, sha256)
 
     _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
-    tokenizer = tokenizer or _load_tokenizer(path, corpus)
-    return tokenizer, prepare_tokens(corpus, tokenizer, cache, read)
+    return _tokenize(corpus, tokenizer or _load_tokenizer(path, corpus), cache, read, sha256)
 
 
-def prepare_tokens(
-    corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[Text]]] | None = None
-) -> dict[str, Split]:
-    """Return every split of `corpus` as tokens of a tokenizer that exists; as `prepare`.
+def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenizedCorpus:
+    """Return a corpus as tokens of a tokenizer that exists; as `prepare`."""
+    return _tokenize(corpus, tokenizer, cache, corpus.read, corpus.fingerprint())
 
-    Args:
-        read: used in place of `corpus.read`.
-    """
-    directory = Path(cache) / "tokens" / corpus_digest(corpus, tokenizer)
+
+def _tokenize(
+    corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[Text]]], sha256: str
+) -> TokenizedCorpus:
+    digest = _digest(sha256, tokenizer.json())
+    directory = Path(cache) / "tokens" / digest
     _make_once(
         directory,
         directory / "meta.json",
         f"turning {corpus.name} into tokens",
-        lambda: _encode(corpus, (read or corpus.read)(), tokenizer, directory),
+        lambda: _encode(corpus, read(), tokenizer, directory),
     )
     try:
         meta = json.loads((directory / "meta.json").read_text("utf-8"))
-        return {name: _load(directory, name, counts) for name, counts in meta.items()}
+        splits = {name: _load(directory, name, counts) for name, counts in meta.items()}
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"the cache entry {directory} is damaged ({error}): delete that folder") from error
-
-
-def corpus_digest(corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """Return the key of what `prepare_tokens` prepares: it names corpus and tokenizer at once."""
-    return _digest(corpus.fingerprint(), tokenizer.json())
+    return TokenizedCorpus(corpus, sha256, digest, tokenizer, splits)
 
 
 def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:

@@ -8,9 +8,7 @@ import numpy as np
 
 from molino.base.console import working
 from molino.base.files import write_text
-from molino.data.corpus import Corpus
-from molino.data.tokenizers import Tokenizer
-from molino.data.tokens import Split, corpus_digest
+from molino.data.tokens import TokenizedCorpus
 from molino.evaluation.ngrams import (
     best_bigram_loss,
     bigram_optimum,
@@ -32,22 +30,21 @@ NAMES = {
 }
 
 
-def split_floors(
-    corpus: Corpus, tokenizer: Tokenizer, splits: dict[str, Split], name: str, cache: Path
-) -> dict[str, float]:
+def split_floors(text: TokenizedCorpus, name: str, cache: Path) -> dict[str, float]:
     """Return the floors of split `name`, counted on the training split, once per corpus and tokenizer.
 
     A corpus of known entropy adds `floor/source`: the loss that no model can be below for long.
     """
-    split = splits[name]
-    path = Path(cache) / "floors" / f"{corpus_digest(corpus, tokenizer)}-{name}.json"
-    found = cached_floors(path, splits["train"].tokens, split.tokens, tokenizer.size)
+    split = text.splits[name]
+    path = Path(cache) / "floors" / f"{text.digest}-{name}.json"
+    found = cached_floors(path, text.splits["train"].tokens, split.tokens, text.tokenizer.size)
     if name == "train":
         # Scored on what was counted, n-grams recite; what is left to say of the training split is exact.
         found = {key: found[key] for key in ("floor/unigram", "floor/bigram_train")}
-    if corpus.entropy_per_character is None:
+    entropy = text.corpus.entropy_per_character
+    if entropy is None:
         return found
-    return {**found, "floor/source": corpus.entropy_per_character * split.characters / len(split.tokens)}
+    return {**found, "floor/source": entropy * split.characters / len(split.tokens)}
 
 
 def describe_floors(found: dict[str, float], loss: float | None = None) -> dict[str, str]:

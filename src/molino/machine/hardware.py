@@ -86,6 +86,11 @@ class Hardware:
             raise ResourceError("hardware.compile=true needs a C++ compiler (g++) to compile for a CPU: install one")
 
     @property
+    def processes(self) -> int:
+        """How many processes train."""
+        return self.devices * self.num_nodes
+
+    @property
     def kind(self) -> str:
         """`cuda`, `mps` or `cpu`: what the run computes on."""
         if self.accelerator == "cpu":
@@ -121,10 +126,12 @@ class Hardware:
         return {name: getattr(self, name) for name in ("precision", "attention", "compile", "threads")}
 
     def prepare(self, model: nn.Module) -> None:
-        """Set the attention of a model and compile its loss, in place: no key of a checkpoint tells that it was.
+        """Have what was settled for a model: its attention, threads, its loss compiled.
 
-        Validation is not compiled: it takes too few passes to repay that.
+        It is compiled in place: no key of a checkpoint tells that it was. Validation is not compiled: it takes too few
+        passes to repay that.
         """
+        self.use_threads()
         choose_path(model, self.attention)
         if self.compile is True:
             model.loss = torch.compile(model.loss)
@@ -158,6 +165,9 @@ class Hardware:
         torch.set_float32_matmul_precision(self.matmul_precision)
         # Denormal numbers make some CPU kernels several times slower, and only threads made after this call see it.
         torch.set_flush_denormal(True)
+        self.use_threads()
+
+    def use_threads(self) -> None:
         # Also where nothing is asked for: an earlier run in this process may have had one thread.
         torch.set_num_threads(self.threads or THREADS)
 

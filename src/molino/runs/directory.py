@@ -7,16 +7,14 @@ written last. This module imports no torch, so that listing a thousand runs cost
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.base.files import explain_os_errors, lock, make_directory, write_text
+from molino.base.files import explain_os_errors, make_directory, write_text
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -25,13 +23,6 @@ LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
-ASSIGNED = "MOLINO_RUN"  # in the environment: the directory of the run that this process, and its children, train
-PATIENCE = 0.5  # seconds; whoever asks whether a run is locked holds its lock for a moment
-
-
-def is_main_process() -> bool:
-    """Tell whether this process writes the run directory: the first of a distributed job, or the only one."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def create(parent: Path, name: str) -> Path:
@@ -58,11 +49,6 @@ def create(parent: Path, name: str) -> Path:
                 number += 1
 
 
-def varied(overrides: list[str], typed: list[str]) -> list[str]:
-    """Return what tells a run of a sweep from the others: the overrides that were not typed as they stand."""
-    return [o for o in overrides if o not in typed and not o.startswith("paths.")] or overrides
-
-
 def readable_name(overrides: list[str]) -> str:
     """Return a directory name that tells what a run of a sweep was asked for."""
     text = ",".join(overrides).replace("/", "-").replace(" ", "") or "defaults"
@@ -70,48 +56,6 @@ def readable_name(overrides: list[str]) -> str:
     if len(encoded) <= LONGEST_NAME:
         return text
     return f"{encoded[: LONGEST_NAME - 13].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:12]}"
-
-
-def assigned() -> Path | None:
-    """Return the directory that a sweep, or the first process of a distributed run, has for this process's run."""
-    path = os.environ.get(ASSIGNED)
-    return Path(path) if path else None
-
-
-@contextmanager
-def announced(run: Path | None) -> Iterator[None]:
-    """Let `assigned` return `run`, here and in the processes that are started meanwhile."""
-    if run is None:
-        yield
-        return
-    before = os.environ.get(ASSIGNED)
-    os.environ[ASSIGNED] = str(run)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(ASSIGNED, None)
-        else:
-            os.environ[ASSIGNED] = before
-
-
-class Busy(CheckpointError):
-    """A run is being trained by another process."""
-
-
-@contextmanager
-def exclusive(run: Path) -> Iterator[None]:
-    """Keep a second process from writing the same run.
-
-    Raises:
-        Busy: another process does.
-    """
-    with ExitStack() as held:
-        try:
-            held.enter_context(lock(Path(run) / LOCK, wait=PATIENCE))
-        except BlockingIOError as error:
-            raise Busy(f"{run.name} is being trained by another process: wait for it or stop it") from error
-        yield
 
 
 def is_done(run: Path) -> bool:

@@ -12,19 +12,20 @@ import os
 import platform
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from molino.base.errors import CheckpointError, Interrupted
-from molino.base.files import is_locked, make_directory, remove_orphans, write_text
+from molino.base.files import is_locked, lock, make_directory, remove_orphans, write_text
 from molino.base.messages import explain, one_line
-from molino.runs.directory import CONFIG, LOCK, SUMMARY, Busy, exclusive, read_summary
+from molino.runs.directory import CONFIG, LOCK, SUMMARY, read_summary
 
 STATUS = "status.json"
 TRACEBACK = "traceback.txt"
+PATIENCE = 0.5  # seconds; whoever asks whether a run is locked holds its lock for a moment
 QUEUED, RUNNING, DONE, FAILED, CUT_OFF = "queued", "running", "done", "failed", "cut off"
 
 
@@ -89,6 +90,25 @@ def fail(run: Path, error: str) -> None:
 def update(run: Path, **values: Any) -> None:
     """Change some values of the status of `run`. Only the process that holds its lock may."""
     write_text(Path(run) / STATUS, json.dumps(_stored(run) | values, indent=2) + "\n")
+
+
+class Busy(CheckpointError):
+    """A run is being trained by another process."""
+
+
+@contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Keep a second process from writing the same run.
+
+    Raises:
+        Busy: another process does.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(Path(run) / LOCK, wait=PATIENCE))
+        except BlockingIOError as error:
+            raise Busy(f"{run.name} is being trained by another process: wait for it or stop it") from error
+        yield
 
 
 @contextmanager

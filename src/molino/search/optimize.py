@@ -4,7 +4,6 @@ What a trial came to is read from its run directory, so any launcher will do, an
 trials that it left unfinished are resumed, and new ones are asked for until the study has as many as wanted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,16 @@ from optuna.samplers import BaseSampler
 
 from molino.base.errors import ConfigError
 from molino.configuration.build import build
+from molino.configuration.composer import Composer
 from molino.search.samplers import make_sampler
 from molino.search.space import corners, describe, search_space
 from molino.search.study import Pruner, open_study
 from molino.search.trial import check_objective, curve
 from molino.search.trials import Runs, Trials
+from molino.sweeps.attempt import Train
 from molino.sweeps.devices import most_demanding
 from molino.sweeps.ledger import check_launcher, close, make_launcher, place, waits
-from molino.sweeps.plan import Composer, parse, split, sweep_name
+from molino.sweeps.plan import parse, split, sweep_names
 
 # The smallest value of each.
 LEAST = {
@@ -69,7 +70,7 @@ class Search:
 
 
 def sweep(
-    context: Any, task_function: Callable[..., Any], config: DictConfig, arguments: list[str], settings: dict[str, Any]
+    context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any], train: Train
 ) -> None:
     """Search for the settings with the best objective.
 
@@ -87,18 +88,18 @@ def sweep(
     swept, fixed = split(overrides)
     words = {key: describe(distribution) for key, distribution in space.items()}
     goal = [f"objective={search.objective},{search.direction}", *(f"{key}={text}" for key, text in words.items())]
-    directory = place(config, sweep_name(swept, [*fixed, *goal], prefix="search-"))
+    directory = place(config, sweep_names(swept, [*fixed, *goal], prefix="search-"))
     runs = Runs(space, fixed, Composer(context.config_loader, config))
     # Every choice and every end of a range has to compose, or nothing is trained.
-    samples = [runs.job(params) for params in corners(space)]
-    launcher = make_launcher(context, task_function, config)
+    samples = [runs.request(params) for params in corners(space)]
+    launcher = make_launcher(context, task, config)
     check_launcher(samples, launcher)
     if not waits(launcher):
         raise ConfigError("a search waits for its runs: add hydra.launcher.wait=true")
     identity = {"objective": search.objective, "direction": search.direction, "space": words}
     typed = [override for override in fixed if not override.lstrip("+").startswith("paths.")]
-    study = open_study(directory, identity | {"settings": samples[0].asked}, typed, search.direction)
-    trials = Trials(study, runs, search)
+    study = open_study(directory, identity | {"settings": samples[0].asked}, typed, search.direction, runs.unlike)
+    trials = Trials(study, runs, search, train)
     try:
         trials.run(launcher, most_demanding(samples))
     finally:

@@ -78,6 +78,7 @@ def pruning_of(run: Path) -> list[Callback]:
     return [Pruning(run)] if (run / TRIAL).is_file() else []
 
 
-def was_pruned(trainer: Trainer) -> bool:
-    """Tell whether a run was stopped by its search."""
-    return any(callback.pruned for callback in trainer.callbacks if isinstance(callback, Pruning))
+def verdict(trainer: Trainer) -> dict[str, bool]:
+    """Return what the summary of a run says of its search: that it was stopped, or nothing."""
+    pruned = any(callback.pruned for callback in trainer.callbacks if isinstance(callback, Pruning))
+    return {"pruned": True} if pruned else {}

@@ -7,7 +7,7 @@ Optuna's own tools read it too:
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,19 @@ class Pruner:
         raise ConfigError(f"hydra.sweeper.pruner={self.name} is unknown: choose {', '.join(PRUNERS)} or null")
 
 
-def open_study(directory: Path, identity: dict[str, Any], typed: list[str], direction: str) -> optuna.Study:
+def open_study(
+    directory: Path,
+    identity: dict[str, Any],
+    typed: list[str],
+    direction: str,
+    unlike: Callable[[optuna.Study], bool],
+) -> optuna.Study:
     """Return the study of a sweep, new or as an earlier command left it.
 
     Args:
         identity: what must not change between the commands, in plain values.
         typed: what was typed that all runs share, to tell what has changed.
+        unlike: tells whether the runs of a study had other settings. Asked where those are said in other words.
 
     Raises:
         CheckpointError: the study was made for something else, or is damaged.
@@ -80,13 +87,15 @@ def open_study(directory: Path, identity: dict[str, Any], typed: list[str], dire
             study.set_user_attr("typed", typed)
         stored = study.user_attrs
     changed = _changes(stored["identity"], json.loads(json.dumps(identity)))
-    if stored["identity"].get("settings") != identity["settings"]:
+    if stored["identity"].get("settings") != identity["settings"] and unlike(study):
         changed.append(f"{' '.join(stored.get('typed') or ['no settings'])} -> {' '.join(typed or ['no settings'])}")
     if changed:
         raise CheckpointError(
             f"{directory} holds a search for something else ({'; '.join(changed)}): give this one a name of its own "
             "with sweep=<name>"
         )
+    if stored["identity"] != identity:
+        study.set_user_attr("identity", identity)
     return study
 
 

@@ -15,13 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 from molino.base.console import say
 from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, is_locked
+from molino.configuration.composer import Composer
+from molino.configuration.request import Request
 from molino.runs.directory import LOCK
 from molino.runs.status import DONE, FAILED, enqueue, read_status
 from molino.search.internals import complete, reopen
 from molino.search.samplers import Grid
 from molino.search.trial import TRIAL, curve, write_trial
-from molino.sweeps.ledger import GRACE, conclude, launch, molinos
-from molino.sweeps.plan import Composer, Job, refuse_other, run_name
+from molino.sweeps.attempt import Train
+from molino.sweeps.ledger import GRACE, changes, conclude, launch, molinos, refuse_other
+from molino.sweeps.plan import run_name
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,15 @@ class Runs:
     fixed: list[str]
     composer: Composer
 
-    def job(self, params: dict[str, Any]) -> Job:
+    def request(self, params: dict[str, Any]) -> Request:
         """Return the run with these values of the settings."""
         overrides = [*self.fixed, *(f"{key}={params[key]}" for key in self.space)]
-        return self.composer.job(overrides, run_name(overrides, list(self.space)))
+        return self.composer.request(overrides, run_name(overrides, list(self.space)))
+
+    def unlike(self, study: optuna.Study) -> bool:
+        """Tell whether the runs of a study were trained with other settings than are asked for now."""
+        requests = map(self.request, (trial.params for trial in filter(self.whole, study.get_trials(deepcopy=False))))
+        return any(changes(request) for request in requests)
 
     def whole(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial has values of all settings; they are recorded one by one."""
@@ -52,15 +60,16 @@ class Trials:
 
     Args:
         search: the settings; see molino.search.optimize.Search.
+        train: trains one run.
     """
 
-    def __init__(self, study: optuna.Study, runs: Runs, search: Any):
-        self.study, self.runs, self.search = study, runs, search
+    def __init__(self, study: optuna.Study, runs: Runs, search: Any, train: Train):
+        self.study, self.runs, self.search, self.train = study, runs, search, train
         # The runs that this command has begun, and how often each had failed before.
         self.begun: dict[Path, int] = {}
         self.failed_in_a_row = 0
 
-    def run(self, launcher: Any, largest: Job) -> None:
+    def run(self, launcher: Any, largest: Request) -> None:
         """Train until the study has as many finished trials as wanted.
 
         Args:
@@ -73,14 +82,14 @@ class Trials:
         )
         go_on = f", {running} to go on with" if running else ""
         say(f"search {largest.path.parent}: {ended} of {self.search.n_trials} trials have ended{go_on}")
-        jobs = self.jobs()
-        if (first := next(jobs, None)) is not None:
-            jobs = chain([first], jobs)
+        requests = self.requests()
+        if (first := next(requests, None)) is not None:
+            requests = chain([first], requests)
             if getattr(runs := molinos(launcher), "one_by_one", False):
-                runs.train(jobs, largest, max(self.search.n_trials - ended, running))
+                runs.train(requests, largest, max(self.search.n_trials - ended, running))
             else:
-                while batch := list(islice(jobs, self.search.batch)):
-                    launch(launcher, batch)
+                while batch := list(islice(requests, self.search.batch)):
+                    launch(launcher, batch, self.train)
         self.tell()
         self._take_over(launcher)
         if self._hopeless():
@@ -88,7 +97,7 @@ class Trials:
         elif first is None and not self.begun:
             say("nothing is left to train: hydra.sweeper.n_trials counts the trials of earlier commands as well")
 
-    def jobs(self) -> Iterator[Job]:
+    def requests(self) -> Iterator[Request]:
         """Yield the runs to train: first those that an earlier command left unfinished."""
         self.tell()
         for trial in self._trials(TrialState.RUNNING):
@@ -105,7 +114,7 @@ class Trials:
     def tell(self) -> None:
         """Tell the study how the runs ended that have ended since."""
         for trial in self._running():
-            path = self.runs.job(trial.params).path
+            path = self.runs.request(trial.params).path
             status, value = read_status(path), None
             if status.state == DONE and status.summary.get("pruned"):
                 state = TrialState.PRUNED
@@ -131,34 +140,35 @@ class Trials:
             best = self.study.best_trial
             found = " ".join(f"{key}={value}" for key, value in best.params.items())
             say(f"best: {self.search.objective} {best.value:.4f} of trial {best.number}: {found}")
-            say(f"      {self.runs.job(best.params).path}")
+            say(f"      {self.runs.request(best.params).path}")
         # Of trials with the same values there is one run.
-        jobs = {job.path: job for job in (self.runs.job(t.params) for t in filter(self.runs.whole, self._trials()))}
-        if jobs:
-            conclude(list(jobs.values()), directory, launcher)
+        found = (self.runs.request(trial.params) for trial in filter(self.runs.whole, self._trials()))
+        requests = {request.path: request for request in found}
+        if requests:
+            conclude(list(requests.values()), directory, launcher)
 
-    def _launch(self, number: int, params: dict[str, Any]) -> Iterator[Job]:
+    def _launch(self, number: int, params: dict[str, Any]) -> Iterator[Request]:
         """Yield the run of a trial, unless another trial has asked for the same one or another process trains it."""
-        job = self.runs.job(params)
-        status = read_status(job.path)
-        refuse_other(job, status, self.runs.composer)
-        if job.path in self.begun or status.state == DONE or is_locked(job.path / LOCK):
+        request = self.runs.request(params)
+        status = read_status(request.path)
+        refuse_other(request, status)
+        if request.path in self.begun or status.state == DONE or is_locked(request.path / LOCK):
             return
-        self.begun[job.path] = status.failures
-        with explain_os_errors(job.path, "; set paths.outputs"):
-            enqueue(job.path, list(job.overrides), job.asked)
+        self.begun[request.path] = status.failures
+        with explain_os_errors(request.path, "; set paths.outputs"):
+            enqueue(request.path, request.overrides, request.asked)
             if self.search.pruner is not None:
-                write_trial(job.path, number, curve(self.search.objective), vars(self.search.pruning))
+                write_trial(request.path, number, curve(self.search.objective), vars(self.search.pruning))
             else:
-                (job.path / TRIAL).unlink(missing_ok=True)
-        yield job
+                (request.path / TRIAL).unlink(missing_ok=True)
+        yield request
 
     def _take_over(self, launcher: Any) -> None:
         """Train what processes of an earlier command, killed a moment ago, were still holding."""
         deadline = time.monotonic() + GRACE
-        while held := [trial for trial in self._running() if self.runs.job(trial.params).path not in self.begun]:
-            if free := [job for trial in held for job in self._launch(trial.number, trial.params)]:
-                launch(launcher, free)
+        while held := [trial for trial in self._running() if self.runs.request(trial.params).path not in self.begun]:
+            if free := [request for trial in held for request in self._launch(trial.number, trial.params)]:
+                launch(launcher, free, self.train)
             elif time.monotonic() > deadline:
                 return
             else:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 from molino.base.errors import ConfigError, ResourceError
-from molino.sweeps.plan import Job
+from molino.configuration.request import Request
 
 
 def gpus() -> list[str]:
@@ -23,9 +23,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def most_demanding(jobs: list[Job]) -> Job:
+def most_demanding(requests: list[Request]) -> Request:
     """Return the run that wants most of a machine: GPUs before cores, then the number of them."""
-    return max(jobs, key=lambda job: (job.accelerator != "cpu", job.devices * job.nodes))
+    return max(requests, key=lambda each: (each.settings["hardware"]["accelerator"] != "cpu", each.processes))
 
 
 def check_numbers(**numbers: int | None) -> None:
@@ -40,7 +40,7 @@ def check_numbers(**numbers: int | None) -> None:
 
 
 def share(
-    largest: Job, count: int, workers: int | None, runs_per_gpu: int, threads: int | None
+    largest: Request, count: int, workers: int | None, runs_per_gpu: int, threads: int | None
 ) -> list[dict[str, str]]:
     """Return the environment of each worker: which GPUs it sees, and how many threads it computes with.
 
@@ -53,7 +53,8 @@ def share(
     Raises:
         ResourceError: a run wants more GPUs than there are.
     """
-    devices, found = largest.devices, [] if largest.accelerator == "cpu" else gpus()
+    hardware = largest.settings["hardware"]
+    devices, found = hardware["devices"], [] if hardware["accelerator"] == "cpu" else gpus()
     if found and devices > len(found):
         raise ResourceError(f"hardware.devices={devices}, but there are {len(found)} GPUs here")
     # Neighbouring GPUs belong together.

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from molino.base.console import SECONDS_BETWEEN_LINES, console, say
+from molino.configuration.request import Request
 from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
-from molino.sweeps.plan import Job
 
 # Of ended runs the table shows the last few, and no more rows than a screen has.
 ENDED_ROWS, RUNNING_ROWS = 5, 20
@@ -27,8 +27,8 @@ class Display:
 
     def __init__(self, total: int):
         self.total = total
-        self.running: list[Job] = []
-        self.ended: list[tuple[Job, Status]] = []
+        self.running: list[Request] = []
+        self.ended: list[tuple[Request, Status]] = []
         self.counts: Counter[str] = Counter()
         self.live: Live | None = None
         self._last_line = time.monotonic()
@@ -44,18 +44,18 @@ class Display:
             self.live.stop()
             self.live = None
 
-    def start(self, job: Job) -> None:
+    def start(self, request: Request) -> None:
         """Add a run."""
-        self.running.append(job)
+        self.running.append(request)
         self.refresh()
 
-    def end(self, job: Job) -> None:
+    def end(self, request: Request) -> None:
         """Tell what became of a run."""
-        status = read_status(job.path)
-        self.running.remove(job)
-        self.ended = [*self.ended, (job, status)][-ENDED_ROWS:]
+        status = read_status(request.path)
+        self.running.remove(request)
+        self.ended = [*self.ended, (request, status)][-ENDED_ROWS:]
         self.counts[status.state] += 1
-        say(f"[{sum(self.counts.values())}/{self.total}] {status.state} {job.name}{_outcome(status)}")
+        say(f"[{sum(self.counts.values())}/{self.total}] {status.state} {request.name}{_outcome(status)}")
 
     def refresh(self) -> None:
         """Show how far the runs are."""
@@ -64,15 +64,15 @@ class Display:
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             training, waiting = self._training()
-            for job, status in training[:RUNNING_ROWS]:
-                say(" | ".join(_parts(job, status)))
+            for request, status in training[:RUNNING_ROWS]:
+                say(" | ".join(_parts(request, status)))
             say(self._headline(len(training), waiting))
 
-    def _training(self) -> tuple[list[tuple[Job, Status]], int]:
+    def _training(self) -> tuple[list[tuple[Request, Status]], int]:
         """Return the runs that have begun, and how many of those that were started have not (jobs of a cluster)."""
-        statuses = [(job, read_status(job.path)) for job in self.running]
+        statuses = [(request, read_status(request.path)) for request in self.running]
         waiting = sum(status.state == QUEUED for _, status in statuses)
-        return [(job, status) for job, status in statuses if status.state != QUEUED], waiting
+        return [(request, status) for request, status in statuses if status.state != QUEUED], waiting
 
     def _headline(self, training: int, waiting: int) -> str:
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
@@ -86,8 +86,8 @@ class Display:
         )
         for number, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if number > 1 else "left", overflow="fold")
-        for job, status in [*self.ended, *training[:RUNNING_ROWS]]:
-            table.add_row(*(Text(cell) for cell in _columns(job, status)))
+        for request, status in [*self.ended, *training[:RUNNING_ROWS]]:
+            table.add_row(*(Text(cell) for cell in _columns(request, status)))
         if len(training) > RUNNING_ROWS:
             table.add_row(f"... and {len(training) - RUNNING_ROWS} more")
         return table
@@ -102,13 +102,13 @@ def _outcome(status: Status) -> str:
     return f": held-out loss {status.summary['val/loss']:.4f}{pruned}"
 
 
-def _columns(job: Job, status: Status) -> list[str]:
+def _columns(request: Request, status: Status) -> list[str]:
     """Return the cells of a run, in the order of COLUMNS."""
     progress = status.progress
     held_out = (status.summary or progress).get("val/loss")
     running = status.state == RUNNING
     return [
-        job.name,
+        request.name,
         status.state,
         f"{progress['step']}/{progress['max_steps']}" if progress else "",
         f"{progress['train/loss']:.4f}" if "train/loss" in progress else "",
@@ -118,8 +118,8 @@ def _columns(job: Job, status: Status) -> list[str]:
     ]
 
 
-def _parts(job: Job, status: Status) -> list[str]:
+def _parts(request: Request, status: Status) -> list[str]:
     """Return the parts of the line of a run."""
-    cells = _columns(job, status)
+    cells = _columns(request, status)
     told = [f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells[2:], strict=True) if cell]
     return [cells[0], *(told or ["starts"])]

@@ -1,35 +1,45 @@
 """Molino's launchers under a sweeper that is not molino's: Hydra's plain interface."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
+from molino.configuration.composer import Composer
 from molino.runs.directory import readable_name
 from molino.runs.status import DONE, read_status
 from molino.sweeps.devices import most_demanding
-from molino.sweeps.plan import Composer
 
 
-def launch(runs: Any, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+def launch(runs: Any, composer: Composer, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
     """Train a run for each list of overrides; return what Hydra's launchers do.
 
     Args:
         runs: what trains them, such as molino.sweeps.local.Local.
     """
-    composer = Composer(runs.context.hydra.config_loader, runs.context.config)
-    jobs = []
-    for overrides in job_overrides:
-        own = [o for o in filter_overrides(overrides) if not o.lstrip("+").startswith("paths.")]
-        jobs.append(composer.job(list(filter_overrides(overrides)), readable_name(own)))
+    every = [list(filter_overrides(overrides)) for overrides in job_overrides]
+    requests = [composer.request(overrides, name_of(overrides)) for overrides in every]
     try:
-        runs.train(iter(jobs), most_demanding(jobs), len(jobs))
+        runs.train(iter(requests), most_demanding(requests), len(requests))
     finally:
         runs.close()
-    return [_returned(job.path, list(job.overrides)) for job in jobs]
+    return [_returned(request.path, request.overrides) for request in requests]
 
 
-def _returned(path: Any, overrides: list[str]) -> JobReturn:
+def directory_of(hydra: Any) -> Path:
+    """Return the directory of a run that a launcher of Hydra's trains. A sweeper that says none gets one named after
+    the overrides."""
+    subdir = str(hydra.sweep.subdir)
+    return Path(str(hydra.sweep.dir)) / (name_of(list(hydra.overrides.task)) if subdir == "." else subdir)
+
+
+def name_of(overrides: list[str]) -> str:
+    """Return the name of a run of which nobody says what its sweep varies."""
+    return readable_name([o for o in overrides if not o.lstrip("+").startswith("paths.")])
+
+
+def _returned(path: Path, overrides: list[str]) -> JobReturn:
     status = read_status(path)
     if status.state == DONE:
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=status.summary["val/loss"])

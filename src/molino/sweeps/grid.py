@@ -1,6 +1,5 @@
 """Every combination of the values listed: what `-m` does unless another sweeper is named."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +7,10 @@ from omegaconf import DictConfig
 
 from molino.base.errors import ConfigError
 from molino.configuration.build import build
+from molino.configuration.composer import Composer
+from molino.sweeps.attempt import Train
 from molino.sweeps.ledger import check_launcher, close, conclude, launch_all, make_launcher, place, queue
-from molino.sweeps.plan import Composer, combine, parse, run_name, split, sweep_name
+from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,17 @@ class Grid:
 
 
 def sweep(
-    context: Any, task_function: Callable[..., Any], config: DictConfig, arguments: list[str], settings: dict[str, Any]
+    context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any], train: Train
 ) -> None:
     """Train what is left of a sweep.
 
     Args:
         context: Hydra's.
+        task: what Hydra calls with a composed configuration, for launchers of others.
         config: the configuration that was composed of the sweep's command.
         arguments: the settings that were typed.
         settings: of the sweeper; see Grid.
+        train: trains one run.
 
     Raises:
         ConfigError, CheckpointError, HydraException: the sweep makes no sense; nothing was trained.
@@ -47,16 +50,15 @@ def sweep(
     grid: Grid = build({"_target_": "molino.sweeps.grid.Grid", **settings}, "hydra.sweeper")
     overrides = parse(arguments, grid.params, context.config_loader)
     swept, fixed = split(overrides)
-    directory = place(config, sweep_name(swept, fixed))
+    directory = place(config, sweep_names(swept, fixed))
     composer = Composer(context.config_loader, config)
     # Of values listed twice there is one run.
-    jobs = list(
-        {run.path: run for run in (composer.job(each, run_name(each, swept)) for each in combine(overrides))}.values()
-    )
-    launcher = make_launcher(context, task_function, config)
-    check_launcher(jobs, launcher)
+    found = [composer.request(each, run_name(each, swept)) for each in combine(overrides)]
+    requests = list({request.path: request for request in found}.values())
+    launcher = make_launcher(context, task, config)
+    check_launcher(requests, launcher)
     try:
-        launch_all(launcher, queue(jobs, grid.attempts, composer))
+        launch_all(launcher, queue(requests, grid.attempts), train)
     finally:
         close(launcher)
-    conclude(jobs, directory, launcher)
+    conclude(requests, directory, launcher)

@@ -11,64 +11,109 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, open_dict
 
 from molino.base.console import say, show_rows
-from molino.base.errors import ConfigError, SweepFailed
+from molino.base.errors import CheckpointError, ConfigError, SweepFailed
 from molino.base.files import explain_os_errors, is_locked
-from molino.runs.directory import LOCK
+from molino.configuration.composer import for_hydra
+from molino.configuration.identity import differences
+from molino.configuration.internals import trains_here
+from molino.configuration.request import Request
+from molino.configuration.settings import begin_from
+from molino.runs.directory import CONFIG, LOCK, read_config
 from molino.runs.status import CUT_OFF, DONE, FAILED, QUEUED, RUNNING, Status, enqueue, read_status
+from molino.sweeps.attempt import Train, attempt
 from molino.sweeps.devices import most_demanding
-from molino.sweeps.plan import Composer, Job, refuse_other
 
 # How long the processes of a sweep that was killed may take to save and end, in seconds.
 GRACE = 15.0
 
 
-def place(config: DictConfig, name: str) -> Path:
-    """Name the sweep of `config`, if the person has not, and return its directory."""
-    with open_dict(config):
-        if config.sweep is None:
+def place(config: DictConfig, names: list[str]) -> Path:
+    """Name the sweep of `config`, if the person has not, and return its directory.
+
+    Args:
+        names: what it is called, and what an earlier version called it.
+    """
+    given = config.sweep
+    if given is not None and (str(given) in ("", ".", "..") or "/" in str(given)):
+        raise ConfigError(f"sweep={given} cannot name a sweep's directory: choose a name without /")
+    for name in reversed(names if given is None else [given]):
+        with open_dict(config):
             config.sweep = name
-        elif str(config.sweep) in ("", ".", "..") or "/" in str(config.sweep):
-            raise ConfigError(f"sweep={config.sweep} cannot name a sweep's directory: choose a name without /")
-    return Path(str(config.hydra.sweep.dir))
+        directory = Path(str(config.hydra.sweep.dir))
+        if directory.is_dir():
+            break
+    return directory
 
 
 def make_launcher(context: Any, task_function: Callable[..., Any], config: DictConfig) -> Any:
-    """Return the launcher that `hydra/launcher` names."""
+    """Return the launcher that `hydra/launcher` names.
+
+    Raises:
+        ConfigError: Hydra is asked for something that only its own sweeper does.
+    """
+    for name in ("chdir", "env_set", "env_copy"):
+        if asked := config.hydra.job.get(name):
+            raise ConfigError(
+                f"hydra.job.{name}={asked} has no effect on the runs of a sweep: set what they need before the command"
+            )
     return Plugins.instance().instantiate_launcher(context, task_function, config)
 
 
-def queue(jobs: list[Job], attempts: int, composer: Composer) -> list[Job]:
+def queue(requests: list[Request], attempts: int) -> list[Request]:
     """Return the runs that are left, and record them as queued; tell how many there are of each kind.
 
     Raises:
         CheckpointError: one of the directories is taken by a run with other settings.
     """
     pending, kinds = [], Counter()
-    for job in jobs:
-        status = read_status(job.path)
-        refuse_other(job, status, composer)
+    for request in requests:
+        status = read_status(request.path)
+        refuse_other(request, status)
         kind = _kind(status, attempts)
         kinds[kind] += 1
         if kind not in ("done", "given up"):
-            pending.append(job)
-            with explain_os_errors(job.path, "; set paths.outputs"):
-                enqueue(job.path, list(job.overrides), job.asked)
+            pending.append(request)
+            with explain_os_errors(request.path, "; set paths.outputs"):
+                enqueue(request.path, request.overrides, request.asked)
     found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    say(f"sweep {jobs[0].path.parent}: {len(jobs)} run{'s' * (len(jobs) != 1)}: {found}")
+    say(f"sweep {requests[0].path.parent}: {len(requests)} run{'s' * (len(requests) != 1)}: {found}")
     return pending
 
 
-def check_launcher(jobs: list[Job], launcher: Any) -> None:
-    """Refuse to train in this process what is distributed by starting the command again: that would be the sweep's.
+def refuse_other(request: Request, status: Status) -> None:
+    """Refuse to go on with, or to skip, a run that was asked for with other settings.
 
     Raises:
-        ConfigError: the launcher keeps runs in the process of the sweep, or in one that knows only the sweep's command.
+        CheckpointError: its directory is taken by such a run.
     """
-    distributed = next((job for job in jobs if job.relaunches), None)
+    if status.asked in (None, request.asked):
+        return
+    if changed := changes(request):
+        shown = "; ".join(f"{key} {old} -> {new}" for key, (old, new) in list(changed.items())[:3])
+        raise CheckpointError(
+            f"{request.path} was trained with other settings ({shown}): give this sweep a name of its own with "
+            "sweep=<name>"
+        )
+
+
+def changes(request: Request) -> dict[str, tuple[Any, Any]]:
+    """Return how a run that has begun in this directory differs from what is asked for: key -> (its own, asked for)."""
+    if not (request.path / CONFIG).is_file():
+        return {}
+    return differences(read_config(request.path), begin_from(request.settings))
+
+
+def check_launcher(requests: list[Request], launcher: Any) -> None:
+    """Refuse to train runs over several processes one after the other in the same process.
+
+    Raises:
+        ConfigError: the launcher does that, and a run would meet the ranks and ports of the one before.
+    """
+    distributed = next((request for request in requests if request.processes > 1), None)
     if distributed is not None and molinos(launcher) is None:
         raise ConfigError(
-            f"{distributed.name} takes {distributed.devices * distributed.nodes} processes, each of which would start "
-            "this whole sweep: add hydra/launcher=local or hydra/launcher=slurm"
+            f"{distributed.name} takes {distributed.processes} processes, the first of which has to be its own: add "
+            "hydra/launcher=local or hydra/launcher=slurm"
         )
 
 
@@ -77,23 +122,26 @@ def molinos(launcher: Any) -> Any:
     return getattr(launcher, "runs", None)
 
 
-def launch(launcher: Any, jobs: list[Job]) -> None:
-    """Train the runs, by one of molino's launchers or any other of Hydra's."""
+def launch(launcher: Any, requests: list[Request], train: Train) -> None:
+    """Train the runs: here, one after the other; by one of molino's launchers; or by any other of Hydra's."""
     if runs := molinos(launcher):
-        runs.train(iter(jobs), most_demanding(jobs), len(jobs))
+        runs.train(iter(requests), most_demanding(requests), len(requests))
+    elif trains_here(launcher):
+        for request in requests:
+            attempt(train, request)
     else:
-        launcher.launch([job.placed for job in jobs], initial_job_idx=0)
+        launcher.launch([for_hydra(request) for request in requests], initial_job_idx=0)
 
 
-def launch_all(launcher: Any, jobs: list[Job]) -> None:
+def launch_all(launcher: Any, requests: list[Request], train: Train) -> None:
     """Train the runs, also those that processes of an earlier sweep, killed a moment ago, were still holding."""
-    if jobs:
-        launch(launcher, jobs)
-    deadline, left = time.monotonic() + GRACE, list(jobs) if waits(launcher) else []
-    while left := [job for job in left if read_status(job.path).state in (QUEUED, RUNNING, CUT_OFF)]:
-        if free := [job for job in left if not is_locked(job.path / LOCK)]:
-            launch(launcher, free)
-            left = [job for job in left if job not in free]
+    if requests:
+        launch(launcher, requests, train)
+    deadline, left = time.monotonic() + GRACE, list(requests) if waits(launcher) else []
+    while left := [each for each in left if read_status(each.path).state in (QUEUED, RUNNING, CUT_OFF)]:
+        if free := [each for each in left if not is_locked(each.path / LOCK)]:
+            launch(launcher, free, train)
+            left = [each for each in left if each not in free]
         elif time.monotonic() > deadline:
             return
         else:
@@ -111,17 +159,17 @@ def close(launcher: Any) -> None:
         runs.close()
 
 
-def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
+def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     """Tell what became of all runs, and what to type next.
 
     Raises:
         SweepFailed: some failed, or have not ended although the launcher waits for them.
     """
-    statuses = {job: read_status(job.path) for job in jobs}
+    statuses = {request.path: read_status(request.path) for request in requests}
     counts = Counter(status.state for status in statuses.values())
-    failed = {job: status for job, status in statuses.items() if status.state == FAILED}
+    failed = {path: status for path, status in statuses.items() if status.state == FAILED}
     if failed:
-        rows = [(job.name, str(status.failures), status.error or "") for job, status in failed.items()]
+        rows = [(path.name, str(status.failures), status.error or "") for path, status in failed.items()]
         show_rows("failed", ("run", "times", "because"), rows, words=("because",))
     say(f"{directory}: " + ", ".join(f"{counts[state]} {state or 'gone'}" for state in (DONE, *counts.keys() - {DONE})))
     if waits(launcher) and counts[RUNNING]:
@@ -130,12 +178,14 @@ def conclude(jobs: list[Job], directory: Path, launcher: Any) -> None:
     if failed:
         first = next(iter(failed))
         raise SweepFailed(
-            f"{len(failed)} of {len(jobs)} runs failed: see traceback.txt and log.txt in their directories, such as "
-            f"{first.path}",
+            f"{len(failed)} of {len(requests)} runs failed: see traceback.txt and log.txt in their "
+            f"directories, such as {first}",
             failed[first].exit_code,
         )
-    if waits(launcher) and (left := len(jobs) - counts[DONE] - counts[RUNNING]):
-        raise SweepFailed(f"{left} of {len(jobs)} runs have not ended: give the command again to go on with them", 1)
+    if waits(launcher) and (left := len(requests) - counts[DONE] - counts[RUNNING]):
+        raise SweepFailed(
+            f"{left} of {len(requests)} runs have not ended: give the command again to go on with them", 1
+        )
 
 
 def _kind(status: Status, attempts: int) -> str:

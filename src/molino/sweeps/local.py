@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from molino.base.console import say
 from molino.base.errors import Interrupted
-from molino.sweeps.context import Context
+from molino.configuration.request import Request
+from molino.sweeps.attempt import Context
 from molino.sweeps.devices import check_numbers, share
 from molino.sweeps.display import Display
-from molino.sweeps.plan import Job
 from molino.sweeps.workers import Worker
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -37,7 +37,7 @@ class Local:
         self.workers: list[Worker] = []
         self.log: Path | None = None
 
-    def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
+    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
         """Train `count` runs, each of which is asked for when a worker is free for it.
 
         Raises:
@@ -48,7 +48,7 @@ class Local:
             self.workers = [Worker(self.context, each, self.log) for each in share(largest, count, *self.settings)]
         with _sigterm_raises(), Display(count) as display:
             try:
-                self._train(jobs, display)
+                self._train(requests, display)
             except (KeyboardInterrupt, Interrupted) as stop:
                 number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
                 self._stop(number, display)
@@ -64,12 +64,12 @@ class Local:
         if self.log is not None and self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
 
-    def _train(self, jobs: Iterator[Job], display: Display) -> None:
+    def _train(self, requests: Iterator[Request], display: Display) -> None:
         while True:
             for worker in self.workers:
-                if worker.job is None and (job := next(jobs, None)) is not None:
-                    worker.start(job)
-                    display.start(job)
+                if worker.request is None and (request := next(requests, None)) is not None:
+                    worker.start(request)
+                    display.start(request)
             if not self._busy():
                 return
             self._look(display)
@@ -79,8 +79,8 @@ class Local:
         wait([thing for worker in self._busy() for thing in worker.waitable()], SECONDS_BETWEEN_LOOKS)
         for worker in self._busy():
             if worker.ended():
-                display.end(worker.job)
-                worker.job = None
+                display.end(worker.request)
+                worker.request = None
         display.refresh()
 
     def _stop(self, number: int, display: Display) -> None:
@@ -98,7 +98,7 @@ class Local:
                 continue
 
     def _busy(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.job is not None]
+        return [worker for worker in self.workers if worker.request is not None]
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from typing import Any
 from molino.base.console import say
 from molino.base.errors import ConfigError, ResourceError
 from molino.base.files import write_text
+from molino.configuration.request import Request
 from molino.runs.status import QUEUED, fail, read_status
-from molino.sweeps.context import Context
+from molino.sweeps.attempt import Context
 from molino.sweeps.display import Display
-from molino.sweeps.plan import Job
 
 RECORD = "slurm.json"  # in a run directory: its job
 FOLDER = ".slurm"  # in a sweep's directory: what submitit sends to the jobs, and what they print
@@ -85,10 +85,10 @@ class Slurm:
     def waits(self) -> bool:
         return self.wait
 
-    def train(self, jobs: Iterator[Job], largest: Job, count: int) -> None:
+    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
         """Submit the runs but for those in the queue already; where asked to, wait for all of them to end."""
         queued = queue_of_slurm()
-        waiting = [job for job in jobs if recorded(job) not in queued]
+        waiting = [request for request in requests if recorded(request) not in queued]
         if len(waiting) < count:
             say(f"{count - len(waiting)} runs are in Slurm's queue already")
         for first in range(0, len(waiting), LARGEST_ARRAY):
@@ -99,17 +99,19 @@ class Slurm:
     def close(self) -> None:
         """Jobs need nobody."""
 
-    def _submit(self, jobs: list[Job]) -> None:
+    def _submit(self, requests: list[Request]) -> None:
         """Submit an array for all runs of the same shape."""
         shapes = defaultdict(list)
-        for job in jobs:
-            gpus = self.gpus if self.gpus is not None else job.devices * (job.accelerator == "gpu")
-            shapes[job.nodes, job.devices if job.relaunches else 1, gpus].append(job)
+        for request in requests:
+            hardware = request.settings["hardware"]
+            gpus = self.gpus if self.gpus is not None else hardware["devices"] * (hardware["accelerator"] == "gpu")
+            tasks = hardware["devices"] if request.processes > 1 else 1
+            shapes[hardware["num_nodes"], tasks, gpus].append(request)
         for (nodes, tasks, gpus), alike in shapes.items():
             executor = self._executor(alike[0].path.parent / FOLDER, nodes, tasks, gpus)
-            submitted = _map(executor, Run(self.context), [job.placed for job in alike])
-            for job, slurm_job in zip(alike, submitted, strict=True):
-                write_text(job.path / RECORD, json.dumps({"job": slurm_job.job_id}) + "\n")
+            submitted = _map(executor, Run(self.context), alike)
+            for request, slurm_job in zip(alike, submitted, strict=True):
+                write_text(request.path / RECORD, json.dumps({"job": slurm_job.job_id}) + "\n")
             say(f"submitted {len(alike)} runs as Slurm job {submitted[0].job_id.partition('_')[0]}")
 
     def _executor(self, folder: Path, nodes: int, tasks: int, gpus: int) -> Any:
@@ -136,21 +138,22 @@ class Slurm:
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         return executor
 
-    def _watch(self, jobs: list[Job]) -> None:
+    def _watch(self, requests: list[Request]) -> None:
         """Show how far the runs are until Slurm has none of them any more."""
-        left = list(jobs)
+        left = list(requests)
         with Display(len(left)) as display:
-            for job in left:
-                display.start(job)
+            for request in left:
+                display.start(request)
             try:
                 while left:
                     time.sleep(SECONDS_BETWEEN_LOOKS)
                     queued = queue_of_slurm()
-                    for job in [job for job in left if recorded(job) not in queued]:
-                        left.remove(job)
-                        if read_status(job.path).state == QUEUED:
-                            fail(job.path, f"its Slurm job ended before it began: see {job.path.parent / FOLDER}")
-                        display.end(job)
+                    for request in [request for request in left if recorded(request) not in queued]:
+                        left.remove(request)
+                        if read_status(request.path).state == QUEUED:
+                            logs = request.path.parent / FOLDER
+                            fail(request.path, f"its Slurm job ended before it began: see {logs}")
+                        display.end(request)
                     display.refresh()
             except KeyboardInterrupt:
                 say("the jobs go on; squeue --me shows them, scancel ends them")
@@ -163,10 +166,10 @@ class Run:
     def __init__(self, context: Context):
         self.context = context
 
-    def __call__(self, overrides: list[str]) -> None:
+    def __call__(self, request: Request) -> None:
         self.context.enter()
         try:
-            self.context.train(overrides)
+            self.context.attempt(request)
         except SystemExit as stopped:
             told = stopped.code == 128 + signal.SIGUSR2
             if not told and not (stopped.code == 128 + signal.SIGTERM and gives_way()):
@@ -174,11 +177,11 @@ class Run:
             # The run has saved. What submitit does on this signal, to requeue the job, is to be done now.
             os.kill(os.getpid(), signal.SIGUSR2)
 
-    def checkpoint(self, overrides: list[str]) -> Any:
+    def checkpoint(self, request: Request) -> Any:
         """Return what the requeued job is to do: the same, for the run directory knows how far it is."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, overrides)
+        return DelayedSubmission(self, request)
 
 
 def _map(executor: Any, function: Any, arguments: list[Any]) -> list[Any]:
@@ -216,9 +219,9 @@ def gives_way() -> bool:
     return shown.get("JobState") == "RUNNING" and shown.get("PreemptTime", "None") != "None"
 
 
-def recorded(job: Job) -> str | None:
+def recorded(request: Request) -> str | None:
     """Return the Slurm job that a run was submitted as."""
     try:
-        return json.loads((job.path / RECORD).read_text("utf-8"))["job"]
+        return json.loads((request.path / RECORD).read_text("utf-8"))["job"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -15,11 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from molino.runs.directory import ASSIGNED
+from molino.configuration.request import HANDED, Request
 from molino.runs.status import CUT_OFF, QUEUED, RUNNING, fail, read_status
-from molino.sweeps.context import LOG, Context
-from molino.sweeps.job import PARENT, leave_with, output_to
-from molino.sweeps.plan import Job
+from molino.sweeps.attempt import LOG, PARENT, Context, leave_with, output_to
 
 
 class Worker:
@@ -31,26 +29,26 @@ class Worker:
         log: the file for whatever the process says outside of its runs.
 
     Attributes:
-        job: the run that it is training.
+        request: the run that it is training.
     """
 
     def __init__(self, context: Context, environment: dict[str, str], log: Path):
         self.context, self.log = context, log
         self.environment = environment | {PARENT: str(os.getpid())}
-        self.job: Job | None = None
+        self.request: Request | None = None
         self.process: Any = None
         self.command: subprocess.Popen | None = None
         self.connection: Connection | None = None
 
-    def start(self, job: Job) -> None:
+    def start(self, request: Request) -> None:
         """Begin to train a run."""
-        self.job = job
-        if job.relaunches:
-            self.command = self._start_command(job)
+        self.request = request
+        if request.processes > 1:
+            self.command = self._start_command(request)
             return
         if self.process is None:
             self._start_process()
-        self.connection.send(job.placed)
+        self.connection.send(request)
 
     def waitable(self) -> list[Any]:
         """Return what multiprocessing.connection.wait can wait for: the run's end or the process's."""
@@ -80,7 +78,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             if self.command is not None:
                 os.killpg(self.command.pid, number)
-            elif self.job is not None and self.process is not None:
+            elif self.request is not None and self.process is not None:
                 os.kill(self.process.pid, number)
 
     def close(self) -> None:
@@ -103,11 +101,11 @@ class Worker:
         other.close()
         self.process, self.connection = process, connection
 
-    def _start_command(self, job: Job) -> subprocess.Popen:
-        job.path.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | self.environment | {ASSIGNED: str(job.path)}
-        with (job.path / LOG).open("ab") as log:
-            command = [sys.executable, str(Path(self.context.arguments[0]).resolve()), *job.overrides]
+    def _start_command(self, request: Request) -> subprocess.Popen:
+        request.path.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | self.environment | {HANDED: request.to_json()}
+        with (request.path / LOG).open("ab") as log:
+            command = [sys.executable, str(Path(self.context.arguments[0]).resolve()), *request.overrides]
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _drop_process(self) -> None:
@@ -117,12 +115,12 @@ class Worker:
 
     def _record_death(self, status: int) -> None:
         """Record a run as failed whose process ended without a word; one that was stopped can go on."""
-        state = read_status(self.job.path).state
+        state = read_status(self.request.path).state
         stopped = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
         if state in (QUEUED, RUNNING, CUT_OFF) and status != 0 and not stopped:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             said = f" and {self.log}" if self.log.is_file() and self.log.stat().st_size else ""
-            fail(self.job.path, f"its process {how}: see {self.job.path / LOG}{said}")
+            fail(self.request.path, f"its process {how}: see {self.request.path / LOG}{said}")
 
 
 def _work(connection: Connection, context: Context, log: Path) -> None:
@@ -133,8 +131,8 @@ def _work(connection: Connection, context: Context, log: Path) -> None:
         context.enter()
         # The runs are claimed by this process, which has no other parent to watch from now on.
         del os.environ[PARENT]
-        while (overrides := connection.recv()) is not None:
-            context.train(overrides)
+        while (request := connection.recv()) is not None:
+            context.attempt(request)
             connection.send(None)
 
 

@@ -15,8 +15,8 @@ import torch
 from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.build import build
 from molino.data.pretrained import load_tokenizer
+from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
-from molino.generation.start import start_token
 from molino.hub.read import architecture, find_folder, load_model
 from molino.runs import directory
 
@@ -101,10 +101,9 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
     A model whose weights were trained elsewhere has a `vocab_size` of its own.
     """
     own = settings["model"].get("vocab_size")
-    if own is None:
-        return build(settings["model"], "model", vocab_size=vocab_size)
-    check_vocabulary(vocab_size, own)
-    return build(settings["model"], "model")
+    if own is not None:
+        check_vocabulary(vocab_size, own)
+    return build(settings["model"], "model", **({} if own else {"vocab_size": vocab_size}))
 
 
 def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:

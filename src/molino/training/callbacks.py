@@ -7,24 +7,21 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
 from molino.base.errors import ConfigError
-from molino.configuration.build import build
 
 # What `trainer.callback_metrics` holds after each validation.
 MONITORS = ("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte")
 
 
-def build_callbacks(nodes: Mapping[str, Any]) -> list[Callback]:
-    """Build the callbacks that are not null.
+def check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    """Refuse what cannot be a callback of a run.
+
+    Args:
+        callbacks: as they were built, by name.
 
     Raises:
-        ConfigError: one cannot be built, is none, watches a metric that does not exist, or keeps checkpoints, which
-            the run does itself.
+        ConfigError: one is none, watches a metric that does not exist, or keeps checkpoints, which the run does itself.
     """
-    callbacks = []
-    for name, node in nodes.items():
-        if node is None:
-            continue
-        callback = build(node, f"callbacks.{name}")
+    for name, callback in callbacks.items():
         if not isinstance(callback, Callback):
             raise ConfigError(f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback")
         if isinstance(callback, Checkpoint):
@@ -34,5 +31,3 @@ def build_callbacks(nodes: Mapping[str, Any]) -> list[Callback]:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in MONITORS:
             raise ConfigError(f"callbacks.{name}.monitor={monitor} is not measured: choose {', '.join(MONITORS)}")
-        callbacks.append(callback)
-    return callbacks

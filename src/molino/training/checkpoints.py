@@ -16,9 +16,10 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from molino.base.errors import Interrupted
+from molino.base.errors import CheckpointError, Interrupted
 from molino.base.files import atomic_write, remove_orphans
-from molino.runs.directory import BEST, LAST, is_main_process
+from molino.base.processes import is_main_process
+from molino.runs.directory import BEST, LAST
 from molino.trained.load import load_checkpoint
 
 # USR1 and USR2 are what clusters send before a job's time is up, as `sbatch --signal` has it.
@@ -131,3 +132,28 @@ class Checkpoints(Callback):
         self.signal = number
         if is_main_process():
             os.write(2, b"\nfinishing the block of steps and saving; once more ends at once\n")
+
+
+def resume_step(checkpoint: Path | None, data: str, max_steps: int) -> int:
+    """Return the step a checkpoint stands at; 0 without one.
+
+    Args:
+        data: digest of the tokens that are there now.
+
+    Raises:
+        CheckpointError: it was trained on others, or is from beyond the end of the run.
+    """
+    if checkpoint is None:
+        return 0
+    content = load_checkpoint(checkpoint)
+    if content.get("data") != data:
+        raise CheckpointError(
+            f"{checkpoint} was trained on a text or with a tokenizer that has changed since: bring that back, or start "
+            "a new run"
+        )
+    if content["global_step"] > max_steps:
+        raise CheckpointError(
+            f"{checkpoint} stands at step {content['global_step']}, but trainer.max_steps={max_steps}: config.yaml was "
+            "changed; start a new run"
+        )
+    return content["global_step"]

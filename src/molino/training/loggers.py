@@ -12,6 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from molino.base.errors import CheckpointError
 from molino.base.files import write_text
+from molino.configuration.build import build
+from molino.configuration.identity import compared
+from molino.training.run import Run
 
 # What TensorBoard's HParams tab shows for each run: the last value logged under these tags.
 HPARAMS_METRICS = ("val/loss", "val/perplexity", "train/loss")
@@ -108,6 +111,18 @@ class MetricsFile(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+
+def start_loggers(run: Run, floors: dict[str, float], first_step: int, max_steps: int) -> list[Logger]:
+    """Build the loggers of a run; of one that begins, fill the HParams tab and draw the floors."""
+    given = {"directory": run.path, "first_step": first_step if run.exists else None}
+    nodes = {name: node for name, node in run.settings["logger"].items() if node}
+    loggers = [build(node, f"logger.{name}", **given) for name, node in nodes.items()]
+    for logger in loggers:
+        if isinstance(logger, TensorBoard) and not run.exists:
+            logger.log_settings(compared(run.settings, run.request.choices, run.request.overrides))
+            log_floors(run.path / "floors", floors, max_steps)
+    return loggers
 
 
 def log_floors(directory: Path, floors: dict[str, float], last_step: int) -> None:

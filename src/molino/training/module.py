@@ -72,10 +72,7 @@ class LanguageModel(LightningModule):
         self._seconds, self._tokens = 0.0, 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        try:
-            return optimizer_for(self.model, self._matrices, self.make_optimizer)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise ConfigError(f"optimizer: {error}") from error
+        return optimizer_for(self.model, self._matrices, self.make_optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A run killed after its last step, before its summary was written, has nothing left to compute them by.

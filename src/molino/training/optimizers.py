@@ -7,6 +7,9 @@ from collections.abc import Set
 from torch import nn
 from torch.optim import Optimizer
 
+from molino.base.errors import ConfigError
+from molino.models.shapes import shapes_only
+
 
 def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial) -> Optimizer:
     """Return the optimizer of a model.
@@ -14,11 +17,22 @@ def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial)
     Args:
         matrices: names of the parameters that weight decay acts on.
         make: a partial that takes parameter groups; with a parameter `hidden`, as Muon has, also hidden_weights.
+
+    Raises:
+        ConfigError: its settings make no sense.
     """
     groups = parameter_groups(model, matrices)
-    if "hidden" in inspect.signature(make).parameters:
-        return make(groups, hidden=hidden_weights(model))
-    return make(groups)
+    given = {"hidden": hidden_weights(model)} if "hidden" in inspect.signature(make).parameters else {}
+    try:
+        return make(groups, **given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"optimizer: {error}") from error
+
+
+def check_optimizer(make: functools.partial) -> None:
+    """Refuse settings that make no optimizer, while there is no model yet."""
+    with shapes_only():
+        optimizer_for(nn.Linear(2, 2), {"weight"}, make)
 
 
 def parameter_groups(model: nn.Module, matrices: Set[str]) -> list[dict]:

@@ -35,6 +35,10 @@ class Plan:
         if self.sample_tokens < 0:
             raise ConfigError(f"trainer.sample_tokens={self.sample_tokens} must be at least 0")
 
+    def validation_due(self, step: int) -> bool:
+        """Tell whether a validation follows the block that ends at `step`."""
+        return step % self.val_every == 0 or step >= self.max_steps
+
     @property
     def steps_per_block(self) -> int:
         """Steps trained in one go: the largest number that divides all three intervals."""

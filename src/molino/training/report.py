@@ -7,8 +7,10 @@ from typing import Any
 from molino.base.console import say, show_facts
 from molino.data.module import TextDataModule
 from molino.evaluation.floors import describe_floors
+from molino.evaluation.loss import perplexity
 from molino.machine.hardware import Hardware
 from molino.models.cost import count_parameters
+from molino.training.checkpoints import Checkpoints
 from molino.training.module import LanguageModel
 
 
@@ -25,7 +27,7 @@ def introduce(
     model, max_steps = module.model, module.max_steps
     epochs = max_steps * per_step / len(train.tokens)
     facts = {
-        "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.corpus.fingerprint()[:12]}",
+        "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.text.sha256[:12]}",
         "text": f"{train.characters:,} + {val.characters:,} characters, train + held out",
         "tokens": f"{len(train.tokens):,} + {len(val.tokens):,}, vocabulary {data.tokenizer.size:,}",
         "model": f"{type(model).__name__}, {count_parameters(model):,} parameters, context {data.block_size} tokens",
@@ -40,6 +42,28 @@ def introduce(
     if first_step:
         facts["resumed"] = f"after step {first_step:,}"
     show_facts("molino", facts)
+
+
+def summarise(
+    module: LanguageModel, data: TextDataModule, checkpoints: Checkpoints, floors: dict[str, float]
+) -> dict[str, Any]:
+    """Return the flat summary of a run, with TensorBoard's tags as keys."""
+    steps = module.trainer.global_step
+    return {
+        **module.val_metrics,
+        "val/best_loss": checkpoints.best_loss,
+        "val/best_perplexity": perplexity(checkpoints.best_loss),
+        "best_step": checkpoints.best_step,
+        **module.train_metrics,
+        **floors,
+        "steps": steps,
+        "tokens": steps * data.tokens_per_step,
+        "tokens_per_second": module.train_metrics["train/tokens_per_second"],
+        "seconds": checkpoints.seconds,
+        "parameters": count_parameters(module.model),
+        "corpus": data.corpus.name,
+        "corpus_sha256": data.text.sha256,
+    }
 
 
 def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -> None:

@@ -9,9 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from molino.base.files import write_text
+from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.generation.decode import generate
-from molino.generation.start import forbidden_tokens
+from molino.machine.hardware import Hardware
+from molino.training.plan import Plan
 
 HEADING = r"^--- step (\d+) ---$"
 
@@ -53,6 +55,15 @@ class Samples(Callback):
     def _text(self) -> str:
         """What was sampled so far, with its line ends as they are."""
         return self.path.read_bytes().decode("utf-8") if self.path.is_file() else ""
+
+
+def sampling(
+    run: Path, tokenizer: Tokenizer, start_id: int, plan: Plan, hardware: Hardware, seed: int
+) -> list[Callback]:
+    """Return what samples during a run: nothing where no text is asked for, or no process holds all the weights."""
+    if not plan.sample_tokens or hardware.strategy == "fsdp":
+        return []
+    return [Samples(run, tokenizer, start_id, plan.sample_tokens, seed)]
 
 
 def sample_text(model: torch.nn.Module, tokenizer: Tokenizer, start_id: int, tokens: int, seed: int) -> str:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from molino.base.console import progress, show_facts
 from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import build, check
-from molino.configuration.settings import relocate, resolve
+from molino.configuration.request import Request
+from molino.configuration.settings import relocate
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split, prepare_tokens
 from molino.evaluation.floors import describe_floors, split_floors
@@ -17,10 +16,10 @@ from molino.machine.hardware import Hardware
 from molino.trained.load import LoadedRun, load
 
 
-def run(config: Any) -> float:
-    """Check the configuration and evaluate."""
-    settings = resolve(config)
-    for override in HydraConfig.get().overrides.task:
+def run(request: Request) -> float:
+    """Check the settings and evaluate."""
+    settings = dict(request.settings)
+    for override in request.overrides:
         if override.lstrip("+~").startswith(("data/tokenizer", "data.tokenizer")):
             raise ConfigError(f"{override} has no use here: a run is evaluated with its own tokenizer")
     # data=... names another corpus; how it would be tokenized and batched in training has no meaning here.
@@ -57,12 +56,12 @@ def evaluate(
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     if corpus is None:
         corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus")
-    splits = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
+    text = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split={split} is unknown: choose train, val or test")
-    if split not in splits:
-        raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(splits)}")
-    chosen, block_size = splits[split], loaded.model.block_size
+    if split not in text.splits:
+        raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(text.splits)}")
+    chosen, block_size = text.splits[split], loaded.model.block_size
     stride = block_size if stride is None else stride
     windows = evaluation_windows(chosen, block_size, stride, loaded.tokenizer.size)
     with hardware.autocast():
@@ -77,8 +76,7 @@ def evaluate(
         **{unit.replace("_", " "): f"{loss * factor:.4f}" for unit, factor in loss_units(chosen).items()},
     }
     if floors:
-        found = split_floors(corpus, loaded.tokenizer, splits, split, Path(paths["cache"]))
-        facts |= describe_floors(found, loss)
+        facts |= describe_floors(split_floors(text, split, Path(paths["cache"])), loss)
     show_facts("evaluation", facts)
     return loss
 

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from molino.base.console import console, say, show_facts, show_rows, working
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, make_directory
 from molino.configuration.build import build, check
-from molino.configuration.settings import resolve
+from molino.configuration.request import Request
+from molino.generation.prompt import ask_prompt, encode_prompt
 from molino.inspection import pictures, tree
 from molino.inspection.attention import Attention, read
 from molino.inspection.predictions import label, predict, table
@@ -26,9 +26,9 @@ from molino.models.cost import cache_bytes_per_token, count_parameters, flops_pe
 from molino.trained.load import LoadedRun, load
 
 
-def run(config: Any) -> None:
-    """Check the configuration and explain."""
-    settings = resolve(config)
+def run(request: Request) -> None:
+    """Check the settings and explain."""
+    settings = dict(request.settings)
     if settings["prompt"] is not None:
         settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
     check({"_target_": "molino.verbs.explain.explain", **settings})
@@ -84,29 +84,15 @@ def explain(
     say(f"next: tensorboard --logdir {shlex.quote(str(target))}")
 
 
-def ask_prompt() -> str:
-    """Ask for a prompt on a terminal.
-
-    Raises:
-        ConfigError: there is no one to ask.
-    """
-    if not sys.stdin.isatty():
-        raise ConfigError('there is no prompt: add prompt="..."')
-    return input("prompt: ")
-
-
 def encode(prompt: str, loaded: LoadedRun) -> list[int]:
-    """Return a prompt's ids, at least one, with a remark on standard error on characters that are unknown.
+    """Return a prompt's ids, at least one.
 
     Raises:
         DataError: there are none, or more than the context holds.
     """
-    ids = loaded.tokenizer.encode(prompt).tolist()
-    if unknown := loaded.tokenizer.unknown(prompt):
-        print(f"explain.py: not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}", file=sys.stderr)
-    if not ids:
+    ids = encode_prompt(prompt, loaded.tokenizer, loaded.prefix)
+    if len(ids) == len(loaded.prefix):
         raise DataError(f"prompt={prompt!r} holds no token of this model: add some text")
-    ids = [*loaded.prefix, *ids]
     if len(ids) > loaded.model.block_size:
         raise DataError(
             f"the prompt has {len(ids)} tokens, but the model's context is {loaded.model.block_size}: shorten it"

@@ -14,9 +14,9 @@ from molino.base.console import say
 from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, make_directory
 from molino.configuration.build import check
-from molino.configuration.settings import resolve
+from molino.configuration.request import Request
+from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
-from molino.generation.start import forbidden_tokens
 from molino.hub.write import find_format, write_model
 from molino.models.cost import count_parameters
 from molino.runs import directory
@@ -54,11 +54,10 @@ FIGURES = (
 )
 
 
-def run(config: Any) -> None:
-    """Check the configuration and export."""
-    settings = resolve(config)
-    check({"_target_": "molino.verbs.export.export", **settings})
-    export(**settings)
+def run(request: Request) -> None:
+    """Check the settings and export."""
+    check({"_target_": "molino.verbs.export.export", **request.settings})
+    export(**request.settings)
 
 
 def export(run: str | None, checkpoint: str, to: str | None, format: str | None, paths: dict[str, Any]) -> None:

@@ -8,18 +8,19 @@ import torch
 
 from molino.base.errors import ConfigError
 from molino.configuration.build import build, check
-from molino.configuration.settings import resolve
+from molino.configuration.request import Request
+from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.generation.decode import decode_text, generate
 from molino.generation.filters import check_settings
-from molino.generation.start import forbidden_tokens
+from molino.generation.prompt import ask_prompt, encode_prompt, remark
 from molino.machine.hardware import Hardware
-from molino.trained.load import LoadedRun, load
+from molino.trained.load import load
 
 
-def run(config: Any) -> None:
-    """Check the configuration and sample."""
-    settings = resolve(config)
+def run(request: Request) -> None:
+    """Check the settings and sample."""
+    settings = dict(request.settings)
     if settings["prompt"] is not None:
         settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
     check({"_target_": "molino.verbs.generate.sample", **settings})
@@ -54,8 +55,10 @@ def sample(
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     tokenizer, model = loaded.tokenizer, loaded.model
-    prompt = ask_prompt() if prompt is None else prompt
-    ids = encode_prompt(prompt, loaded)
+    prompt = ask_prompt('; an empty one, prompt="", starts from nothing') if prompt is None else prompt
+    ids = encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else [loaded.start_id]
+    if len(ids) > model.block_size:
+        remark(f"the prompt has {len(ids)} tokens; the model sees the last {model.block_size}, its context")
     # A text that starts from nothing starts after start_id, which is not part of it.
     context = ids[len(loaded.prefix) :] if prompt else []
     if hardware.compile is True:
@@ -87,28 +90,6 @@ def sample(
             write(f"--- sample {number} ---\n{prompt}{''.join(pieces(row, tokenizer, context))}\n")
 
 
-def encode_prompt(prompt: str, loaded: LoadedRun) -> list[int]:
-    """Return a prompt's ids, at least one, with a remark on what the model will not see of it."""
-    block_size = loaded.model.block_size
-    ids = [*loaded.prefix, *loaded.tokenizer.encode(prompt).tolist()] if prompt else []
-    if unknown := loaded.tokenizer.unknown(prompt):
-        remark(f"not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}")
-    if len(ids) > block_size:
-        remark(f"the prompt has {len(ids)} tokens; the model sees the last {block_size}, its context")
-    return ids or [loaded.start_id]
-
-
-def ask_prompt() -> str:
-    """Ask for a prompt on a terminal.
-
-    Raises:
-        ConfigError: there is no one to ask.
-    """
-    if not sys.stdin.isatty():
-        raise ConfigError('there is no prompt: add prompt="..."; an empty one, prompt="", starts from nothing')
-    return input("prompt: ")
-
-
 def pieces(ids: Iterable[int], tokenizer: Tokenizer, context: list[int]) -> Iterator[str]:
     """Return the text of new tokens after `context`, up to <|endoftext|>, as it becomes readable."""
 
@@ -127,8 +108,3 @@ def write(text: str) -> None:
         text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def remark(text: str) -> None:
-    """Write a line to standard error, so that standard output holds the text alone."""
-    print(f"generate.py: {text}", file=sys.stderr)

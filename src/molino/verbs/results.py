@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from molino.base.console import working
 from molino.base.errors import CheckpointError, ConfigError
 from molino.comparison.collect import find_folders, find_runs, read_runs
@@ -16,20 +14,20 @@ from molino.comparison.report import check_target, write_report
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check
-from molino.configuration.settings import resolve
+from molino.configuration.request import Request
 
 FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}
 
 
-def run(config: Any) -> None:
-    """Check the configuration and compare."""
-    settings = resolve(config)
+def run(request: Request) -> None:
+    """Check the settings and compare."""
+    settings = dict(request.settings)
     for name in ("runs", "metric", "group_by"):
         if settings[name] is not None:
             listed = settings[name] if isinstance(settings[name], list) else [settings[name]]
             settings[name] = [str(item) for item in listed]  # a sweep may be called 2026
     check({"_target_": "molino.verbs.results.results", **settings})
-    command = ["python", "scripts/results.py", *HydraConfig.get().overrides.task]
+    command = ["python", "scripts/results.py", *request.overrides]
     results(**settings, command=shlex.join(command))
 
 

@@ -1,6 +1,5 @@
 """Text of the user's own: a file, a folder or a pattern."""
 
-import functools
 from pathlib import Path
 
 from molino.base.console import working
@@ -49,11 +48,6 @@ class UserText:
         self.documents = len(self.paths) > 1
 
     def fingerprint(self) -> str:
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        # Asked for many times in a run; to read gigabytes each time would take minutes.
         with working(f"reading {self.name}"):
             checksums = [_checksum(path) for path in self.paths]
         return digest(checksums, self.train_fraction, self.encoding)

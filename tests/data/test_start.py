@@ -4,8 +4,8 @@ import pytest
 import tokenizers
 from tokenizers.models import BPE
 
+from molino.data.start import forbidden_tokens, start_token
 from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_whitespace, train_word
-from molino.generation.start import forbidden_tokens, start_token
 
 TEXT = "One line.\nAnother one.\n"
 UNKNOWN, PADDING, END = 0, 1, 2

@@ -1,0 +1,103 @@
+"""From Hydra's configurations to requests: of one command, and of the many runs of a sweep."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, open_dict
+
+from molino.base.errors import ConfigError
+from molino.configuration.internals import apply_overrides, chooses_group
+from molino.configuration.overrides import quote_value
+from molino.configuration.request import Request
+from molino.configuration.settings import resolve
+
+
+def request_of(config: DictConfig, hydra: Any) -> Request:
+    """Return what a composed configuration asks for.
+
+    Args:
+        hydra: Hydra's part of it.
+    """
+    return Request(resolve(config), list(hydra.overrides.task), choices_of(hydra))
+
+
+def choices_of(hydra: Any) -> dict[str, str | None]:
+    """Return the choice taken of each group, but for Hydra's own: {"model": "gpt", ...}."""
+    return {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+
+
+class Composer:
+    """Composes the runs of one sweep: once for each combination of groups, where Hydra would once for each run.
+
+    Args:
+        loader: Hydra's.
+        master: the configuration of the sweep's command.
+    """
+
+    def __init__(self, loader: Any, master: DictConfig):
+        self.loader, self.master = loader, master
+        self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+        self.parser = OverridesParser.create(config_loader=loader)
+        self._current: DictConfig | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where the runs of the sweep lie."""
+        return Path(str(self.master.hydra.sweep.dir))
+
+    def request(self, overrides: list[str], name: str) -> Request:
+        """Return the run of these overrides, in the directory `name` of the sweep.
+
+        Raises:
+            ConfigError: it is no run for a sweep.
+            HydraException, OmegaConfBaseException: they do not compose.
+        """
+        config, hydra = self._compose(overrides)
+        refuse_resume(config.resume)
+        # What a setting says of Hydra, as the run's name does, is said of this run's choices.
+        if hydra is not self._current:
+            HydraConfig.instance().set_config(hydra)
+            self._current = hydra
+        return Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name)
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """Return the configuration of a run, without Hydra's own part."""
+        return self._compose(overrides)[0]
+
+    def _compose(self, overrides: list[str]) -> tuple[DictConfig, DictConfig]:
+        parsed = self.parser.parse_overrides(list(overrides))
+        groups = [override for override in parsed if chooses_group(self.loader, override)]
+        base, whole = self._base(groups)
+        config = base.copy()
+        apply_overrides([override for override in parsed if override not in groups], config)
+        return config, whole
+
+    def _base(self, groups: list[Override]) -> tuple[DictConfig, DictConfig]:
+        """Return what is composed of these choices alone, without Hydra's part and with it."""
+        key = tuple(override.input_line for override in groups)
+        if key not in self.bases:
+            whole = self.loader.load_sweep_config(self.master, list(key))
+            config = whole.copy()
+            with open_dict(config):
+                del config["hydra"]  # much to copy
+            self.bases[key] = config, whole
+        return self.bases[key]
+
+
+def for_hydra(request: Request) -> list[str]:
+    """Return the overrides of which Hydra composes a run of a sweep, in its directory."""
+    places = {"hydra.sweep.dir": request.path.parent, "hydra.sweep.subdir": request.path.name}
+    return [*request.overrides, *(f"{key}={quote_value(str(value))}" for key, value in places.items())]
+
+
+def refuse_resume(resume: Any) -> None:
+    """Refuse `resume=` in a sweep.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if resume:
+        raise ConfigError("resume= goes on with one run; to go on with a sweep, give its command again")

@@ -1,0 +1,40 @@
+"""What molino uses of Hydra that Hydra does not promise to keep. Checked on hydra-core 1.3.8.
+
+The sweeps compose hundreds of runs from few files and list their overrides as Hydra's own sweeper does, for which there
+is no public way. `tests/configuration/test_hydra_internals.py` fails when one of these has moved.
+"""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+
+def arguments_parser() -> ArgumentParser:
+    """Return what parses a command line into Hydra's flags and overrides."""
+    return get_args_parser()
+
+
+def chooses_group(loader: Any, override: Override) -> bool:
+    """Tell whether an override chooses a file of a group."""
+    return not isinstance(override.value(), dict) and loader.repository.group_exists(override.key_or_group)
+
+
+def apply_overrides(overrides: list[Override], config: DictConfig) -> None:
+    """Set what overrides of single settings say, in place."""
+    ConfigLoaderImpl._apply_overrides_to_config(overrides, config)
+
+
+def every_combination(overrides: list[Override]) -> list[list[str]]:
+    """Return the overrides of each run of a sweep over the values listed."""
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def trains_here(launcher: Any) -> bool:
+    """Tell whether a launcher is Hydra's own, which runs one job after the other in the process of the sweep."""
+    return isinstance(launcher, BasicLauncher)

@@ -1,0 +1,33 @@
+"""A prompt: asked for, turned into tokens, and what is to be said of it."""
+
+import sys
+from pathlib import Path
+
+from molino.base.errors import ConfigError
+from molino.data.tokenizers import Tokenizer
+
+
+def ask_prompt(advice: str = "") -> str:
+    """Ask for a prompt on a terminal.
+
+    Args:
+        advice: what else could be typed, for where there is no one to ask.
+
+    Raises:
+        ConfigError: there is no one to ask.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f'there is no prompt: add prompt="..."{advice}')
+    return input("prompt: ")
+
+
+def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:
+    """Return a prompt's ids after the tokens that stand before every text, with a remark on what is unknown of it."""
+    if unknown := tokenizer.unknown(prompt):
+        remark(f"not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}")
+    return [*prefix, *tokenizer.encode(prompt).tolist()]
+
+
+def remark(text: str) -> None:
+    """Write a line to standard error, so that standard output holds what was asked for alone."""
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)

@@ -1,0 +1,118 @@
+"""The run that is being trained: new, to go on with, or done; whoever writes its directory has claimed it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from molino.base.errors import CheckpointError
+from molino.base.processes import is_main_process
+from molino.configuration.identity import complete
+from molino.configuration.request import HANDED, Request
+from molino.configuration.settings import begin_from, check_sections, restore, resume
+from molino.runs import directory
+from molino.runs.record import record
+from molino.runs.status import claim
+
+
+class Run:
+    """A run and its directory, as its training sees them.
+
+    Attributes:
+        request: what was asked for.
+        settings: what it is trained with; of a run that exists, its own with today's paths and hardware.
+        path: its directory. A new run of its own has none before `begin`.
+        exists: whether it has begun before.
+        checkpoint: what it goes on from; None at step 0.
+        summary: of a run that another process has ended.
+    """
+
+    def __init__(self, request: Request, path: Path | None, claimed: ExitStack):
+        self.request, self.path, self._claimed = request, path, claimed
+        self.exists = path is not None and (path / directory.CONFIG).is_file()
+        self.settings = self._read_settings()
+        self.checkpoint = path / directory.LAST if self.exists and (path / directory.LAST).is_file() else None
+        self.summary = directory.read_summary(path) if self.exists and directory.is_done(path) else None
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where its tokenizer is kept."""
+        return self.path / directory.TOKENIZER
+
+    def begin(self, settled: dict[str, Any]) -> None:
+        """Record a new run, in a directory of its own if it has none; nothing is written before.
+
+        Args:
+            settled: of its hardware. A run that goes on elsewhere computes as it did here.
+        """
+        self.settings = self.settings | {"hardware": self.settings["hardware"] | settled}
+        if self.path is None:
+            name = f"{self.settings['name']}_{datetime.now():%Y%m%d-%H%M%S}"
+            self.path = directory.create(self.settings["paths"]["outputs"], name)
+            self._claimed.enter_context(claim(self.path))
+        if is_main_process() and not self.exists:
+            whole = complete(self.settings)
+            record(self.path, whole, self.request.overrides, self.request.choices)
+
+    def end(self, summary: dict[str, Any]) -> None:
+        """Write the summary: from then on the run is done."""
+        directory.write_summary(self.path, summary)
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Have the further processes of a distributed run, started meanwhile, train it with these settings."""
+        told = Request(self.settings, self.request.overrides, self.request.choices, self.path, settled=True)
+        if told.processes == 1:
+            yield
+            return
+        before = os.environ.get(HANDED)
+        os.environ[HANDED] = told.to_json()
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[HANDED]
+            else:
+                os.environ[HANDED] = before
+
+    def _read_settings(self) -> dict[str, Any]:
+        asked = self.request
+        if asked.settled:
+            return asked.settings
+        if not self.exists:
+            check_sections(asked.settings)
+            return begin_from(asked.settings)
+        if asked.path is None:
+            return resume(self.path, asked.settings, asked.overrides)
+        return restore(self.path, asked.settings["paths"])
+
+
+@contextmanager
+def open_run(request: Request) -> Iterator[Run]:
+    """Find and claim the run that is asked for.
+
+    Of a distributed run the first process claims it; the others train by what they are handed.
+
+    Raises:
+        CheckpointError: it is finished, damaged or nowhere to be found.
+        ConfigError: its settings make no run.
+        Busy: another process trains it.
+    """
+    with ExitStack() as claimed:
+        path = request.path or _resumed(request)
+        if path is not None and is_main_process():
+            claimed.enter_context(claim(path))
+        yield Run(request, path, claimed)
+
+
+def _resumed(request: Request) -> Path | None:
+    """Return the run that `resume=` names, if it does."""
+    name = request.settings.get("resume")
+    if not name:
+        return None
+    path = directory.find(name, request.settings["paths"]["outputs"])
+    if directory.is_done(path):
+        raise CheckpointError(f"{path.name} is finished, there is nothing to resume: start a new run")
+    return path

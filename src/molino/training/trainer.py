@@ -1,0 +1,59 @@
+"""Lightning's Trainer as a run needs it."""
+
+import logging
+import warnings
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from molino.machine.cluster import cluster_plugins
+from molino.machine.hardware import Hardware
+from molino.training.checkpoints import AtomicCheckpointIO
+from molino.training.plan import Plan
+from molino.training.progress import ProgressDisplay, StatusReport
+
+
+def make_trainer(
+    run: Path, plan: Plan, hardware: Hardware, loggers: list[Logger], callbacks: list[Callback]
+) -> Trainer:
+    """Return what trains for the steps of a plan.
+
+    Args:
+        run: the run directory.
+        callbacks: beside those that tell how far it is. Checkpoints come last: they save when all else that belongs to
+            a step has happened.
+    """
+    quiet_lightning()
+    return Trainer(
+        max_epochs=1,
+        max_steps=plan.max_steps,
+        # In blocks. A validation also follows the last one; see LanguageModel.training_step.
+        val_check_interval=min(plan.val_every // plan.steps_per_block, -(-plan.max_steps // plan.steps_per_block)),
+        # Else early stopping would wait for the end of the epoch where the interval is 1, which it reads as a fraction.
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers,
+        callbacks=[ProgressDisplay(), StatusReport(run), *callbacks],
+        plugins=[AtomicCheckpointIO(), *cluster_plugins(hardware.processes)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run,
+        **hardware.trainer_arguments(),
+    )
+
+
+def quiet_lightning() -> None:
+    """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*does not have many workers.*",
+        r".*dataloader is not resumable.*",
+        r".*`srun` command is available.*",
+    ):
+        warnings.filterwarnings("ignore", message)

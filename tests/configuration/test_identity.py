@@ -1,0 +1,187 @@
+"""What makes two runs the same: by hand, by whoever adds an argument, and without importing what is not needed."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+
+from molino.configuration import build, identity
+from molino.configuration.identity import compared, complete, differences, digest, experiments, is_indifferent
+
+SETTINGS = {
+    "name": "a",
+    "seed": 1,
+    "weights": None,
+    "resume": None,
+    "data": {
+        "_target_": "molino.data.module.TextDataModule",
+        "batches": "windows",
+        "block_size": 8,
+        "batch_size": 4,
+        "cache": "/cache",
+        "corpus": {"_target_": "molino.data.corpora.grammar.Grammar", "seed": 0, "cache": "/c", "mirror": None},
+        "tokenizer": {"_target_": "molino.data.tokenizers.train_bpe", "_partial_": True, "size": 300},
+    },
+    "model": {"_target_": "molino.models.gpt.GPT", "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8},
+    "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "betas": [0.9, 0.95]},
+    "scheduler": {"_target_": "molino.training.schedules.cosine", "_partial_": True, "warmup_steps": 10},
+    "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 10, "log_every": 5, "val_every": 5,
+                "checkpoint_every": 5, "clip": 1.0, "accumulate": 1},
+    "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "precision": "auto"},
+    "logger": {"csv": {"_target_": "molino.training.loggers.MetricsFile"}},
+    "callbacks": {},
+    "paths": {"outputs": "o", "cache": "/cache", "mirror": None},
+}  # fmt: skip
+
+
+def changed(key: str, value) -> dict:
+    """The settings, but for one."""
+    settings = copy.deepcopy(SETTINGS)
+    node, (*sections, name) = settings, key.split(".")
+    for section in sections:
+        node = node.setdefault(section, {})
+    node[name] = value
+    return settings
+
+
+INDIFFERENT = [
+    ("name", "b"), ("resume", "x"), ("sweep", "s"), ("debug", "traceback"), ("paths.outputs", "elsewhere"),
+    ("data.cache", "/d"), ("data.corpus.cache", "/d"), ("data.corpus.mirror", "/m"), ("logger.csv", None),
+    ("logger", {}), ("hardware.threads", 2), ("trainer.log_every", 1), ("trainer.checkpoint_every", 1),
+    ("trainer.sample_tokens", 0),
+]  # fmt: skip
+DIFFERENT = [
+    ("model.n_layer", 2), ("optimizer.lr", 1e-2), ("optimizer._target_", "torch.optim.Adam"), ("data.corpus.seed", 1),
+    ("data.tokenizer.size", 301), ("trainer.max_steps", 11), ("trainer.val_every", 1), ("trainer.clip", None),
+    ("hardware.accelerator", "gpu"), ("weights", "folder"), ("data.batches", "documents"),
+    ("callbacks.stop", {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), INDIFFERENT)
+def test_what_makes_no_other_run(key, value):
+    other = changed(key, value)
+    assert is_indifferent(key) and digest(other) == digest(SETTINGS)
+    assert not differences(SETTINGS, other) and not differences(other, SETTINGS)
+    assert experiments([SETTINGS, other])[0] == experiments([SETTINGS, other])[1]
+
+
+@pytest.mark.parametrize(("key", "value"), DIFFERENT)
+def test_what_changes_results_makes_another_run(key, value):
+    other = changed(key, value)
+    assert not is_indifferent(key) and digest(other) != digest(SETTINGS)
+    assert differences(SETTINGS, other)
+    one, two = experiments([SETTINGS, other])
+    assert one != two
+
+
+def test_the_seed_makes_another_run_of_the_same_experiment():
+    other = changed("seed", 2)
+    assert differences(SETTINGS, other) == {"seed": (1, 2)} and digest(other) != digest(SETTINGS)
+    one, two = experiments([SETTINGS, other])
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("model.dropout", 0.0, 0.1),
+        ("model.n_inner", None, 24),
+        ("optimizer.amsgrad", False, True),
+        ("scheduler.floor", 0.0, 0.1),
+        ("data.distinct_batches", None, 1),
+        ("data.corpus.train_fraction", 0.9, 0.8),
+        ("trainer.accumulate", 1, 2),
+        ("hardware.compile", "auto", True),
+    ],
+)
+def test_an_argument_that_was_added_with_its_default_makes_no_other_run(key, default, other):
+    without = changed(key, default)
+    section, _, name = key.rpartition(".")
+    node = without
+    for part in section.split("."):
+        node = node[part]
+    del node[name]
+    for recorded, asked in ((without, changed(key, default)), (changed(key, default), without)):
+        assert not differences(recorded, asked)
+        assert experiments([recorded, asked])[0] == experiments([recorded, asked])[1]
+    assert key in differences(without, changed(key, other))
+
+
+def test_what_was_left_to_the_machine_is_on_record_as_it_was_settled():
+    assert not differences(changed("hardware.precision", "bf16-mixed"), SETTINGS)
+    asked = changed("hardware.precision", "32-true")
+    assert differences(changed("hardware.precision", "bf16-mixed"), asked) == {
+        "hardware.precision": ("bf16-mixed", "32-true")
+    }
+    # Only of hardware is anything settled.
+    assert differences(SETTINGS, changed("model.norm", "auto"))
+
+
+def test_targets_are_known_by_the_names_they_had():
+    earlier = changed("hardware._target_", "molino.training.hardware.Hardware")
+    assert not differences(earlier, SETTINGS) and digest(earlier) == digest(SETTINGS)
+    for old, new in build.MOVED.items():
+        assert build.resolve_target(old, "x") is build.resolve_target(new, "x")
+
+
+def test_numbers_are_equal_as_numbers():
+    assert digest(changed("optimizer.lr", 1)) == digest(changed("optimizer.lr", 1.0))
+    assert not differences(changed("trainer.clip", 1), SETTINGS)
+
+
+def test_a_recorded_run_names_all_that_its_constructors_take():
+    whole = complete(SETTINGS)
+    assert whole["model"]["dropout"] == 0.0 and whole["optimizer"]["amsgrad"] is False
+    assert whole["data"]["corpus"]["train_fraction"] == 0.9 and whole["data"]["tokenizer"]["size"] == 300
+    assert whole["hardware"]["matmul_precision"] == "high" and "directory" not in whole["logger"]["csv"]
+    # Neither what the harness gives nor what is said is replaced; complete settings stay as they are.
+    assert "vocab_size" not in whole["model"] and "seed" not in whole["data"] and whole["optimizer"]["lr"] == 1e-3
+    assert complete(whole) == whole and not differences(whole, SETTINGS)
+
+
+def test_a_given_argument_is_no_setting_whatever_its_default(monkeypatch):
+    defaults = {"vocab_size": 50, "width": 3}
+    monkeypatch.setattr(identity, "defaults_of", lambda target: defaults)
+    assert complete({"model": {"_target_": "mine.Net"}}) == {"model": {"_target_": "mine.Net", "width": 3}}
+
+
+def test_settings_that_nobody_can_import_are_compared_as_they_stand():
+    one, other = ({"model": {"_target_": "elsewhere.Net", **more}} for more in ({}, {"width": 3}))
+    assert differences(one, other) == {"model.width": ("absent", 3)}
+    assert differences({"callbacks": {"x": {0: 4}}}, {"callbacks": {"x": {0: 5}}}) == {"callbacks.x.0": (4, 5)}
+
+
+def test_what_is_null_or_empty_at_the_top_is_as_if_it_were_not_there():
+    without = {name: value for name, value in SETTINGS.items() if name not in ("weights", "callbacks")}
+    assert digest(without) == digest(SETTINGS) and not differences(without, SETTINGS)
+
+
+def test_runs_of_one_version_are_compared_without_torch():
+    code = f"""
+import sys
+from molino.configuration.identity import differences, experiments
+settings = {SETTINGS!r}
+other = dict(settings, seed=2, optimizer=dict(settings["optimizer"], lr=2))
+assert set(differences(settings, other)) == {{"seed", "optimizer.lr"}} and len(experiments([settings, other])) == 2
+print("torch" in sys.modules)
+differences(settings, dict(settings, model=dict(settings["model"], dropout=0.0)))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def test_hparams_show_what_changes_results():
+    typed = [
+        "paths.outputs=x",
+        "logger.csv=null",
+        "data.distinct_batches=3",
+        "trainer.log_every=2",
+        "hardware.threads=1",
+    ]
+    shown = compared(SETTINGS, {"model": "gpt", "hardware": "cpu"}, typed)
+    assert shown["model"] == "gpt" and shown["hardware"] == "cpu" and shown["data.distinct_batches"] == "3"
+    assert shown["optimizer"] == "AdamW" and shown["optimizer.lr"] == 1e-3 and shown["seed"] == 1
+    assert not {"paths.outputs", "logger.csv", "trainer.log_every", "hardware.threads"} & shown.keys()

@@ -1,0 +1,35 @@
+"""A prompt as tokens, for every verb alike."""
+
+import io
+
+import pytest
+
+from molino.base.errors import ConfigError
+from molino.data.tokenizers import train_char
+from molino.generation.prompt import ask_prompt, encode_prompt
+
+
+@pytest.fixture
+def tokenizer():
+    return train_char(["en un lugar"])
+
+
+def test_a_prompt_follows_what_stands_before_every_text(tokenizer):
+    ids = tokenizer.encode("un lugar").tolist()
+    assert encode_prompt("un lugar", tokenizer, ()) == ids
+    assert encode_prompt("un lugar", tokenizer, (2, 1)) == [2, 1, *ids]
+    assert encode_prompt("", tokenizer, ()) == []
+
+
+def test_what_is_unknown_is_told_apart_from_what_was_asked_for(tokenizer, capsys):
+    assert tokenizer.unknown_id in encode_prompt("un señor", tokenizer, ())
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.endswith("not in the vocabulary, read as <unk>: 's' 'ñ' 'o'\n")
+    encode_prompt("un", tokenizer, ())
+    assert capsys.readouterr().err == ""
+
+
+def test_where_there_is_no_one_to_ask(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(ConfigError, match=r'add prompt="\.\.\."; or so$'):
+        ask_prompt("; or so")
