@@ -107,10 +107,10 @@ def test_a_run_is_named_after_its_own_choices(composer):
 
 def test_a_request_goes_to_other_processes_as_it_stands(composer):
     request = composer().request(["model=bigram", "seed=7", "optimizer.lr=1e-3"], "seed=7")
-    again = Request.from_json(request.to_json())
+    again = Request.from_text(request.to_text())
     assert again == request and again.asked == request.asked and again.name == "seed=7"
-    alone = Request({"a": None}, ["b=1"], {})
-    assert Request.from_json(alone.to_json()) == alone and alone.name == "b=1"
+    alone = Request({"a": None, "callbacks": {"x": {0: [1.5, "señor"]}}}, ["b=1"], {})
+    assert Request.from_text(alone.to_text()) == alone and alone.name == "b=1"
 
 
 @pytest.mark.parametrize("devices", ["x", None])

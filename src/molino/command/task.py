@@ -48,7 +48,7 @@ def train_handed(task: "Task", handed: str) -> None:
     """Train the run that another process has composed: a further process of it, or one whose sweep has started it."""
     if PARENT in os.environ and is_main_process():
         leave_with(int(os.environ[PARENT]))
-    task.run(Request.from_json(handed))
+    task.run(Request.from_text(handed))
 
 
 class Task:

@@ -1,10 +1,11 @@
 """What a command asks for: plain settings, and how they were said."""
 
 import functools
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from molino.base.errors import ConfigError
 from molino.configuration.identity import digest
@@ -58,12 +59,12 @@ class Request:
         """Return the same request for a directory."""
         return replace(self, path=path)
 
-    def to_json(self) -> str:
+    def to_text(self) -> str:
         """Return the request as text, for a process that is started by a command."""
-        return json.dumps(asdict(self) | {"path": str(self.path) if self.path else None})
+        return yaml.safe_dump(asdict(self) | {"path": str(self.path) if self.path else None})
 
     @classmethod
-    def from_json(cls, text: str) -> "Request":
-        """Return what `to_json` was called on."""
-        content = json.loads(text)
+    def from_text(cls, text: str) -> "Request":
+        """Return what `to_text` was called on."""
+        content = yaml.safe_load(text)
         return cls(**content | {"path": Path(content["path"]) if content["path"] else None})

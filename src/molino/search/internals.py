@@ -1,4 +1,4 @@
-"""What a search needs of Optuna beyond its documented interface. Checked on Optuna 5.0.0 by test_internals.py.
+"""What a search needs of Optuna beyond its documented interface. Checked on Optuna 5.0.0 by test_search_internals.py.
 
 A trial that was asked for in another process cannot be asked for again, only made from its id; and a file that Optuna
 writes can only be mended while nobody else appends to it.

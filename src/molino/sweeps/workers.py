@@ -103,7 +103,7 @@ class Worker:
 
     def _start_command(self, request: Request) -> subprocess.Popen:
         request.path.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | self.environment | {HANDED: request.to_json()}
+        environment = os.environ | self.environment | {HANDED: request.to_text()}
         with (request.path / LOG).open("ab") as log:
             command = [sys.executable, str(Path(self.context.arguments[0]).resolve()), *request.overrides]
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -68,7 +68,7 @@ class Run:
             yield
             return
         before = os.environ.get(HANDED)
-        os.environ[HANDED] = told.to_json()
+        os.environ[HANDED] = told.to_text()
         try:
             yield
         finally:
