@@ -28,7 +28,7 @@ class RunsSweeper(Sweeper):
         from hydra.utils import get_object
 
         context, task, config = self.arguments
-        get_object(self.target)(context, task, config, arguments, self.settings, task.run)
+        get_object(self.target)(context, task, config, arguments, self.settings)
 
 
 class GridSweeper(RunsSweeper):

@@ -1,13 +1,17 @@
 """What makes two runs the same: by hand, by whoever adds an argument, and without importing what is not needed."""
 
 import copy
+import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from molino.configuration import build, identity
-from molino.configuration.identity import compared, complete, differences, digest, experiments, is_indifferent
+from molino.configuration.identity import SETTLED, compared, complete, differences, digest, experiments, is_indifferent
+from molino.machine.hardware import Hardware
 
 SETTINGS = {
     "name": "a",
@@ -115,8 +119,12 @@ def test_what_was_left_to_the_machine_is_on_record_as_it_was_settled():
     assert differences(changed("hardware.precision", "bf16-mixed"), asked) == {
         "hardware.precision": ("bf16-mixed", "32-true")
     }
-    # Only of hardware is anything settled.
-    assert differences(SETTINGS, changed("model.norm", "auto"))
+    # Nothing else is settled, and what is not is what was asked for.
+    assert differences(SETTINGS, changed("hardware.accelerator", "auto"))
+    assert differences(changed("model.norm", "post"), changed("model.norm", "auto"))
+    assert {name.removeprefix("hardware.") for name in SETTLED} == Hardware(accelerator="cpu").settled.keys() - {
+        "threads"
+    }
 
 
 def test_targets_are_known_by_the_names_they_had():
@@ -133,7 +141,9 @@ def test_numbers_are_equal_as_numbers():
 
 def test_a_recorded_run_names_all_that_its_constructors_take():
     whole = complete(SETTINGS)
-    assert whole["model"]["dropout"] == 0.0 and whole["optimizer"]["amsgrad"] is False
+    assert whole["model"]["dropout"] == 0.0
+    # What torch's and Lightning's own take changes with their versions.
+    assert whole["optimizer"] == SETTINGS["optimizer"]
     assert whole["data"]["corpus"]["train_fraction"] == 0.9 and whole["data"]["tokenizer"]["size"] == 300
     assert whole["hardware"]["matmul_precision"] == "high" and "directory" not in whole["logger"]["csv"]
     # Neither what the harness gives nor what is said is replaced; complete settings stay as they are.
@@ -144,13 +154,42 @@ def test_a_recorded_run_names_all_that_its_constructors_take():
 def test_a_given_argument_is_no_setting_whatever_its_default(monkeypatch):
     defaults = {"vocab_size": 50, "width": 3}
     monkeypatch.setattr(identity, "defaults_of", lambda target: defaults)
-    assert complete({"model": {"_target_": "mine.Net"}}) == {"model": {"_target_": "mine.Net", "width": 3}}
+    assert complete({"model": {"_target_": "molino.Net"}}) == {"model": {"_target_": "molino.Net", "width": 3}}
 
 
 def test_settings_that_nobody_can_import_are_compared_as_they_stand():
     one, other = ({"model": {"_target_": "elsewhere.Net", **more}} for more in ({}, {"width": 3}))
     assert differences(one, other) == {"model.width": ("absent", 3)}
     assert differences({"callbacks": {"x": {0: 4}}}, {"callbacks": {"x": {0: 5}}}) == {"callbacks.x.0": (4, 5)}
+
+
+def test_targets_in_lists_are_found_as_well():
+    one = {"callbacks": {"many": [{"_target_": "molino.training.hardware.Hardware", "accelerator": "cpu"}]}}
+    other = {
+        "callbacks": {"many": [{"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "devices": 1}]}
+    }
+    assert not differences(one, other) and experiments([one, other])[0] == experiments([one, other])[1]
+
+
+def test_a_callback_that_is_null_is_none():
+    assert digest(changed("callbacks.x", None)) == digest(SETTINGS) and not differences(
+        SETTINGS, changed("callbacks.x", None)
+    )
+
+
+@pytest.mark.parametrize("module", ["lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"])
+def test_whatever_is_recorded_can_be_written(module, monkeypatch):
+    """With the defaults of all classes there are, also of those that are strings only at a first glance."""
+    monkeypatch.setattr(identity, "OURS", "")
+    for name, found in vars(importlib.import_module(module)).items():
+        if inspect.isclass(found) and found.__module__.startswith(module):
+            node = {"callbacks": {"x": {"_target_": f"{found.__module__}.{name}"}}}
+            assert yaml.safe_load(yaml.safe_dump(complete(node))) == complete(node)
+
+
+def test_settings_that_look_alike_are_not_one_object():
+    one, two = (complete({"optimizer": {"_target_": "molino.training.muon.Muon"}})["optimizer"] for _ in range(2))
+    assert one["betas"] == two["betas"] and one["betas"] is not two["betas"]
 
 
 def test_what_is_null_or_empty_at_the_top_is_as_if_it_were_not_there():

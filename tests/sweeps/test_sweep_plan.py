@@ -12,9 +12,8 @@ from hydra.types import RunMode
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.composer import Composer
-from molino.configuration.identity import complete
-from molino.runs.status import Status
-from molino.sweeps.ledger import place, refuse_other
+from molino.configuration.identity import complete, refuse_other
+from molino.sweeps.ledger import place
 from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
 
 
@@ -68,7 +67,9 @@ def test_a_sweep_is_called_after_what_it_varies_and_what_it_does_not():
     ]
     assert name == sweep_name(["model", "seed"], alike)
     assert name != sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=11"])
-    assert name != sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", "debug=fast"])
+    for debug in ("debug=fast", "+debug=fast"):
+        assert name != sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", debug])
+    assert name == sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", "debug=traceback"])
     assert name != sweep_name(["seed"], ["data=text", "trainer.max_steps=10"])
 
 
@@ -103,16 +104,14 @@ def test_a_directory_that_other_settings_have_taken(loader, tmp_path):
     master = loader.load_configuration("train", ["sweep=mine", f"paths.outputs={tmp_path}"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
     request = composer.request(["seed=1", "model=bigram", "optimizer.lr=0.5"], "seed=1")
-    refuse_other(request, Status("done", asked=request.asked))
-    refuse_other(request, Status(""))
-    refuse_other(request, Status("queued", asked="another"))  # it has never begun
+    refuse_other(request.path, request.settings)  # it has never begun
     request.path.mkdir(parents=True)
     other = composer.request(["seed=1", "model=bigram", "optimizer.lr=0.25"], "seed=1").settings
     (request.path / "config.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(CheckpointError) as raised:
-        refuse_other(request, Status("done", asked="another"))
+        refuse_other(request.path, request.settings)
     assert "optimizer.lr 0.25 -> 0.5)" in str(raised.value) and "sweep=<name>" in str(raised.value)
     # The same settings in other words, or with others that make no other run.
     same = composer.request(["seed=1", "model=bigram", "optimizer.lr=0.5", "logger.csv=null"], "seed=1").settings
     (request.path / "config.yaml").write_text(yaml.safe_dump(complete(same)))
-    refuse_other(request, Status("done", asked="another"))
+    refuse_other(request.path, request.settings)

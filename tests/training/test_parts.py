@@ -20,6 +20,7 @@ def settings(tmp_path):
         "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 20, "log_every": 4, "val_every": 10,
                     "checkpoint_every": 6, "accumulate": 2},
         "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1},
+        "model": {"_target_": "molino.models.gpt.GPT", "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8},
         "scheduler": {"_target_": "molino.training.schedules.cosine", "_partial_": True, "warmup_steps": 2},
         "data": {
             "_target_": "molino.data.module.TextDataModule",
@@ -51,6 +52,9 @@ def test_parts_know_of_each_other_what_they_need(settings, tmp_path):
         ("scheduler", {"floor": 2.0}, "scheduler.floor=2.0 must be a fraction"),
         ("hardware", {"devices": 2, "strategy": "ddp"}, "data.batch_size=3 cannot be shared by 2 processes"),
         ("callbacks", {"stop": STOP | {"monitor": "val/los"}}, "callbacks.stop.monitor=val/los is not measured"),
+        ("model", {"n_layr": 2}, "model.n_layr is not a setting; did you mean model.n_layer?"),
+        ("model", {"n_head": 3}, "model.n_embd=8 is not divisible by model.n_head=3"),
+        ("model", {"block_size": 4}, "data.block_size=8 is beyond the model's context of 4"),
         (
             "logger",
             {"csv": {"_target_": "molino.training.loggers.MetricsFile", "x": 1}},

@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
 
 def complain(error: BaseException) -> None:
     """Say on standard error, after the command's name, what went wrong."""
-    # All processes of a distributed job meet these.
+    # All processes of a distributed run meet these.
     if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
         return
     print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)

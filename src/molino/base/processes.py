@@ -4,5 +4,5 @@ import os
 
 
 def is_main_process() -> bool:
-    """Tell whether this process writes the run directory: the first of a distributed job, or the only one."""
+    """Tell whether this process writes the run directory: the first of a distributed run, or the only one."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -232,7 +232,7 @@ def _text(run: Run) -> str:
 def _section(run: Run, group: str) -> str:
     prefix = "data.corpus" if group == "data" else group.replace("/", ".")
     own = {k: v for k, v in run.settings.items() if k == prefix or k.startswith(f"{prefix}.")}
-    return canonical({k: v for k, v in own.items() if not k.endswith((".cache", ".mirror"))})
+    return canonical({k: v for k, v in own.items() if not is_indifferent(k)})
 
 
 def _signature(run: Run, about: tuple[str, ...] = ("",)) -> str:

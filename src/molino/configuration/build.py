@@ -46,7 +46,7 @@ def build(node: Mapping[str, Any], key: str = "", **runtime: Any) -> Any:
     from hydra.utils import instantiate
 
     try:
-        built = instantiate(_with_current_names(node), _convert_="all", **runtime)
+        built = instantiate(with_current_names(node), _convert_="all", **runtime)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, MolinoError):
@@ -81,9 +81,9 @@ def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") ->
             raise ConfigError(f"{prefix}{name} is not a setting{suggest(name, known, prefix)}")
 
 
-def current_name(path: str) -> str:
-    """Return what a target is called today."""
-    return MOVED.get(path, path)
+def current_name(path: Any) -> Any:
+    """Return what a target is called today; as it is where that is no name."""
+    return MOVED.get(path, path) if isinstance(path, str) else path
 
 
 def resolve_target(path: str, place: str) -> Callable[..., Any]:
@@ -116,14 +116,14 @@ def defaults_of(path: str) -> dict[str, Any]:
         parameters = inspect.signature(resolve_target(path, "_target_")).parameters.values()
     except (ConfigError, TypeError, ValueError):
         return {}
-    plain = {p.name: p.default for p in parameters if p.default is not p.empty and _is_plain(p.default)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+    return {p.name: p.default for p in parameters if p.default is not p.empty and _is_plain(p.default)}
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    # Not what only derives from them, such as the strings of an Enum.
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def join(place: str, name: str) -> str:
@@ -131,11 +131,11 @@ def join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _with_current_names(node: Any) -> Any:
+def with_current_names(node: Any) -> Any:
     """Return a node in which it, and all below it, name their targets as they are called today."""
     if isinstance(node, Mapping):
-        return {k: current_name(v) if k == "_target_" else _with_current_names(v) for k, v in node.items()}
-    return [_with_current_names(item) for item in node] if isinstance(node, list | tuple) else node
+        return {k: current_name(v) if k == "_target_" else with_current_names(v) for k, v in node.items()}
+    return [with_current_names(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def _check_call(node: Mapping[str, Any], key: str, runtime: set[str]) -> None:

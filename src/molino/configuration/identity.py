@@ -10,10 +10,13 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from molino.configuration.build import current_name, defaults_of, join
-from molino.configuration.settings import flatten
+from molino.base.errors import CheckpointError
+from molino.configuration.build import defaults_of, join, with_current_names
+from molino.configuration.settings import begin_from, flatten
+from molino.runs.directory import CONFIG, read_config
 
 # What makes no other run: what it is called, where its files lie, what it writes beside, how often one looks. But not
 # trainer.val_every, by which best.ckpt, early stopping and pruning decide.
@@ -22,9 +25,11 @@ INDIFFERENT = (
     "trainer.checkpoint_every", "trainer.sample_tokens",
 )  # fmt: skip
 PLACES = ("cache", "mirror")  # in the section of data
-# Arguments that the harness gives: no settings, whatever their defaults.
-GIVEN = {"model": ("vocab_size",), "data.tokenizer": ("texts",), "optimizer": ("params",), "scheduler": ("step",)}
-AUTO = "auto"  # asks for what the machine does best, which is recorded when it is known
+# An argument that the harness gives: no setting, whatever its default.
+GIVEN = {"model": ("vocab_size",)}
+# Asked for as `auto` these are settled by the machine, and recorded as they were settled.
+SETTLED = ("hardware.precision", "hardware.attention", "hardware.compile")
+OURS = "molino."  # what others take changes with their versions, which are recorded beside the settings
 ABSENT = "absent"  # which is not null
 
 
@@ -34,17 +39,11 @@ def is_indifferent(key: str) -> bool:
     return within or (key.startswith("data.") and key.endswith(tuple(f".{name}" for name in PLACES)))
 
 
-def essential(settings: dict[str, Any], place: str = "") -> dict[str, Any]:
-    """Return settings without what makes no difference, nor what is null or empty at the top: others do not have it."""
-    kept = {}
-    for name, value in settings.items():
-        key = join(place, str(name))
-        if is_indifferent(key) or (not place and value in (None, {})):
-            continue
-        if name == "_target_" and isinstance(value, str):
-            value = current_name(value)
-        kept[name] = essential(value, key) if isinstance(value, dict) else value
-    return kept
+def essential(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without what makes no difference, nor what is null or empty where leaving it out says as much: at
+    the top, and a callback."""
+    kept = _without_indifferent(with_current_names(settings))
+    return {name: value for name, value in kept.items() if value not in (None, {})}
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -53,16 +52,34 @@ def digest(settings: dict[str, Any]) -> str:
 
 
 def complete(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the defaults of every constructor, as they are recorded with a run."""
-    return _fill(settings, lambda place, target: True)
+    """Return settings with the defaults of every constructor of molino's, as they are recorded with a run."""
+    return _fill(settings, lambda place, target: target.startswith(OURS))
 
 
 def differences(recorded: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return what makes another run of that which is asked for: key -> (recorded, asked)."""
     old, new = (flatten(each, whole=True) for each in _aligned([essential(recorded), essential(asked)]))
     both = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in {**old, **new}}
-    settled = {key for key in new if key.startswith("hardware.") and new[key] == AUTO}
+    settled = {key for key in SETTLED if new.get(key) == "auto"}
     return {key: pair for key, pair in both.items() if canonical(pair[0]) != canonical(pair[1]) and key not in settled}
+
+
+def refuse_other(run: Path, asked: dict[str, Any]) -> None:
+    """Refuse to go on with, or to skip, a run that has begun with other settings than are asked for.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    if changed := changes(run, asked):
+        shown = "; ".join(f"{key} {old} -> {new}" for key, (old, new) in list(changed.items())[:3])
+        raise CheckpointError(
+            f"{run} was trained with other settings ({shown}): give this sweep a name of its own with sweep=<name>"
+        )
+
+
+def changes(run: Path, asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return how a run differs from what is asked for: key -> (its own, asked for). Nothing of one that never began."""
+    return differences(read_config(run), begin_from(asked)) if (run / CONFIG).is_file() else {}
 
 
 def experiments(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,17 +101,27 @@ def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]
         **flatten({name: data[name] for name in ("tokenizer", "batches", "batch_size", "block_size")}),
         **flatten({name: settings[name] for name in ("model", "optimizer", "scheduler")}),
         **{name: choices[name] for name in ("model", "optimizer", "scheduler", "hardware") if choices.get(name)},
-        **{name: trainer[name] for name in ("max_steps", "accumulate", "clip")},
+        **{name: trainer[name] for name in ("max_steps", "accumulate", "clip") if name in trainer},
         "seed": settings["seed"],
     }
     others = dict(override.lstrip("+").split("=", 1) for override in typed if "=" in override)
-    return shown | {k: v for k, v in others.items() if k not in shown and not is_indifferent(k) and k[:8] != "trainer."}
+    ours = {key for key in others if key in shown or is_indifferent(key) or key.startswith("trainer.")}
+    return shown | {key: value for key, value in others.items() if key not in ours}
 
 
 def canonical(value: Any) -> str:
     """Return a text that is equal of equal settings; 1 and 1.0 are one number."""
     text = json.dumps(value, default=str)
     return json.dumps(json.loads(text, parse_float=_whole), sort_keys=True)
+
+
+def _without_indifferent(node: dict[str, Any], place: str = "") -> dict[str, Any]:
+    kept = {}
+    for name, value in node.items():
+        key = join(place, str(name))
+        if not (is_indifferent(key) or (place == "callbacks" and value is None)):
+            kept[name] = _without_indifferent(value, key) if isinstance(value, dict) else value
+    return kept
 
 
 def _aligned(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,24 +134,28 @@ def _aligned(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_fill(settings, lambda *call: call in uneven) for settings in every] if uneven else every
 
 
-def _calls(node: dict[str, Any], place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node.get("_target_"), str):
-        yield place, node
-    for name, child in node.items():
-        if isinstance(child, dict):
+def _calls(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _calls(item, place)
+    elif isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            yield place, node
+        for name, child in node.items():
             yield from _calls(child, join(place, str(name)))
 
 
-def _fill(node: dict[str, Any], wanted: Callable[[str, str], bool], place: str = "") -> dict[str, Any]:
+def _fill(node: Any, wanted: Callable[[str, str], bool], place: str = "") -> Any:
     """Return a node with the defaults of its target, and of those below it, where `wanted` says so."""
-    filled = {
-        name: _fill(child, wanted, join(place, str(name))) if isinstance(child, dict) else child
-        for name, child in node.items()
-    }
+    if isinstance(node, list):
+        return [_fill(item, wanted, place) for item in node]
+    if not isinstance(node, dict):
+        return node
+    filled = {name: _fill(child, wanted, join(place, str(name))) for name, child in node.items()}
     target = node.get("_target_")
     if isinstance(target, str) and wanted(place, target):
-        given = GIVEN.get(place, ())
-        filled |= {k: v for k, v in defaults_of(target).items() if k not in node and k not in given}
+        left = {k: v for k, v in defaults_of(target).items() if k not in node and k not in GIVEN.get(place, ())}
+        filled |= {k: list(v) if isinstance(v, list | tuple) else v for k, v in left.items()}
     return filled
 
 

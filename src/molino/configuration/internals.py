@@ -36,5 +36,5 @@ def every_combination(overrides: list[Override]) -> list[list[str]]:
 
 
 def trains_here(launcher: Any) -> bool:
-    """Tell whether a launcher is Hydra's own, which runs one job after the other in the process of the sweep."""
+    """Tell whether a launcher is Hydra's own, which trains one run after the other in the process of the sweep."""
     return isinstance(launcher, BasicLauncher)

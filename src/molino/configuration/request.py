@@ -44,16 +44,36 @@ class Request:
         return digest(self.settings)
 
     @property
+    def devices(self) -> int:
+        """How many devices train the run on each machine."""
+        return self._hardware("devices", 1, int)
+
+    @property
+    def nodes(self) -> int:
+        """How many machines train the run."""
+        return self._hardware("num_nodes", 1, int)
+
+    @property
     def processes(self) -> int:
-        """How many processes train the run.
+        """How many processes train the run."""
+        return self.devices * self.nodes
+
+    @property
+    def accelerator(self) -> str:
+        """What the run is to compute on."""
+        return self._hardware("accelerator", "auto", str)
+
+    def _hardware(self, name: str, default: Any, kind: type) -> Any:
+        """Return a setting of the hardware, of which nothing has been built yet; the default is its constructor's.
 
         Raises:
-            ConfigError: its hardware does not say.
+            ConfigError: it is of another kind.
         """
-        devices, nodes = (self.settings["hardware"].get(name) for name in ("devices", "num_nodes"))
-        if not (isinstance(devices, int) and isinstance(nodes, int)):
-            raise ConfigError(f"hardware.devices={devices} and hardware.num_nodes={nodes} must be whole numbers")
-        return devices * nodes
+        hardware = self.settings.get("hardware")
+        value = hardware.get(name, default) if isinstance(hardware, dict) else hardware
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"hardware.{name}={value} must be {kind.__name__}")
+        return value
 
     def at(self, path: Path) -> "Request":
         """Return the same request for a directory."""

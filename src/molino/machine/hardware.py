@@ -140,7 +140,7 @@ class Hardware:
         """Return how many tokens a second these GPUs could train `model` on at their dense peak; None where unknown."""
         peak = dense_peak(torch.cuda.get_device_name()) if self.kind == "cuda" else None
         each = policy.training_flops(model, block_size)
-        return self.devices * self.num_nodes * peak / each if peak and each else None
+        return self.processes * peak / each if peak and each else None
 
     @property
     def resolved_precision(self) -> str:
@@ -151,7 +151,7 @@ class Hardware:
 
     @property
     def device(self) -> torch.device:
-        """The device of a single-process job such as evaluation or sampling."""
+        """The device of what takes one process, such as evaluation or sampling."""
         return torch.device(self.kind)
 
     @property
@@ -168,11 +168,12 @@ class Hardware:
         self.use_threads()
 
     def use_threads(self) -> None:
+        """Set how many threads compute, as far as that is known."""
         # Also where nothing is asked for: an earlier run in this process may have had one thread.
         torch.set_num_threads(self.threads or THREADS)
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision of a single-process job."""
+        """The precision of what takes one process."""
         dtype = PRECISIONS[self.resolved_precision]
         return torch.autocast(self.kind, dtype) if dtype else contextlib.nullcontext()
 
@@ -190,7 +191,7 @@ class Hardware:
         count = torch.get_num_threads()
         threads = f"{self.kind} ({count} thread{'s' if count > 1 else ''})"
         name = torch.cuda.get_device_name() if self.kind == "cuda" else threads
-        many = f"{self.devices * self.num_nodes} x " if self.devices * self.num_nodes > 1 else ""
+        many = f"{self.processes} x " if self.processes > 1 else ""
         parts = [f"{many}{name}", self.resolved_precision, self.strategy if self.strategy != "auto" else ""]
         if self.attention != "auto":
             parts.append(f"attention {self.attention}")

@@ -20,9 +20,9 @@ from molino.search.space import corners, describe, search_space
 from molino.search.study import Pruner, open_study
 from molino.search.trial import check_objective, curve
 from molino.search.trials import Runs, Trials
-from molino.sweeps.attempt import Train
 from molino.sweeps.devices import most_demanding
-from molino.sweeps.ledger import check_launcher, close, make_launcher, place, waits
+from molino.sweeps.launchers import make_launcher
+from molino.sweeps.ledger import place
 from molino.sweeps.plan import parse, split, sweep_names
 
 # The smallest value of each.
@@ -69,9 +69,7 @@ class Search:
         return make_sampler(self.sampler, self.seed, trial, self.startup_trials, space)
 
 
-def sweep(
-    context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any], train: Train
-) -> None:
+def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any]) -> None:
     """Search for the settings with the best objective.
 
     Args:
@@ -92,18 +90,17 @@ def sweep(
     runs = Runs(space, fixed, Composer(context.config_loader, config))
     # Every choice and every end of a range has to compose, or nothing is trained.
     samples = [runs.request(params) for params in corners(space)]
-    launcher = make_launcher(context, task, config)
-    check_launcher(samples, launcher)
-    if not waits(launcher):
+    launcher = make_launcher(context, task, config, samples)
+    if not launcher.waits:
         raise ConfigError("a search waits for its runs: add hydra.launcher.wait=true")
     identity = {"objective": search.objective, "direction": search.direction, "space": words}
     typed = [override for override in fixed if not override.lstrip("+").startswith("paths.")]
     study = open_study(directory, identity | {"settings": samples[0].asked}, typed, search.direction, runs.unlike)
-    trials = Trials(study, runs, search, train)
+    trials = Trials(study, runs, search)
     try:
         trials.run(launcher, most_demanding(samples))
     finally:
-        close(launcher)
+        launcher.close()
     trials.conclude(directory, launcher)
 
 

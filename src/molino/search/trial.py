@@ -6,7 +6,7 @@ from typing import Any
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import write_text
-from molino.configuration.build import suggest
+from molino.base.messages import suggest
 
 TRIAL = "trial.json"
 # The numbers of summary.json that tell one run of a search from another.

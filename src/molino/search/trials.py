@@ -16,14 +16,14 @@ from molino.base.console import say
 from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, is_locked
 from molino.configuration.composer import Composer
+from molino.configuration.identity import changes, refuse_other
 from molino.configuration.request import Request
 from molino.runs.directory import LOCK
 from molino.runs.status import DONE, FAILED, enqueue, read_status
 from molino.search.internals import complete, reopen
 from molino.search.samplers import Grid
 from molino.search.trial import TRIAL, curve, write_trial
-from molino.sweeps.attempt import Train
-from molino.sweeps.ledger import GRACE, changes, conclude, launch, molinos, refuse_other
+from molino.sweeps.ledger import GRACE, conclude, launch
 from molino.sweeps.plan import run_name
 
 
@@ -48,7 +48,7 @@ class Runs:
     def unlike(self, study: optuna.Study) -> bool:
         """Tell whether the runs of a study were trained with other settings than are asked for now."""
         requests = map(self.request, (trial.params for trial in filter(self.whole, study.get_trials(deepcopy=False))))
-        return any(changes(request) for request in requests)
+        return any(changes(request.path, request.settings) for request in requests)
 
     def whole(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial has values of all settings; they are recorded one by one."""
@@ -60,11 +60,10 @@ class Trials:
 
     Args:
         search: the settings; see molino.search.optimize.Search.
-        train: trains one run.
     """
 
-    def __init__(self, study: optuna.Study, runs: Runs, search: Any, train: Train):
-        self.study, self.runs, self.search, self.train = study, runs, search, train
+    def __init__(self, study: optuna.Study, runs: Runs, search: Any):
+        self.study, self.runs, self.search = study, runs, search
         # The runs that this command has begun, and how often each had failed before.
         self.begun: dict[Path, int] = {}
         self.failed_in_a_row = 0
@@ -85,11 +84,11 @@ class Trials:
         requests = self.requests()
         if (first := next(requests, None)) is not None:
             requests = chain([first], requests)
-            if getattr(runs := molinos(launcher), "one_by_one", False):
-                runs.train(requests, largest, max(self.search.n_trials - ended, running))
+            if launcher.one_by_one:
+                launcher.train(requests, largest, max(self.search.n_trials - ended, running))
             else:
                 while batch := list(islice(requests, self.search.batch)):
-                    launch(launcher, batch, self.train)
+                    launch(launcher, batch)
         self.tell()
         self._take_over(launcher)
         if self._hopeless():
@@ -151,7 +150,8 @@ class Trials:
         """Yield the run of a trial, unless another trial has asked for the same one or another process trains it."""
         request = self.runs.request(params)
         status = read_status(request.path)
-        refuse_other(request, status)
+        if status.asked != request.asked:
+            refuse_other(request.path, request.settings)
         if request.path in self.begun or status.state == DONE or is_locked(request.path / LOCK):
             return
         self.begun[request.path] = status.failures
@@ -168,7 +168,7 @@ class Trials:
         deadline = time.monotonic() + GRACE
         while held := [trial for trial in self._running() if self.runs.request(trial.params).path not in self.begun]:
             if free := [request for trial in held for request in self._launch(trial.number, trial.params)]:
-                launch(launcher, free, self.train)
+                launch(launcher, free)
             elif time.monotonic() > deadline:
                 return
             else:

@@ -25,7 +25,7 @@ def cores() -> int:
 
 def most_demanding(requests: list[Request]) -> Request:
     """Return the run that wants most of a machine: GPUs before cores, then the number of them."""
-    return max(requests, key=lambda each: (each.settings["hardware"]["accelerator"] != "cpu", each.processes))
+    return max(requests, key=lambda each: (each.accelerator != "cpu", each.processes))
 
 
 def check_numbers(**numbers: int | None) -> None:
@@ -53,8 +53,7 @@ def share(
     Raises:
         ResourceError: a run wants more GPUs than there are.
     """
-    hardware = largest.settings["hardware"]
-    devices, found = hardware["devices"], [] if hardware["accelerator"] == "cpu" else gpus()
+    devices, found = largest.devices, [] if largest.accelerator == "cpu" else gpus()
     if found and devices > len(found):
         raise ResourceError(f"hardware.devices={devices}, but there are {len(found)} GPUs here")
     # Neighbouring GPUs belong together.

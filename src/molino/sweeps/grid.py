@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from molino.base.errors import ConfigError
 from molino.configuration.build import build
 from molino.configuration.composer import Composer
-from molino.sweeps.attempt import Train
-from molino.sweeps.ledger import check_launcher, close, conclude, launch_all, make_launcher, place, queue
+from molino.sweeps.launchers import make_launcher
+from molino.sweeps.ledger import conclude, launch_all, place, queue
 from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
 
 
@@ -30,18 +30,15 @@ class Grid:
             raise ConfigError(f"hydra.sweeper.attempts={self.attempts} must be at least 1")
 
 
-def sweep(
-    context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any], train: Train
-) -> None:
+def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any]) -> None:
     """Train what is left of a sweep.
 
     Args:
         context: Hydra's.
-        task: what Hydra calls with a composed configuration, for launchers of others.
+        task: what Hydra calls with a composed configuration; its `run` trains one run.
         config: the configuration that was composed of the sweep's command.
         arguments: the settings that were typed.
         settings: of the sweeper; see Grid.
-        train: trains one run.
 
     Raises:
         ConfigError, CheckpointError, HydraException: the sweep makes no sense; nothing was trained.
@@ -55,10 +52,9 @@ def sweep(
     # Of values listed twice there is one run.
     found = [composer.request(each, run_name(each, swept)) for each in combine(overrides)]
     requests = list({request.path: request for request in found}.values())
-    launcher = make_launcher(context, task, config)
-    check_launcher(requests, launcher)
+    launcher = make_launcher(context, task, config, requests)
     try:
-        launch_all(launcher, queue(requests, grid.attempts), train)
+        launch_all(launcher, queue(requests, grid.attempts))
     finally:
-        close(launcher)
+        launcher.close()
     conclude(requests, directory, launcher)

@@ -26,8 +26,7 @@ class Local:
         workers, runs_per_gpu, threads: as molino.sweeps.devices.share takes them.
     """
 
-    waits = True
-    one_by_one = True  # asks for the next run when a worker is free for it
+    waits, one_by_one, distributes = True, True, True
 
     def __init__(self, context: Context, workers: int | None = None, runs_per_gpu: int = 1, threads: int | None = None):
         # Before any run is recorded as queued.

@@ -58,8 +58,7 @@ def combine(overrides: list[Override]) -> list[list[str]]:
 def sweep_names(swept: list[str], fixed: list[str], prefix: str = "") -> list[str]:
     """Return the name of a sweep that was given none, then the name that an earlier version gave it."""
     earlier = [o for o in fixed if not o.lstrip("+").startswith(("paths.", "sweep="))]
-    # The choices of debug but one change the plan of a run.
-    telling = [o for o in earlier if o.startswith("debug=") or not is_indifferent(o.lstrip("+~").partition("=")[0])]
+    telling = [o for o in earlier if not _is_indifferent(o)]
     return [f"{prefix}{readable_name(sorted(swept))}-{_digest(sorted(texts))}" for texts in (telling, earlier)]
 
 
@@ -72,6 +71,12 @@ def run_name(overrides: list[str], swept: list[str]) -> str:
         # A directory's name cannot hold them, and a/b is not a-b.
         return f"{name}-{_digest(varied, between=',')}"
     return name
+
+
+def _is_indifferent(override: str) -> bool:
+    key, _, value = override.lstrip("+~").partition("=")
+    # The choices of `debug` but one change the plan of a run.
+    return value == "traceback" if key == "debug" else is_indifferent(key)
 
 
 def _digest(texts: list[str], between: str = "\n") -> str:

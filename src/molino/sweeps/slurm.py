@@ -79,7 +79,7 @@ class Slurm:
         except ImportError as error:
             raise ResourceError('hydra/launcher=slurm needs submitit: pip install -e ".[cluster]"') from error
 
-    one_by_one = False  # submits all it is given
+    one_by_one, distributes = False, True  # submits all it is given
 
     @property
     def waits(self) -> bool:
@@ -103,13 +103,11 @@ class Slurm:
         """Submit an array for all runs of the same shape."""
         shapes = defaultdict(list)
         for request in requests:
-            hardware = request.settings["hardware"]
-            gpus = self.gpus if self.gpus is not None else hardware["devices"] * (hardware["accelerator"] == "gpu")
-            tasks = hardware["devices"] if request.processes > 1 else 1
-            shapes[hardware["num_nodes"], tasks, gpus].append(request)
+            gpus = self.gpus if self.gpus is not None else request.devices * (request.accelerator == "gpu")
+            shapes[request.nodes, request.devices if request.processes > 1 else 1, gpus].append(request)
         for (nodes, tasks, gpus), alike in shapes.items():
             executor = self._executor(alike[0].path.parent / FOLDER, nodes, tasks, gpus)
-            submitted = _map(executor, Run(self.context), alike)
+            submitted = _map(executor, Job(self.context), alike)
             for request, slurm_job in zip(alike, submitted, strict=True):
                 write_text(request.path / RECORD, json.dumps({"job": slurm_job.job_id}) + "\n")
             say(f"submitted {len(alike)} runs as Slurm job {submitted[0].job_id.partition('_')[0]}")
@@ -160,8 +158,9 @@ class Slurm:
                 raise
 
 
-class Run:
-    """What a job does: train one run. Submitit sends it there, and calls `checkpoint` before the job is requeued."""
+class Job:
+    """What a job of the cluster does: train one run. Submitit sends it there, and calls `checkpoint` before the job is
+    requeued."""
 
     def __init__(self, context: Context):
         self.context = context

@@ -1,8 +1,4 @@
-"""A run loaded back: its model with trained weights, its tokenizer, its settings. Or a Hugging Face folder as if it
-were one.
-
-The only module of this package that imports torch.
-"""
+"""A run loaded back: its model with trained weights, its tokenizer, its settings; or a Hugging Face folder like one."""
 
 import json
 import zipfile

@@ -55,8 +55,7 @@ class Checkpoints(Callback):
         facts: plain values kept with the weights: where a text starts, which text the model was trained on.
         validation_due: tells whether a validation follows the block that ended at a step. A checkpoint of that step
             is written after it, so that a resumed run neither repeats nor misses one.
-
-        started: when this process began, by time.perf_counter.
+        started: when this process took up the run, by time.perf_counter.
 
     Raises:
         Interrupted: a signal came; the block was finished and a checkpoint saved. A second signal ends at once, and
@@ -114,7 +113,7 @@ class Checkpoints(Callback):
 
     def _between_blocks(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        # Ranks of a distributed job may be signalled at different moments; they must agree before they save.
+        # Ranks of a distributed run may be signalled at different moments; they must agree before they save.
         stop = trainer.strategy.reduce(torch.tensor(float(self.signal or 0)), reduce_op="max").item()
         if stop or step % self.every == 0 or trainer.should_stop:
             # What is logged up to here must be as safe as the checkpoint that will not log it again.

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback
 from molino.configuration.build import build, check
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
+from molino.models.shapes import shapes_only
+from molino.trained.load import build_model
 from molino.training.callbacks import check_callbacks
 from molino.training.optimizers import check_optimizer
 from molino.training.plan import Plan
@@ -57,4 +59,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     check_optimizer(optimizer)
     check_schedule(schedule)
     data.check_processes(hardware.processes)
+    # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
+    with shapes_only():
+        data.check_context(build_model(settings, vocab_size=8).block_size)
     return Parts(plan, hardware, data, optimizer, schedule, list(callbacks.values()))

@@ -61,12 +61,12 @@ class Run:
         directory.write_summary(self.path, summary)
 
     @contextmanager
-    def handed_over(self) -> Iterator[None]:
-        """Have the further processes of a distributed run, started meanwhile, train it with these settings."""
-        told = Request(self.settings, self.request.overrides, self.request.choices, self.path, settled=True)
-        if told.processes == 1:
+    def handed_over(self, processes: int) -> Iterator[None]:
+        """Have the further ones of so many processes, which are started meanwhile, train this run as it was settled."""
+        if processes == 1:
             yield
             return
+        told = Request(self.settings, self.request.overrides, self.request.choices, self.path, settled=True)
         before = os.environ.get(HANDED)
         os.environ[HANDED] = told.to_text()
         try:
@@ -93,7 +93,8 @@ class Run:
 def open_run(request: Request) -> Iterator[Run]:
     """Find and claim the run that is asked for.
 
-    Of a distributed run the first process claims it; the others train by what they are handed.
+    Of a distributed run the first process claims it; the others train by what they are handed. (Where somebody starts
+    all of them by hand nobody hands them anything: each then makes a directory of its own.)
 
     Raises:
         CheckpointError: it is finished, damaged or nowhere to be found.

@@ -25,8 +25,8 @@ from molino.training.trainer import make_trainer
 def run(request: Request) -> float:
     """Train, or go on training; return the held-out loss in nats per token."""
     started = time.perf_counter()
-    with open_run(request) as run:
-        return train(run, started) if run.summary is None else run.summary["val/loss"]
+    with open_run(request) as found:
+        return train(found, started) if found.summary is None else found.summary["val/loss"]
 
 
 def train(run: Run, started: float) -> float:
@@ -42,10 +42,9 @@ def train(run: Run, started: float) -> float:
     plan, hardware, data = parts.plan, parts.hardware, parts.data
 
     data.setup()
-    hardware.apply()
+    hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     model = build_model(run.settings, data.tokenizer.size)
-    data.check_context(model.block_size)
     if run.checkpoint is None and run.settings["weights"]:
         read_weights(model, run.settings["weights"])
     hardware = hardware.settle(model, data.block_size, data.tokens_per_step, plan.max_steps)
@@ -75,7 +74,7 @@ def train(run: Run, started: float) -> float:
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
     watching = [*pruning_of(run.path), *sampling(run.path, data.tokenizer, start_id, plan, hardware, seed)]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, *watching, checkpoints])
-    with run.handed_over():
+    with run.handed_over(hardware.processes):
         trainer.fit(module, data, ckpt_path=run.checkpoint)
 
     if main:

@@ -1,0 +1,77 @@
+"""What trains the runs of a sweep, by one interface: here, by molino's own launchers, or by any other of Hydra's.
+
+train(requests, largest, count)   train runs; `largest` is the one that wants most of a machine
+waits                             the runs have ended when `train` returns
+one_by_one                        asks for the next run when it has a place for it
+close()                           end the processes that it keeps
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
+
+from molino.base.errors import ConfigError
+from molino.configuration.composer import for_hydra
+from molino.configuration.internals import trains_here
+from molino.configuration.request import Request
+from molino.sweeps.attempt import Train, attempt
+
+
+class Here:
+    """One run after the other, in the process of the sweep."""
+
+    waits, one_by_one, distributes = True, False, False
+
+    def __init__(self, train: Train):
+        self._train = train
+
+    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
+        for request in requests:
+            attempt(self._train, request)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class Elsewhere:
+    """By a launcher of Hydra's, which composes each run again."""
+
+    waits, one_by_one, distributes = True, False, False
+
+    def __init__(self, launcher: Any):
+        self._launcher = launcher
+
+    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
+        self._launcher.launch([for_hydra(request) for request in requests], initial_job_idx=0)
+
+    def close(self) -> None:
+        """It keeps nothing that it could be told to end."""
+
+
+def make_launcher(context: Any, task: Any, config: DictConfig, requests: list[Request]) -> Any:
+    """Return what `hydra/launcher` names.
+
+    Args:
+        context, task, config: Hydra's, what it calls with a composed configuration, and that of the sweep's command.
+        requests: runs that it is to train.
+
+    Raises:
+        ConfigError: it cannot train them, or Hydra is asked for something that only its own sweeper does.
+    """
+    for name in ("chdir", "env_set", "env_copy"):
+        if asked := config.hydra.job.get(name):
+            raise ConfigError(
+                f"hydra.job.{name}={asked} has no effect on the runs of a sweep: set what they need before the command"
+            )
+    hydras = Plugins.instance().instantiate_launcher(context, task, config)
+    own = Here(task.run) if trains_here(hydras) else Elsewhere(hydras)
+    launcher = getattr(hydras, "runs", own)
+    distributed = next((request for request in requests if request.processes > 1), None)
+    if distributed is not None and not launcher.distributes:
+        raise ConfigError(
+            f"{distributed.name} takes {distributed.processes} processes, the first of which has to be its own: add "
+            "hydra/launcher=local or hydra/launcher=slurm"
+        )
+    return launcher
