@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CPU, ROOT
+from conftest import CPU, ROOT, train
 
 from molino.trained.load import load_run
 from molino.verbs.generate import write
@@ -128,3 +128,11 @@ def test_a_terminal_is_asked(molino, tiny, monkeypatch):
     monkeypatch.setattr("molino.verbs.generate.ask_prompt", lambda advice: next(answers))
     places = [f"run={tiny.path}", f"paths.outputs={tiny.outputs}", *CPU, "max_new_tokens=40"]
     assert molino("generate", *places).out == molino("generate", *places, f"prompt={PROMPT}").out
+
+
+def test_a_prompt_without_a_token_starts_from_nothing(molino, tiny, tmp_path):
+    run = train(molino, tmp_path, f"data.path={tiny.file}", "data/tokenizer=word")
+    places = [f"run={run}", f"paths.outputs={tmp_path}", *CPU, "max_new_tokens=5"]
+    blank, nothing = (molino("generate", *places, f"prompt={prompt}") for prompt in ("   ", ""))
+    assert blank.status == nothing.status == 0, blank.err
+    assert blank.out.split() == nothing.out.split() != []

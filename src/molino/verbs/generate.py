@@ -56,7 +56,8 @@ def sample(
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     tokenizer, model = loaded.tokenizer, loaded.model
     prompt = ask_prompt('; an empty one, prompt="", starts from nothing') if prompt is None else prompt
-    ids = encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else [loaded.start_id]
+    # A prompt may hold no token at all, such as white space where tokens are words.
+    ids = (encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else []) or [loaded.start_id]
     if len(ids) > model.block_size:
         remark(f"the prompt has {len(ids)} tokens; the model sees the last {model.block_size}, its context")
     # A text that starts from nothing starts after start_id, which is not part of it.
@@ -80,14 +81,19 @@ def sample(
             forbidden_ids=forbidden_tokens(tokenizer, loaded.start_id, model.vocab_size),
             cached=cache,
         )
-        if samples == 1:
-            write(prompt)
-            for piece in pieces((int(tokens_B[0]) for tokens_B in steps), tokenizer, context):
-                write(piece)
-            write("\n")
-            return
-        for number, row in enumerate(torch.stack(list(steps), dim=1).tolist(), start=1):
-            write(f"--- sample {number} ---\n{prompt}{''.join(pieces(row, tokenizer, context))}\n")
+        show(steps, samples, prompt, tokenizer, context)
+
+
+def show(steps: Iterator[torch.Tensor], samples: int, prompt: str, tokenizer: Tokenizer, context: list[int]) -> None:
+    """Write texts of which `steps` yields the next tokens_B of all: a single one while it is drawn."""
+    if samples == 1:
+        write(prompt)
+        for piece in pieces((int(tokens_B[0]) for tokens_B in steps), tokenizer, context):
+            write(piece)
+        write("\n")
+        return
+    for number, row in enumerate(torch.stack(list(steps), dim=1).tolist(), start=1):
+        write(f"--- sample {number} ---\n{prompt}{''.join(pieces(row, tokenizer, context))}\n")
 
 
 def pieces(ids: Iterable[int], tokenizer: Tokenizer, context: list[int]) -> Iterator[str]:
