@@ -4,7 +4,7 @@ import inspect
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import CPU, ROOT
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -54,8 +54,12 @@ def test_every_combination_is_listed(loader):
     assert found == [[f"a={a}", "b=x", f"c={c}"] for a in (1, 2) for c in (0, 1)]
 
 
-def test_the_launcher_of_one_process_is_known():
+def test_the_launcher_of_one_process_is_known(molino, tiny, tmp_path):
     assert internals.trains_here(BasicLauncher()) and not internals.trains_here(object())
+    # Also as Hydra finds it: it tells of every run that it launches itself.
+    places = [f"data.path={tiny.file}", f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}"]
+    done = molino("train", "-m", "data=text", "model=bigram", "debug=fast", *CPU, *places, "seed=0,1")
+    assert done.status == 0 and "2 done" in done.out and "HYDRA" not in done.out, done.out
 
 
 def test_no_other_file_looks_inside_hydra():

@@ -10,7 +10,16 @@ import pytest
 import yaml
 
 from molino.configuration import build, identity
-from molino.configuration.identity import SETTLED, compared, complete, differences, digest, experiments, is_indifferent
+from molino.configuration.identity import (
+    SETTLED,
+    changes,
+    compared,
+    complete,
+    differences,
+    digest,
+    experiments,
+    is_indifferent,
+)
 from molino.machine.hardware import Hardware
 
 SETTINGS = {
@@ -224,3 +233,19 @@ def test_hparams_show_what_changes_results():
     assert shown["model"] == "gpt" and shown["hardware"] == "cpu" and shown["data.distinct_batches"] == "3"
     assert shown["optimizer"] == "AdamW" and shown["optimizer.lr"] == 1e-3 and shown["seed"] == 1
     assert not {"paths.outputs", "logger.csv", "trainer.log_every", "hardware.threads"} & shown.keys()
+
+
+def test_a_source_that_is_gone_is_not_asked(tmp_path):
+    """A run that began from weights has kept what they were."""
+    asked = changed("model", {"_target_": "molino.hub.read.architecture", "source": "gone", "dropout": 0.1})
+    recorded = SETTINGS | {"model": SETTINGS["model"] | {"dropout": 0.1}, "weights": "gone"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(complete(recorded)))
+    assert not changes(tmp_path, asked)
+    assert changes(tmp_path, asked | {"model": asked["model"] | {"dropout": 0.2}}) == {"model.dropout": (0.1, 0.2)}
+    assert changes(tmp_path, asked | {"model": asked["model"] | {"source": "other"}}) == {"weights": ("gone", "other")}
+
+
+def test_what_cannot_be_read_is_left_to_whoever_trains_it(tmp_path):
+    assert not changes(tmp_path, SETTINGS)
+    (tmp_path / "config.yaml").write_text("{{")
+    assert not changes(tmp_path, SETTINGS)

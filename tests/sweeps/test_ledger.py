@@ -212,6 +212,33 @@ def test_a_half_written_summary_is_not_written_over(molino, tiny, tmp_path):
     assert molino(*sweep).status == 0 and directory.is_done(run)
 
 
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_record_that_cannot_be_read_is_the_failure_of_its_run_alone(molino, tiny, tmp_path, launcher):
+    sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path), f"hydra/launcher={launcher}")
+    assert molino(*sweep, "seed=0,1").status == 0
+    for name in ("seed=0", "seed=1"):
+        (run_of(tmp_path, name) / "config.yaml").write_text("{{")
+    (run_of(tmp_path, "seed=0") / directory.SUMMARY).unlink()
+    done = molino(*sweep, "seed=0,1,2")
+    assert done.status == 4 and "1 of 3 runs failed" in done.err, done.out + done.err
+    failed = read_status(run_of(tmp_path, "seed=0"))
+    assert "config.yaml cannot be read" in failed.error and failed.failures == 1
+    assert all(read_status(run_of(tmp_path, name)).state == DONE for name in ("seed=1", "seed=2"))
+
+
+def test_a_sweep_of_somebody_else_meets_other_settings(molino, tiny, tmp_path):
+    """Hydra's own sweeper does not ask what lies there; the run does."""
+    typed = ("hydra/sweeper=basic", "sweep=mine", "hydra.sweep.subdir=run-${seed}", "seed=0,1")
+    sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path), *typed)
+    assert molino(*sweep).status == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("summary.json")}
+    assert {path.parent.name for path in before} == {"run-0", "run-1"}
+    assert molino(*sweep, "logger.csv=null").status == 0
+    done = molino(*sweep, "optimizer.lr=0.5")
+    assert done.status == 4 and "run-0 was trained with other settings (optimizer.lr 0.003 -> 0.5)" in done.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_distributed_run_needs_a_launcher_that_can(molino, tiny, tmp_path):
     ddp = ("hardware=ddp", "hardware.accelerator=cpu")
     small = [s for s in SMALL if not s.startswith("hardware=")]

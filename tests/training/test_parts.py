@@ -55,6 +55,7 @@ def test_parts_know_of_each_other_what_they_need(settings, tmp_path):
         ("model", {"n_layr": 2}, "model.n_layr is not a setting; did you mean model.n_layer?"),
         ("model", {"n_head": 3}, "model.n_embd=8 is not divisible by model.n_head=3"),
         ("model", {"block_size": 4}, "data.block_size=8 is beyond the model's context of 4"),
+        ("logger", {"csv": 5}, "logger.csv=5 says nothing that can be built"),
         (
             "logger",
             {"csv": {"_target_": "molino.training.loggers.MetricsFile", "x": 1}},

@@ -19,7 +19,6 @@ from molino.base.processes import is_main_process
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.composer import refuse_resume, request_of
-from molino.configuration.identity import refuse_other
 from molino.configuration.internals import arguments_parser
 from molino.configuration.overrides import check_resumed
 from molino.configuration.request import HANDED, Request
@@ -87,7 +86,6 @@ class Task:
             if self.verb == "train":
                 refuse_resume(request.settings["resume"])
                 request = request.at(directory_of(settings))
-                refuse_other(request.path, request.settings)
             self.run(request)
 
         varied = [override for override in settings.overrides.task if override not in sys.argv]

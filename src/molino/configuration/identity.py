@@ -15,7 +15,7 @@ from typing import Any
 
 from molino.base.errors import CheckpointError
 from molino.configuration.build import defaults_of, join, with_current_names
-from molino.configuration.settings import begin_from, flatten
+from molino.configuration.settings import flatten
 from molino.runs.directory import CONFIG, read_config
 
 # What makes no other run: what it is called, where its files lie, what it writes beside, how often one looks. But not
@@ -78,8 +78,24 @@ def refuse_other(run: Path, asked: dict[str, Any]) -> None:
 
 
 def changes(run: Path, asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return how a run differs from what is asked for: key -> (its own, asked for). Nothing of one that never began."""
-    return differences(read_config(run), begin_from(asked)) if (run / CONFIG).is_file() else {}
+    """Return how a run differs from what is asked for: key -> (its own, asked for).
+
+    Nothing of a run that never began, nor of one whose record cannot be read: that shows when it is to go on.
+    """
+    try:
+        recorded = read_config(run) if (run / CONFIG).is_file() else None
+    except CheckpointError:
+        return {}
+    return {} if recorded is None else differences(recorded, _with_source(asked, recorded))
+
+
+def _with_source(asked: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return settings whose model is to begin from a source as a run records them; the source may be gone by now."""
+    model, kept = asked.get("model"), recorded.get("model")
+    if not (isinstance(model, dict) and isinstance(kept, dict) and model.get("source")):
+        return asked
+    own = {name: value for name, value in model.items() if name not in ("_target_", "source")}
+    return asked | {"weights": model["source"], "model": kept | own}
 
 
 def experiments(every: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,11 +8,12 @@ from argparse import ArgumentParser
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
+
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def arguments_parser() -> ArgumentParser:
@@ -37,4 +38,6 @@ def every_combination(overrides: list[Override]) -> list[list[str]]:
 
 def trains_here(launcher: Any) -> bool:
     """Tell whether a launcher is Hydra's own, which trains one run after the other in the process of the sweep."""
-    return isinstance(launcher, BasicLauncher)
+    # By its name: Hydra's search for plugins imports its own once more, as other classes.
+    kind = type(launcher)
+    return f"{kind.__module__}.{kind.__qualname__}" == BASIC_LAUNCHER

@@ -60,7 +60,8 @@ def read_status(run: Path) -> Status:
     run, stored = Path(run), _stored(run)
     known = {name: stored.get(name) for name in ("overrides", "asked")}
     for name, default in (("failures", 0), ("progress", {}), ("exit_code", 1)):
-        known[name] = stored.get(name, default)
+        # Of another kind it is damaged.
+        known[name] = stored[name] if isinstance(stored.get(name), type(default)) else default
     if (run / SUMMARY).is_file():
         try:
             return Status(DONE, summary=read_summary(run), **known)

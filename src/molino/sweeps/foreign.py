@@ -7,7 +7,6 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from molino.configuration.composer import Composer
-from molino.configuration.identity import refuse_other
 from molino.runs.directory import readable_name
 from molino.runs.status import DONE, read_status
 from molino.sweeps.devices import most_demanding
@@ -21,8 +20,6 @@ def launch(runs: Any, composer: Composer, job_overrides: Sequence[Sequence[str]]
     """
     every = [list(filter_overrides(overrides)) for overrides in job_overrides]
     requests = [composer.request(overrides, name_of(overrides)) for overrides in every]
-    for request in requests:
-        refuse_other(request.path, request.settings)
     try:
         runs.train(iter(requests), most_demanding(requests), len(requests))
     finally:

@@ -60,14 +60,14 @@ def make_launcher(context: Any, task: Any, config: DictConfig, requests: list[Re
     Raises:
         ConfigError: it cannot train them, or Hydra is asked for something that only its own sweeper does.
     """
-    for name in ("chdir", "env_set", "env_copy"):
-        if asked := config.hydra.job.get(name):
-            raise ConfigError(
-                f"hydra.job.{name}={asked} has no effect on the runs of a sweep: set what they need before the command"
-            )
     hydras = Plugins.instance().instantiate_launcher(context, task, config)
     own = Here(task.run) if trains_here(hydras) else Elsewhere(hydras)
     launcher = getattr(hydras, "runs", own)
+    for name in ("chdir", "env_set", "env_copy"):
+        if (asked := config.hydra.job.get(name)) and not isinstance(launcher, Elsewhere):
+            raise ConfigError(
+                f"hydra.job.{name}={asked} has no effect on the runs of a sweep: set what they need before the command"
+            )
     distributed = next((request for request in requests if request.processes > 1), None)
     if distributed is not None and not launcher.distributes:
         raise ConfigError(

@@ -109,7 +109,7 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
         CheckpointError: the checkpoint is missing or damaged, or does not fit the run's settings.
     """
     path, settings = directory.checkpoint_path(run, checkpoint), directory.read_config(run)
-    if "_target_" not in (settings.get("model") or {}):
+    if not isinstance(settings.get("model"), dict) or "_target_" not in settings["model"]:
         raise CheckpointError(f"{run / directory.CONFIG} is damaged: it says nothing of a model")
     if not (run / directory.TOKENIZER).is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from molino.configuration.build import build, check
+from molino.configuration.build import build, check_node
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
@@ -41,7 +41,8 @@ def build_parts(settings: dict[str, Any]) -> Parts:
         ResourceError: the machine lacks what is asked for.
     """
     for name, node in settings["logger"].items():
-        check(node, f"logger.{name}", ("directory", "first_step"))
+        if node:
+            check_node(node, f"logger.{name}", ("directory", "first_step"))
     nodes = {name: node for name, node in settings["callbacks"].items() if node is not None}
     callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
     hardware: Hardware = build(settings["hardware"], "hardware")

@@ -9,7 +9,7 @@ from typing import Any
 
 from molino.base.errors import CheckpointError
 from molino.base.processes import is_main_process
-from molino.configuration.identity import complete
+from molino.configuration.identity import complete, refuse_other
 from molino.configuration.request import HANDED, Request
 from molino.configuration.settings import begin_from, check_sections, restore, resume
 from molino.runs import directory
@@ -86,6 +86,8 @@ class Run:
             return begin_from(asked.settings)
         if asked.path is None:
             return resume(self.path, asked.settings, asked.overrides)
+        # Whatever asks for a run in this directory, and however: a sweep of molino's has done so, another's has not.
+        refuse_other(self.path, asked.settings)
         return restore(self.path, asked.settings["paths"])
 
 
