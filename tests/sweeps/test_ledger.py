@@ -212,9 +212,8 @@ def test_a_half_written_summary_is_not_written_over(molino, tiny, tmp_path):
     assert molino(*sweep).status == 0 and directory.is_done(run)
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_record_that_cannot_be_read_is_the_failure_of_its_run_alone(molino, tiny, tmp_path, launcher):
-    sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path), f"hydra/launcher={launcher}")
+def test_a_record_that_cannot_be_read_is_the_failure_of_its_run_alone(molino, tiny, tmp_path):
+    sweep = ("train", "-m", *SMALL, *places(tiny, tmp_path))
     assert molino(*sweep, "seed=0,1").status == 0
     for name in ("seed=0", "seed=1"):
         (run_of(tmp_path, name) / "config.yaml").write_text("{{")
