@@ -86,6 +86,19 @@ def run_command(verb: str, *arguments: str) -> Outcome:
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture
+def loader():
+    """Hydra's loader of what lies below conf/."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+    HydraConfig.instance().cfg = None
+
+
 def small_text(seed: int, pieces: int) -> str:
     """A text with some structure, capitals, accents and line ends."""
     return "".join(random.Random(seed).choices(PIECES, k=pieces))

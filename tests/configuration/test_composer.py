@@ -3,10 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra import compose
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -14,14 +11,6 @@ from molino.base.errors import ConfigError
 from molino.base.messages import one_line
 from molino.configuration.composer import Composer, for_hydra
 from molino.configuration.request import Request
-
-
-@pytest.fixture
-def loader():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
-    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture

@@ -3,24 +3,14 @@
 import inspect
 import re
 
-import pytest
 from conftest import CPU, ROOT
-from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from molino.configuration import internals
-
-
-@pytest.fixture
-def loader():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 def parse(loader, *typed: str):

@@ -4,10 +4,6 @@ import hashlib
 
 import pytest
 import yaml
-from conftest import ROOT
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from molino.base.errors import CheckpointError, ConfigError
@@ -15,14 +11,6 @@ from molino.configuration.composer import Composer
 from molino.configuration.identity import complete, refuse_other
 from molino.sweeps.ledger import place
 from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
-
-
-@pytest.fixture
-def loader():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
-    HydraConfig.instance().cfg = None
 
 
 def test_every_combination_of_the_values_listed(loader):

@@ -3,6 +3,7 @@
 train(requests, largest, count)   train runs; `largest` is the one that wants most of a machine
 waits                             the runs have ended when `train` returns
 one_by_one                        asks for the next run when it has a place for it
+distributes                       can train a run over several processes
 close()                           end the processes that it keeps
 """
 
