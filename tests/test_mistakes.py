@@ -55,7 +55,7 @@ def assert_one_line(outcome, verb, status, *parts):
         (["model._target_=os.system"], ["model._target_=os.system is not allowed"]),
         (
             ["scheduler._target_=molino.base.files.os.system"],
-            ["scheduler._target_=molino.base.files.os.system is not allowed"],
+            ["scheduler._target_=molino.base.files.os.system is not there"],
         ),
         (["seed=-1"], ["seed=-1 must be a whole number"]),
         (["seed=abc"], ["seed=abc must be a whole number"]),

@@ -54,13 +54,14 @@ class RunsLauncher(Launcher):
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         from hydra.utils import get_object
 
-        from molino.configuration.build import check
+        from molino.configuration.build import check_arguments
         from molino.configuration.composer import Composer
         from molino.sweeps.attempt import Context
 
-        check({"_target_": self.target, **self.settings}, "hydra.launcher", ("context",))
+        runs = get_object(self.target)
+        check_arguments(runs, self.settings, "hydra.launcher", ("context",))
         self.composer = Composer(hydra_context.config_loader, config)
-        self.runs = get_object(self.target)(Context(task_function.run), **self.settings)
+        self.runs = runs(Context(task_function.run), **self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the runs of any other sweeper."""

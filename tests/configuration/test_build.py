@@ -5,14 +5,18 @@ import re
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from torch.optim import Optimizer
 
 from molino.base.errors import ConfigError
-from molino.configuration.build import build, check, check_names
+from molino.configuration.build import bind, build, check_names, check_node
 from molino.data.corpora.grammar import Grammar
 from molino.data.module import TextDataModule
 from molino.data.tokenizers import train_word
+from molino.machine.hardware import Hardware
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
+from molino.models.model import MODEL
 
 BIGRAM = {"_target_": "molino.models.bigram.Bigram", "block_size": 8}
 ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
@@ -32,22 +36,40 @@ DATA = {
 OF_RUN = {"seed": 7, "accumulate": 1, "max_steps": 1, "steps_per_block": 1}
 
 
-def refused(node, key="part", **runtime):
+# What each node is built as, and what it is given later.
+KINDS = {"Bigram": MODEL, "GPT": MODEL, "AdamW": Optimizer, "Hardware": Hardware, "TextDataModule": TextDataModule}
+GIVEN = {"GPT": ("vocab_size",), "AdamW": ("params",)}
+
+
+def kind_of(node):
+    name = node["_target_"].rpartition(".")[2]
+    return KINDS[name], GIVEN.get(name, ()), name == "AdamW"
+
+
+def refused(node, key="part", kind=MODEL, **runtime):
     with pytest.raises(ConfigError) as raised:
-        build(node, key, **runtime)
+        build(node, key, kind, **runtime)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def mistaken(node, key="part"):
+    with pytest.raises(ConfigError) as raised:
+        check_node(node, key, *kind_of(node))
     message = str(raised.value)
     assert "\n" not in message
     return message
 
 
 def test_a_class_with_what_is_known_only_now():
-    model = build(BIGRAM, "model", vocab_size=5)
+    model = build(BIGRAM, "model", MODEL, vocab_size=5)
     assert type(model) is Bigram
     assert (model.vocab_size, model.block_size) == (5, 8)
 
 
 def test_nodes_inside_nodes():
-    data = build(DATA, "data", **OF_RUN)
+    data = build(DATA, "data", TextDataModule, **OF_RUN)
     assert type(data) is TextDataModule
     assert type(data.corpus) is Grammar
     assert isinstance(data.train_tokenizer, functools.partial)
@@ -57,7 +79,8 @@ def test_nodes_inside_nodes():
 
 
 def test_a_partial_waits_for_its_arguments():
-    optimizer = build(ADAMW | {"betas": [0.5, 0.6]}, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    make = bind(ADAMW | {"betas": [0.5, 0.6]}, "optimizer", Optimizer, ["params"])
+    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults["lr"] == 0.1
     assert type(optimizer.defaults["betas"]) in (list, tuple)
@@ -65,42 +88,60 @@ def test_a_partial_waits_for_its_arguments():
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("target", "reason"),
     [
-        "os.system",
-        "subprocess.run",
-        "builtins.eval",
-        "torch.load",
-        "torch.hub.load",
-        "torch.optimal.Adam",
-        "molinos.thing",
-        "lightning.fabric.Fabric",
+        ("os.system", "is not allowed: os is not let in"),
+        ("subprocess.run", "is not allowed: subprocess is not let in"),
+        ("builtins.eval", "is not allowed: builtins is not let in"),
+        ("torch.load", "is not allowed: torch is not let in"),
+        ("torch.hub.load", "is not allowed: torch is not let in"),
+        ("torch.optimal.Adam", "is not allowed: torch is not let in"),
+        ("molinos.thing", "is not allowed: molinos is not let in"),
+        ("lightning.fabric.Fabric", "is not allowed: lightning is not let in"),
         # Reached through the modules of an allowed package.
-        "molino.base.files.os.system",
-        "molino.runs.record.subprocess.run",
-        "molino.trained.load.torch.load",
-        "torch.optim.optimizer.torch.load",
-        # Functions and methods of other packages, of which some unpickle what a file holds.
-        "lightning.pytorch.core.saving._load_from_checkpoint",
-        "lightning.pytorch.LightningModule.load_from_checkpoint",
+        ("molino.base.files.os.system", "is not there"),
+        ("molino.runs.record.subprocess.run", "is not there"),
+        ("molino.trained.load.torch.load", "is not there"),
+        ("torch.optim.optimizer.torch.load", "is not there"),
+        ("molino.models.gpt.ConfigError", "is no Model: it is not derived from torch.nn"),
+        ("molino.models.gpt.nn", "is not allowed: it is a module"),
+        ("molino.models.gpt.math", "is not allowed: it is a module"),
+        ("molino.models.gpt.partial", "is not allowed: it is functools's, which is not let in"),
+        ("molino.models.gpt.Tensor", "is not allowed: it is torch's, which is not let in"),
+        # Functions and methods, of which some unpickle what a file holds.
+        ("lightning.pytorch.core.saving._load_from_checkpoint", "is no Model: it is a function"),
+        ("lightning.pytorch.LightningModule.load_from_checkpoint", "is not there"),
         # No call at all.
-        "molino.base.files",
-        "molino.base.files.NO_SPACE",
+        ("molino.base.files", "is not allowed: it is a module"),
+        ("molino.base.files.NO_SPACE", "is not allowed: it is a tuple"),
+        ("molino", "names no class and no function"),
+        ("molino..Net", "names no class and no function"),
+        (1, "names no class and no function"),
+        (None, "names no class and no function"),
     ],
 )
-def test_targets_that_are_not_allowed(target):
-    assert refused({"_target_": target}).startswith(f"part._target_={target} is not allowed: ")
+def test_targets_that_are_not_allowed(target, reason):
+    assert refused({"_target_": target}).startswith(f"part._target_={target} {reason}")
 
 
 def test_a_target_deep_inside_is_checked_before_anything_is_built(tmp_path):
     node = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
-    assert "part.corpus._target_=os.mkdir is not allowed" in refused(DATA | {"corpus": node}, **OF_RUN)
+    message = refused(DATA | {"corpus": node}, "data", TextDataModule, **OF_RUN)
+    assert message.startswith("data.corpus._target_=os.mkdir is not allowed")
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("target", ["molino.models.bigram.Bygram", "molino.nothing.Bigram", "torch.optim.AdamV"])
-def test_targets_that_are_not_there(target):
-    assert refused({"_target_": target}).startswith(f"part._target_={target} cannot be found: ")
+@pytest.mark.parametrize(
+    ("target", "kind", "advice"),
+    [
+        ("molino.models.bigram.Bygram", MODEL, "; did you mean molino.models.bigram.Bigram? Known here: Bigram"),
+        ("molino.modells.gpt.GPT", MODEL, "; did you mean molino.models? Known here: base, command, "),
+        ("molino.nothing.Bigram", MODEL, "; did you mean molino.training? Known here: base, command, "),
+        ("torch.optim.AdamV", Optimizer, "; did you mean torch.optim.Adam? Known here: ASGD, "),
+    ],
+)
+def test_targets_that_are_not_there_with_the_nearest(target, kind, advice):
+    assert refused({"_target_": target}, kind=kind).startswith(f"part._target_={target} is not there{advice}")
 
 
 @pytest.mark.parametrize("node", [None, 3, "gpt", {"n_layer": 3}, []])
@@ -156,7 +197,7 @@ def test_a_name_like_no_other_gets_no_advice():
     ],
 )
 def test_values_of_the_wrong_type(node, setting, value, wanted):
-    message = refused(node | {setting: value})
+    message = mistaken(node | {setting: value})
     assert re.match(rf"part\.{setting} must be {re.escape(wanted)}\b.*, but it is {re.escape(repr(value))}$", message)
 
 
@@ -173,12 +214,12 @@ def test_values_of_the_wrong_type(node, setting, value, wanted):
     ],
 )
 def test_values_of_the_right_type(node, setting, value):
-    check(node | {setting: value})
+    check_node(node | {setting: value}, "part", *kind_of(node))
 
 
 def test_a_value_that_is_missing():
     node = {"_target_": "molino.data.pretrained.load_pretrained", "_partial_": True, "path": "???"}
-    message = refused(DATA | {"tokenizer": node}, "data", **OF_RUN)
+    message = refused(DATA | {"tokenizer": node}, "data", TextDataModule, **OF_RUN)
     assert message == "data.tokenizer.path has no value yet: add data.tokenizer.path=<value>"
 
 
@@ -192,13 +233,13 @@ def test_an_argument_left_out_is_named():
 
 
 def test_a_value_error_of_another_package_names_the_node():
-    node = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}
-    assert refused(node, "scheduler", optimizer=3) == "scheduler: int is not an Optimizer"
+    node = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "mode": "upwards"}
+    assert refused(node, "callbacks.stop", Callback).startswith("callbacks.stop: `mode` can be min, max, got upwards")
 
 
 def test_defects_are_not_disguised():
     with pytest.raises(Exception, match="division") as raised:
-        build(BIGRAM | {"block_size": 1}, "model", vocab_size=Broken())
+        build(BIGRAM | {"block_size": 1}, "model", MODEL, vocab_size=Broken())
     assert not isinstance(raised.value, ConfigError)
 
 
@@ -210,6 +251,6 @@ class Broken(int):
 
 
 def test_models_come_out_as_plain_modules():
-    model = build(GPT_NODE, "model", vocab_size=7)
+    model = build(GPT_NODE, "model", MODEL, vocab_size=7)
     assert type(model) is GPT
     assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 7)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from molino.configuration import build, identity
+from molino.configuration import door, identity
 from molino.configuration.identity import (
     SETTLED,
     changes,
@@ -139,8 +139,8 @@ def test_what_was_left_to_the_machine_is_on_record_as_it_was_settled():
 def test_targets_are_known_by_the_names_they_had():
     earlier = changed("hardware._target_", "molino.training.hardware.Hardware")
     assert not differences(earlier, SETTINGS) and digest(earlier) == digest(SETTINGS)
-    for old, new in build.MOVED.items():
-        assert build.resolve_target(old, "x") is build.resolve_target(new, "x")
+    for old, new in door.MOVED.items():
+        assert door.find_callable(old, "x") is door.find_callable(new, "x")
 
 
 def test_numbers_are_equal_as_numbers():

@@ -17,7 +17,7 @@ from molino.data.corpora import imdb
 from molino.data.corpora.local import UserText
 from molino.data.corpora.pydocs import PyDocs
 from molino.data.corpora.remote import RemoteSplits, RemoteText, Text8
-from molino.data.corpus import split_documents, split_fraction
+from molino.data.corpus import Corpus, split_documents, split_fraction
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 
@@ -27,7 +27,7 @@ def make(name, cache, mirror, **settings):
     root = OmegaConf.create({"data": OmegaConf.load(CONF / f"{name}.yaml")})
     root.paths = {"cache": str(cache), "mirror": mirror and str(mirror)}
     root.data.corpus.update(settings)
-    return build(OmegaConf.to_container(root.data.corpus, resolve=True), "data.corpus")
+    return build(OmegaConf.to_container(root.data.corpus, resolve=True), "data.corpus", Corpus)
 
 
 def read(corpus):

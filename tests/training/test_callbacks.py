@@ -1,6 +1,7 @@
 """Callbacks of the configuration: built, or refused with the reason."""
 
 import pytest
+from lightning.pytorch import Callback
 
 from molino.base.errors import ConfigError
 from molino.configuration.build import build
@@ -16,7 +17,7 @@ def stop(**settings):
 
 def test_those_of_lightning_are_taken():
     nodes = {"stop": stop(patience=7), "timer": {"_target_": f"{LIGHTNING}.Timer"}}
-    check_callbacks({name: build(node, name) for name, node in nodes.items()})
+    check_callbacks({name: build(node, name, Callback) for name, node in nodes.items()})
     check_callbacks({})
 
 
@@ -28,13 +29,13 @@ def test_those_of_lightning_are_taken():
         (stop(mode="up"), "callbacks.x: `mode` can be"),
         ({"_target_": f"{LIGHTNING}.ModelCheckpoint"}, "the last and the best, are kept already"),
         ({"_target_": "molino.training.plan.Plan", "max_steps": 1, "log_every": 1, "val_every": 1,
-          "checkpoint_every": 1}, "is a Plan, which is no Lightning callback"),
+          "checkpoint_every": 1}, "molino.training.plan.Plan is no Callback: it is not derived from lightning."),
         (1, "callbacks.x=1 says nothing that can be built"),
     ],
 )  # fmt: skip
 def test_others_are_refused(node, message):
     with pytest.raises(ConfigError, match=message):
-        check_callbacks({"x": build(node, "callbacks.x")})
+        check_callbacks({"x": build(node, "callbacks.x", Callback)})
 
 
 def test_what_can_be_watched_is_measured(tiny):

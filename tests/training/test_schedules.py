@@ -88,7 +88,7 @@ def test_factors_are_above_zero_from_the_first_step_to_the_last(schedule):
 
 @pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
 def test_schedules_that_make_sense_are_accepted(schedule):
-    check_schedule(schedule)
+    check_schedule(schedule, 100)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_schedules_that_make_sense_are_accepted(schedule):
 )
 def test_schedules_that_make_no_sense_are_refused(schedule, message):
     with pytest.raises(ConfigError, match=message):
-        check_schedule(schedule)
+        check_schedule(schedule, 100)

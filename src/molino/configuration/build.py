@@ -1,8 +1,9 @@
-"""The one door between Hydra's configuration and constructors.
+"""From nodes of a configuration to what they name: checked as a whole before any of it is built.
 
-`build` instantiates a node after it has checked the whole tree: every `_target_` comes from an allow-list, every name
-is a parameter of its target, every simple value has the annotated type. So a misspelt or mistyped setting, also one
-inside an experiment file, ends in one line that names the key, before anything is read or trained.
+Whoever builds says of which kind the part is to be; below that the annotations of constructors say it (see `door.py`).
+Every name is a parameter of its target, every value has the annotated type, and a `_target_` stands only where a part
+belongs. So a misspelt, mistyped or hostile setting, also one of a run of somebody else's, ends in one line that names
+the key, before anything is read, built or written.
 """
 
 import functools
@@ -14,68 +15,79 @@ from typing import Any
 
 from molino.base.errors import ConfigError, MolinoError
 from molino.base.messages import suggest
+from molino.configuration.door import Kind, arguments_of, current_name, find_callable, find_part, let_in, makes_later
 
-# Where `_target_` may point. Configurations travel with runs, and a target is a call: of a class of one of these
-# packages, or of a function of this one. What they import from elsewhere does not count as theirs.
-ALLOWED = ("molino.", "torch.optim.", "lightning.pytorch.")
-# Runs of before these moved bear the names on the left.
-MOVED = {
-    "molino.training.hardware.Hardware": "molino.machine.hardware.Hardware",
-    "molino.models.hub.read.architecture": "molino.hub.read.architecture",
-}
 # No setting is larger; what is would overflow somewhere below.
 LARGEST = 2**32
 UNIONS = (typing.Union, types.UnionType)
-DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
+PLAIN = (bool, int, float, str, dict, list, tuple, set, type, object, type(None))
 
 
-def build(node: Mapping[str, Any], key: str = "", **runtime: Any) -> Any:
-    """Instantiate `node` with `runtime` arguments known only now (such as the vocabulary size).
+def build(node: Any, key: str, kind: Kind, **runtime: Any) -> Any:
+    """Build a part with `runtime` arguments known only now (such as the vocabulary size).
 
     Args:
-        node: a plain dict with `_target_`, resolved. With `_partial_: true` a functools.partial comes back.
-        key: where the node stands in the configuration, for messages; empty for the root.
+        node: a plain dict with `_target_`, resolved.
+        key: where the node stands in the configuration, for messages.
+        kind: what belongs there. A function comes as a functools.partial that waits for its first arguments.
 
     Raises:
-        ConfigError: a target is not allowed, a name or type does not fit, or the constructor refuses a value.
+        ConfigError: a target is not allowed there, a name or type does not fit, or the constructor refuses a value.
     """
-    check_node(node, key, runtime)
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        built = instantiate(with_current_names(node), _convert_="all", **runtime)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, MolinoError):
-            raise cause from None
-        if isinstance(cause, ValueError | TypeError) or type(cause).__name__ == "MisconfigurationException":
-            raise ConfigError(f"{key}: {cause}") from cause
-        raise cause from None
-    if isinstance(built, functools.partial):
-        # Hydra's own kind of partial checks its target again at every call: 0.7 ms, thrice a bigram's training step.
-        return functools.partial(built.func, *built.args, **built.keywords)
+    check_node(node, key, kind, runtime)
+    built = _construct(node, key, kind, runtime)
+    if lacking := [name for name in _attributes(kind) if not hasattr(built, name)]:
+        raise ConfigError(f"{key}._target_={node['_target_']} is no {kind.__name__}: it has no {', '.join(lacking)}")
     return built
 
 
-def check_node(node: Any, key: str, runtime: Iterable[str] = ()) -> None:
-    """Check what is to be built; see `build`."""
+def bind(node: Any, key: str, kind: type, given: Iterable[str]) -> functools.partial:
+    """Return what makes a part once it is called with the arguments `given`; as `build`."""
+    check_node(node, key, kind, given, later=True)
+    return _construct(node, key, kind, {}, later=True)
+
+
+def check_node(node: Any, key: str, kind: Kind, given: Iterable[str] = (), later: bool = False) -> None:
+    """Check a part and all parts below it.
+
+    Args:
+        given: names of arguments that are passed in plain Python, and so are no settings.
+        later: it waits for them.
+    """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}={node} says nothing that can be built: it needs a _target_")
-    check(node, key, runtime)
+    target = find_part(node["_target_"], join(key, "_target_"), kind)
+    if makes_later(kind):
+        given, later = [*given, *arguments_of(kind)], True
+    for name in filter(_is_directive, node):
+        if name == "_target_" or (name == "_partial_" and later and node[name] is True):
+            continue
+        raise ConfigError(f"{join(key, name)}={node[name]} is not allowed: a part is its _target_ and its settings")
+    check_arguments(target, _arguments(node), key, given, later)
 
 
-def check(node: Any, key: str = "", runtime: Iterable[str] = ()) -> None:
-    """Check a node and all nodes below it; see `build`."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            _check_call(node, key, set(runtime))
-        for name, child in node.items():
-            check(child, join(key, name))
-    elif node == "???":
-        raise ConfigError(f"{key} has no value yet: add {key}=<value>")
-    elif isinstance(node, int) and abs(node) > LARGEST:
-        raise ConfigError(f"{key}={node} is out of range: settings end at {LARGEST:,}")
+def check_arguments(
+    target: Callable, arguments: Mapping[str, Any], key: str = "", given: Iterable[str] = (), later: bool = False
+) -> None:
+    """Check settings that something of molino's own is to be called with; as `check_node`."""
+    given, parameters = set(given), inspect.signature(target).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        check_names(arguments, set(parameters) - given, prefix=join(key, ""))
+        if not later and (lacking := sorted(given - set(parameters))):
+            raise ConfigError(f"{key}: {_name(target)} has no parameter {', '.join(lacking)}, which molino passes")
+    hints = _type_hints(target)
+    for name, value in arguments.items():
+        _check_value(value, join(key, name), hints.get(name, Any))
+    for name, parameter in parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and not variadic and name not in arguments and name not in given:
+            raise ConfigError(f"{join(key, name)} is missing: add {join(key, name)}=<value>")
+
+
+def construct_arguments(target: Callable, arguments: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+    """Return the checked arguments for something of molino's own, with its parts built."""
+    check_arguments(target, arguments, key)
+    return _built(target, arguments, key)
 
 
 def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
@@ -83,43 +95,22 @@ def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") ->
     known = list(known)
     for name in given:
         if name not in known:
-            raise ConfigError(f"{prefix}{name} is not a setting{suggest(name, known, prefix)}")
+            raise ConfigError(f"{prefix}{name} is not a setting{suggest(str(name), known, prefix)}")
 
 
-def current_name(path: Any) -> Any:
-    """Return what a target is called today; as it is where that is no name."""
-    return MOVED.get(path, path) if isinstance(path, str) else path
-
-
-def resolve_target(path: str, place: str) -> Callable[..., Any]:
-    """Return the class or function that `path` names.
-
-    Args:
-        place: where that is said, such as `model._target_`, for messages.
-
-    Raises:
-        ConfigError: it is not allowed, or is not there.
-    """
-    if not (isinstance(path, str) and path.startswith(ALLOWED)):
-        raise ConfigError(f"{place}={path} is not allowed: targets begin with {', '.join(ALLOWED)}")
-    from hydra.utils import get_object
-
-    try:
-        target = get_object(current_name(path))
-    except Exception as error:
-        raise ConfigError(f"{place}={path} cannot be found: {' '.join(str(error).split())}") from error
-    packages = ALLOWED if inspect.isclass(target) else ALLOWED[:1] if inspect.isfunction(target) else ()
-    if not packages or not f"{target.__module__}.".startswith(packages):
-        raise ConfigError(f"{place}={path} is not allowed: it is no class of these packages")
-    return target
-
-
-@functools.cache
 def defaults_of(path: str) -> dict[str, Any]:
     """Return the plain values that a target takes where nothing is said; none of one that is not there."""
     try:
-        parameters = inspect.signature(resolve_target(path, "_target_")).parameters.values()
-    except (ConfigError, TypeError, ValueError):
+        return _defaults(path, let_in())
+    except ConfigError:
+        return {}
+
+
+@functools.cache
+def _defaults(path: str, own: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(find_callable(path, "_target_")).parameters.values()
+    except (TypeError, ValueError):
         return {}
     return {p.name: p.default for p in parameters if p.default is not p.empty and _is_plain(p.default)}
 
@@ -143,25 +134,104 @@ def with_current_names(node: Any) -> Any:
     return [with_current_names(item) for item in node] if isinstance(node, list | tuple) else node
 
 
-def _check_call(node: Mapping[str, Any], key: str, runtime: set[str]) -> None:
-    target = resolve_target(node["_target_"], join(key, "_target_"))
-    parameters = inspect.signature(target).parameters
-    given = [name for name in node if name not in DIRECTIVES]
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        check_names(given, set(parameters) - runtime, prefix=join(key, ""))
+def _construct(node: Mapping[str, Any], key: str, kind: Kind, runtime: dict[str, Any], later: bool = False) -> Any:
+    target = find_part(node["_target_"], join(key, "_target_"), kind)
+    arguments = _built(target, _arguments(node), key)
+    if later or makes_later(kind):
+        return functools.partial(target, **arguments, **runtime)
+    try:
+        return target(**arguments, **runtime)
+    except MolinoError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException":
+            raise ConfigError(f"{key}: {error}") from error
+        raise
+
+
+def _built(target: Callable, arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return arguments with the parts among them built, those of an earlier place first."""
     hints = _type_hints(target)
-    for name in given:
-        value = node[name]
-        if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(f"{join(key, name)} must be {_describe(hints[name])}, but it is {value!r}")
-    if not node.get("_partial_"):
-        for name, parameter in parameters.items():
-            required = parameter.default is parameter.empty and parameter.kind in (
-                parameter.POSITIONAL_OR_KEYWORD,
-                parameter.KEYWORD_ONLY,
-            )
-            if required and name not in node and name not in runtime:
-                raise ConfigError(f"{join(key, name)} is missing: add {join(key, name)}=<value>")
+    return {
+        name: build(value, join(key, name), _part_kind(value, join(key, name), hints[name]))
+        if _is_node(value)
+        else _unshared(value)
+        for name, value in arguments.items()
+    }
+
+
+def _part_kind(node: Mapping[str, Any], key: str, annotation: Any) -> type:
+    """Return which of the kinds that an annotation takes a node is of.
+
+    Raises:
+        ConfigError: it is of none.
+    """
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+    kinds = [option for option in options if inspect.isclass(option) and option not in PLAIN]
+    refused: ConfigError | None = None
+    for kind in kinds:
+        try:
+            find_part(node["_target_"], join(key, "_target_"), kind)
+            return kind
+        except ConfigError as error:
+            refused = error
+    raise refused or ConfigError(
+        f"{join(key, '_target_')}={node['_target_']} is not allowed: {key} is a plain value, not a part"
+    )
+
+
+def _check_value(value: Any, key: str, annotation: Any) -> None:
+    if _is_node(value):
+        check_node(value, key, _part_kind(value, key, annotation))
+        return
+    _check_plain(value, key)
+    if annotation is not Any and not _fits(value, annotation):
+        raise ConfigError(f"{key} must be {_describe(annotation)}, but it is {value!r}")
+
+
+def _check_plain(value: Any, key: str) -> None:
+    """Refuse calls within a plain value, values that are missing, and numbers out of all proportion."""
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            if _is_directive(name):
+                raise ConfigError(f"{join(key, name)}={child} is not allowed: {key} is a plain value, not a part")
+            _check_plain(child, join(key, str(name)))
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _check_plain(child, key)
+    elif value == "???":
+        raise ConfigError(f"{key} has no value yet: add {key}=<value>")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{key}={value} is out of range: settings end at {LARGEST:,}")
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _is_directive(name: Any) -> bool:
+    """Tell whether a name is one of those that Hydra gives a meaning to, such as _target_."""
+    return isinstance(name, str) and name.startswith("_") and name.endswith("_")
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if not _is_directive(name)}
+
+
+def _unshared(value: Any) -> Any:
+    """Return a plain value that may be changed without changing the configuration."""
+    if isinstance(value, Mapping):
+        return {name: _unshared(child) for name, child in value.items()}
+    return [_unshared(child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def _attributes(kind: Kind) -> list[str]:
+    """Return the attributes that a protocol asks for."""
+    return list(inspect.get_annotations(kind)) if getattr(kind, "_is_protocol", False) else []
+
+
+def _name(target: Callable) -> str:
+    return f"{target.__module__}.{target.__name__}"
 
 
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -186,8 +256,6 @@ def _is_torch(annotation: Any) -> bool:
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Tell whether a plain value fits an annotation. Annotations of classes of objects are left to the call."""
-    if isinstance(value, Mapping) or value == "???":
-        return True  # Nodes to be instantiated, or reported as missing, elsewhere.
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in UNIONS:
         return any(_fits(value, option) for option in arguments)
@@ -203,7 +271,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if annotation in (bool, str, dict):
+    if annotation in (bool, str, dict, list):
         return isinstance(value, annotation)
     # A class such as torch.Tensor inside a union takes no plain value; alone, Any or a Protocol, it decides itself.
     return not _is_torch(annotation)

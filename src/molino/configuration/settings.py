@@ -1,13 +1,22 @@
 """From Hydra's configuration to the plain settings a verb works with, for new runs and for runs that exist."""
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.build import build, check_names, join
+from molino.configuration.door import find_callable
 from molino.runs.directory import CONFIG, TOKENIZER, read_config
+
+
+class DescribesModel(Protocol):
+    """A function that reads a family and its settings, a node of the configuration, from elsewhere."""
+
+    def __call__(self, source: str) -> dict[str, Any]: ...
+
 
 # What the configuration of a training consists of.
 SECTIONS = {
@@ -52,9 +61,13 @@ def begin_from(settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError, DataError: the source cannot be read.
     """
-    if source := settings["model"].get("source"):
-        return settings | {"model": build(settings["model"], "model"), "weights": source}
-    return settings
+    node = settings["model"]
+    if not (source := node.get("source")) or inspect.isclass(find_callable(node.get("_target_"), "model._target_")):
+        return settings
+    if not isinstance(source, str):
+        raise ConfigError(f"model.source={source} must be str: a folder or a hub id")
+    describe = build({name: value for name, value in node.items() if name != "source"}, "model", DescribesModel)
+    return settings | {"model": describe(source), "weights": source}
 
 
 def resume(run: Path, settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The LightningDataModule: corpus, tokenizer and batches behind Lightning's interface."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from molino.base.errors import ConfigError
 from molino.data.batches import BATCHES, EvaluationWindows, TrainingBlocks, draw_block, evaluation_windows
 from molino.data.corpus import Corpus
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import MakesTokenizer, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus, prepare
 
 
@@ -18,7 +17,7 @@ class TextDataModule(LightningDataModule):
 
     Args:
         corpus: what to read; see molino.data.corpus.
-        tokenizer: a partial that makes a tokenizer of the training texts; see molino.data.tokenizers.
+        tokenizer: makes a tokenizer of the training texts; see molino.data.tokenizers.
         batches: `windows` of the token stream or `documents` (a random window of each).
         block_size: context length in tokens.
         batch_size: rows of a micro-batch, over all processes together.
@@ -38,7 +37,7 @@ class TextDataModule(LightningDataModule):
     def __init__(
         self,
         corpus: Corpus,
-        tokenizer: functools.partial,
+        tokenizer: MakesTokenizer,
         batches: str,
         block_size: int,
         batch_size: int,

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
@@ -139,6 +139,12 @@ class Tokenizer:
     def __reduce__(self):
         # The library's own copies forget `encode_special_tokens`, which would change ids without a word.
         return Tokenizer._from_json, (self.json(), "a copied tokenizer")
+
+
+class MakesTokenizer(Protocol):
+    """A function that makes a tokenizer of the texts of a training split. Its further parameters are settings."""
+
+    def __call__(self, texts: Iterable[Text]) -> Tokenizer: ...
 
 
 def train_char(texts: Iterable[Text]) -> Tokenizer:

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from molino.base.errors import ConfigError
-from molino.configuration.build import build
+from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
 from molino.search.samplers import make_sampler
 from molino.search.space import corners, describe, search_space
@@ -79,7 +79,7 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
         ConfigError, CheckpointError, HydraException: the search makes no sense; nothing was trained.
         SweepFailed: some runs failed.
     """
-    search: Search = build({"_target_": "molino.search.optimize.Search", **settings}, "hydra.sweeper")
+    search = Search(**construct_arguments(Search, settings, "hydra.sweeper"))
     overrides = read_overrides(arguments, search.params, context.config_loader)
     space = search_space(overrides)
     search.sampler_of(0, space)  # a sampler that is not for this space shows here

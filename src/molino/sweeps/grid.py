@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from molino.base.errors import ConfigError
-from molino.configuration.build import build
+from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
 from molino.sweeps.launchers import make_launcher
 from molino.sweeps.ledger import conclude, launch_all, place, queue
@@ -44,7 +44,7 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
         ConfigError, CheckpointError, HydraException: the sweep makes no sense; nothing was trained.
         SweepFailed: some runs failed.
     """
-    grid: Grid = build({"_target_": "molino.sweeps.grid.Grid", **settings}, "hydra.sweeper")
+    grid = Grid(**construct_arguments(Grid, settings, "hydra.sweeper"))
     overrides = parse(arguments, grid.params, context.config_loader)
     swept, fixed = split(overrides)
     directory = place(config, sweep_names(swept, fixed))

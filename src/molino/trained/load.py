@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.configuration.build import build
+from molino.configuration.build import build, check_node
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
 from molino.hub.read import architecture, find_folder, load_model
+from molino.models.model import MODEL
 from molino.runs import directory
 
 
@@ -94,12 +95,23 @@ def check_vocabulary(tokens: int, rows: int) -> None:
 def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
     """Build the model of a configuration for a tokenizer of this size.
 
-    A model whose weights were trained elsewhere has a `vocab_size` of its own.
+    A model whose weights were trained elsewhere has a `vocab_size` of its own. One that does not say how long a text it
+    reads, or of how many tokens, reads what it is trained on.
     """
     own = settings["model"].get("vocab_size")
     if own is not None:
         check_vocabulary(vocab_size, own)
-    return build(settings["model"], "model", **({} if own else {"vocab_size": vocab_size}))
+    model = build(settings["model"], "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
+    for name, value in (("vocab_size", vocab_size), ("block_size", settings["data"]["block_size"])):
+        if not hasattr(model, name):
+            setattr(model, name, value)
+    return model
+
+
+def check_model(settings: dict[str, Any]) -> None:
+    """Check what `build_model` builds, without building it."""
+    given = () if settings["model"].get("vocab_size") is not None else ("vocab_size",)
+    check_node(settings["model"], "model", MODEL, given)
 
 
 def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:

@@ -1,7 +1,6 @@
 """Further Lightning callbacks, as the `callbacks` section of the configuration names them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
@@ -12,18 +11,16 @@ from molino.base.errors import ConfigError
 MONITORS = ("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte")
 
 
-def check_callbacks(callbacks: Mapping[str, Any]) -> None:
+def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
     """Refuse what cannot be a callback of a run.
 
     Args:
         callbacks: as they were built, by name.
 
     Raises:
-        ConfigError: one is none, watches a metric that does not exist, or keeps checkpoints, which the run does itself.
+        ConfigError: one watches a metric that does not exist, or keeps checkpoints, which the run does itself.
     """
     for name, callback in callbacks.items():
-        if not isinstance(callback, Callback):
-            raise ConfigError(f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback")
         if isinstance(callback, Checkpoint):
             raise ConfigError(
                 f"callbacks.{name}: checkpoints, the last and the best, are kept already: set trainer.checkpoint_every"

@@ -1,6 +1,7 @@
 """Where metrics go: TensorBoard events and `metrics.csv`, both in the run directory, both exact after a resume."""
 
 import csv
+import inspect
 import io
 import math
 from argparse import Namespace
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from molino.base.errors import CheckpointError
 from molino.base.files import write_text
 from molino.configuration.build import build
+from molino.configuration.door import find_part
 from molino.configuration.identity import compared
 from molino.training.run import Run
 
@@ -115,14 +117,30 @@ class MetricsFile(Logger):
 
 def start_loggers(run: Run, floors: dict[str, float], first_step: int, max_steps: int) -> list[Logger]:
     """Build the loggers of a run; of one that begins, fill the HParams tab and draw the floors."""
-    given = {"directory": run.path, "first_step": first_step if run.exists else None}
-    nodes = {name: node for name, node in run.settings["logger"].items() if node}
-    loggers = [build(node, f"logger.{name}", **given) for name, node in nodes.items()]
+    facts = {"directory": run.path, "first_step": first_step if run.exists else None}
+    loggers = []
+    for name, node in run.settings["logger"].items():
+        if node:
+            given = {fact: facts[fact] for fact in given_to(node, f"logger.{name}")}
+            loggers.append(build(node, f"logger.{name}", Logger, **given))
     for logger in loggers:
         if isinstance(logger, TensorBoard) and not run.exists:
             logger.log_settings(compared(run.settings, run.request.choices, run.request.overrides))
             log_floors(run.path / "floors", floors, max_steps)
     return loggers
+
+
+def given_to(node: Any, key: str) -> list[str]:
+    """Return what a logger is told of the run, beside its settings: where its directory is, and the step it goes on
+    from, if its constructor takes them.
+
+    Raises:
+        ConfigError: there is no such logger.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        return []
+    parameters = inspect.signature(find_part(node["_target_"], f"{key}._target_", Logger)).parameters
+    return [name for name in ("directory", "first_step") if name in parameters]
 
 
 def log_floors(directory: Path, floors: dict[str, float], last_step: int) -> None:

@@ -10,6 +10,9 @@ from torch.optim import Optimizer
 from molino.base.errors import ConfigError
 from molino.models.shapes import shapes_only
 
+# What an optimizer is called with: groups of parameters and, where it asks, hidden_weights.
+GIVEN = ("params", "hidden")
+
 
 def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial) -> Optimizer:
     """Return the optimizer of a model.

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
 
-from molino.configuration.build import build, check_node
+from molino.configuration.build import bind, build, check_node
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
-from molino.trained.load import build_model
+from molino.trained.load import build_model, check_model
 from molino.training.callbacks import check_callbacks
-from molino.training.optimizers import check_optimizer
+from molino.training.loggers import given_to
+from molino.training.optimizers import GIVEN, check_optimizer
 from molino.training.plan import Plan
-from molino.training.schedules import check_schedule
+from molino.training.schedules import Schedule, check_schedule
+
+# What batches follow from beside the section of data.
+OF_PLAN = ("accumulate", "max_steps", "steps_per_block")
 
 
 @dataclass(frozen=True)
@@ -40,27 +46,35 @@ def build_parts(settings: dict[str, Any]) -> Parts:
         ConfigError: a part cannot be built, or does not go with another.
         ResourceError: the machine lacks what is asked for.
     """
-    for name, node in settings["logger"].items():
-        if node:
-            check_node(node, f"logger.{name}", ("directory", "first_step"))
     nodes = {name: node for name, node in settings["callbacks"].items() if node is not None}
-    callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
-    hardware: Hardware = build(settings["hardware"], "hardware")
-    plan: Plan = build(settings["trainer"], "trainer")
-    optimizer, schedule = build(settings["optimizer"], "optimizer"), build(settings["scheduler"], "scheduler")
-    data: TextDataModule = build(
-        settings["data"],
-        "data",
-        accumulate=plan.accumulate,
-        max_steps=plan.max_steps,
-        steps_per_block=plan.steps_per_block,
-        seed=settings["seed"],
-    )
+    # Before any is built: one that is refused has not been preceded by others.
+    _check_nodes(settings, nodes)
+    callbacks = {name: build(node, f"callbacks.{name}", Callback) for name, node in nodes.items()}
+    hardware = build(settings["hardware"], "hardware", Hardware)
+    plan = build(settings["trainer"], "trainer", Plan)
+    optimizer = bind(settings["optimizer"], "optimizer", Optimizer, GIVEN)
+    schedule = build(settings["scheduler"], "scheduler", Schedule)
+    of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"]}
+    data = build(settings["data"], "data", TextDataModule, **of_run)
     check_callbacks(callbacks)
     check_optimizer(optimizer)
-    check_schedule(schedule)
+    check_schedule(schedule, plan.max_steps)
     data.check_processes(hardware.processes)
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)
     return Parts(plan, hardware, data, optimizer, schedule, list(callbacks.values()))
+
+
+def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
+    for name, node in settings["logger"].items():
+        if node:
+            check_node(node, f"logger.{name}", Logger, given_to(node, f"logger.{name}"))
+    for name, node in callbacks.items():
+        check_node(node, f"callbacks.{name}", Callback)
+    check_node(settings["hardware"], "hardware", Hardware)
+    check_node(settings["trainer"], "trainer", Plan)
+    check_node(settings["optimizer"], "optimizer", Optimizer, GIVEN, later=True)
+    check_node(settings["scheduler"], "scheduler", Schedule)
+    check_node(settings["data"], "data", TextDataModule, (*OF_PLAN, "seed"))
+    check_model(settings)

@@ -7,8 +7,15 @@ always above 0: a warm-up of n steps starts at 1/n.
 
 import functools
 import math
+from typing import Any, Protocol
 
 from molino.base.errors import ConfigError
+
+
+class Schedule(Protocol):
+    """A function of the step. Its further parameters are settings."""
+
+    def __call__(self, step: int, max_steps: int) -> float: ...
 
 
 def constant(step: int, max_steps: int, warmup_steps: int = 0) -> float:
@@ -39,9 +46,19 @@ def wsd(step: int, max_steps: int, warmup_steps: int = 0, decay_fraction: float 
     return min(_warmup(step, warmup_steps), floor + (1 - floor) * left)
 
 
-def check_schedule(schedule: functools.partial) -> None:
-    """Refuse a schedule (one of the above as a partial) whose settings make no sense."""
-    settings = schedule.keywords
+def check_schedule(schedule: functools.partial, max_steps: int) -> None:
+    """Refuse a schedule whose settings make no sense: by the rules of those above, and if it gives no factor."""
+    if schedule.func.__module__ == __name__:
+        _check_settings(schedule.keywords)
+    try:
+        factor = schedule(0, max_steps)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ConfigError(f"scheduler: {schedule.func.__name__}(0, {max_steps}) fails: {error}") from error
+    if not (isinstance(factor, int | float) and math.isfinite(factor)):
+        raise ConfigError(f"scheduler: {schedule.func.__name__}(0, {max_steps}) is {factor}, not a finite number")
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
     rules = (
         ("warmup_steps", lambda value: value >= 0, "at least 0"),
         ("floor", lambda value: 0 <= value <= 1, "a fraction of optimizer.lr, between 0 and 1"),

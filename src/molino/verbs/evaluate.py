@@ -5,10 +5,11 @@ from typing import Any
 
 from molino.base.console import progress, show_facts
 from molino.base.errors import ConfigError, DataError
-from molino.configuration.build import build, check
+from molino.configuration.build import build, construct_arguments
 from molino.configuration.request import Request
 from molino.configuration.settings import relocate
 from molino.data.batches import evaluation_windows
+from molino.data.corpus import Corpus
 from molino.data.tokens import Split, prepare_tokens
 from molino.evaluation.floors import describe_floors, split_floors
 from molino.evaluation.loss import exact_loss, loss_units, perplexity
@@ -24,9 +25,8 @@ def run(request: Request) -> float:
             raise ConfigError(f"{override} has no use here: a run is evaluated with its own tokenizer")
     # data=... names another corpus; how it would be tokenized and batched in training has no meaning here.
     data = settings.pop("data", None)
-    check({"_target_": "molino.verbs.evaluate.evaluate", **settings})
-    settings["hardware"] = build(settings["hardware"], "hardware")
-    return evaluate(**settings, corpus=build(data["corpus"], "data.corpus") if data else None)
+    arguments = construct_arguments(evaluate, settings)
+    return evaluate(**arguments, corpus=build(data["corpus"], "data.corpus", Corpus) if data else None)
 
 
 def evaluate(
@@ -38,7 +38,7 @@ def evaluate(
     floors: bool,
     hardware: Hardware,
     paths: dict[str, Any],
-    corpus: Any = None,
+    corpus: Corpus | None = None,
 ) -> float:
     """Print exact figures of a run on one split; return the loss in nats per token.
 
@@ -55,7 +55,7 @@ def evaluate(
         raise ConfigError(f"source={source} does not say what text to read: add data=..., such as data=shakespeare")
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     if corpus is None:
-        corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus")
+        corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus", Corpus)
     text = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split={split} is unknown: choose train, val or test")

@@ -13,7 +13,7 @@ from torch import nn
 from molino.base.console import console, say, show_facts, show_rows, working
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, make_directory
-from molino.configuration.build import build, check
+from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.generation.prompt import ask_prompt, encode_prompt
 from molino.inspection import pictures, tree
@@ -31,8 +31,7 @@ def run(request: Request) -> None:
     settings = dict(request.settings)
     if settings["prompt"] is not None:
         settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
-    check({"_target_": "molino.verbs.explain.explain", **settings})
-    explain(**{**settings, "hardware": build(settings["hardware"], "hardware")})
+    explain(**construct_arguments(explain, settings))
 
 
 def explain(

@@ -13,7 +13,7 @@ import yaml
 from molino.base.console import say
 from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, make_directory
-from molino.configuration.build import check
+from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
@@ -56,8 +56,7 @@ FIGURES = (
 
 def run(request: Request) -> None:
     """Check the settings and export."""
-    check({"_target_": "molino.verbs.export.export", **request.settings})
-    export(**request.settings)
+    export(**construct_arguments(export, request.settings))
 
 
 def export(run: str | None, checkpoint: str, to: str | None, format: str | None, paths: dict[str, Any]) -> None:

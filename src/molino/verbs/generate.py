@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from molino.base.errors import ConfigError
-from molino.configuration.build import build, check
+from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
@@ -23,8 +23,7 @@ def run(request: Request) -> None:
     settings = dict(request.settings)
     if settings["prompt"] is not None:
         settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
-    check({"_target_": "molino.verbs.generate.sample", **settings})
-    sample(**{**settings, "hardware": build(settings["hardware"], "hardware")})
+    sample(**construct_arguments(sample, settings))
 
 
 def sample(

@@ -13,7 +13,7 @@ from molino.comparison.pictures import require_matplotlib
 from molino.comparison.report import check_target, write_report
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
-from molino.configuration.build import check
+from molino.configuration.build import check_arguments
 from molino.configuration.request import Request
 
 FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}
@@ -26,7 +26,7 @@ def run(request: Request) -> None:
         if settings[name] is not None:
             listed = settings[name] if isinstance(settings[name], list) else [settings[name]]
             settings[name] = [str(item) for item in listed]  # a sweep may be called 2026
-    check({"_target_": "molino.verbs.results.results", **settings})
+    check_arguments(results, settings)
     command = ["python", "scripts/results.py", *request.overrides]
     results(**settings, command=shlex.join(command))
 
