@@ -109,7 +109,7 @@ def test_a_partial_waits_for_its_arguments():
         ("molino.models.gpt.partial", "is not allowed: it is functools's, which is not let in"),
         ("molino.models.gpt.Tensor", "is not allowed: it is torch's, which is not let in"),
         # Functions and methods, of which some unpickle what a file holds.
-        ("lightning.pytorch.core.saving._load_from_checkpoint", "is no Model: it is a function"),
+        ("lightning.pytorch.core.saving._load_from_checkpoint", "is not allowed: a name that begins with _"),
         ("lightning.pytorch.LightningModule.load_from_checkpoint", "is not there"),
         # No call at all.
         ("molino.base.files", "is not allowed: it is a module"),

@@ -189,7 +189,7 @@ def test_a_callback_that_is_null_is_none():
 @pytest.mark.parametrize("module", ["lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"])
 def test_whatever_is_recorded_can_be_written(module, monkeypatch):
     """With the defaults of all classes there are, also of those that are strings only at a first glance."""
-    monkeypatch.setattr(identity, "OURS", "")
+    monkeypatch.setattr(identity, "OF_OTHERS", ())
     for name, found in vars(importlib.import_module(module)).items():
         if inspect.isclass(found) and found.__module__.startswith(module):
             node = {"callbacks": {"x": {"_target_": f"{found.__module__}.{name}"}}}

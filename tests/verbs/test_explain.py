@@ -121,7 +121,7 @@ def test_a_bigram_has_a_table(molino, tiny, tmp_path):
     assert done.status == 0, done.err
     done = molino("explain", "run=latest", f"paths.outputs={tmp_path}", f"prompt={PROMPT}", *CPU)
     assert (done.status, done.err) == (0, "")
-    assert "neither attention nor positions" in done.out
+    assert "no attention to draw" in done.out
     (picture,) = tmp_path.rglob("explain/*.png")
     assert picture.name == "bigrams.png"
 

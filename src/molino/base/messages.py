@@ -75,4 +75,7 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
     # Where Hydra looked for its files is more than one wants to know.
     lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))
+    text = " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))
+    choice = re.search(r"Could not find '(.+)/([^/]+)' Available options in '\S+': (.+)", text)
+    near = difflib.get_close_matches(choice[2], choice[3].split(), n=1, cutoff=0.5) if choice else []
+    return f"{text}: did you mean {choice[1]}={near[0]}?" if near else text

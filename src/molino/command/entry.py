@@ -12,7 +12,7 @@ from pathlib import Path
 from molino.base.messages import complain, explain
 from molino.command.help import help_text
 from molino.command.output import until_nobody_reads
-from molino.configuration.overrides import arrange, gather, wants_traceback
+from molino.configuration.overrides import arrange, gather, take_config_dir, wants_traceback
 
 # Verbs that take plain words: the setting which lists them, and how --help calls them.
 WORDS = {"results": ("runs", "[sweep or folder ...]")}
@@ -27,14 +27,15 @@ def command(script: str) -> None:
     verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
     # Around all of it: sweeps say more than their runs do.
     with until_nobody_reads():
-        if {"-h", "--help"} & set(sys.argv):
-            print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1]))
-            return
-        share_cores(verb)
-        if verb in WORDS:
-            sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
-        sys.argv[1:] = arrange(sys.argv[1:])
         try:
+            if {"-h", "--help"} & set(sys.argv):
+                own = take_config_dir(sys.argv[1:])[0]
+                print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1], Path(own) if own else None))
+                return
+            share_cores(verb)
+            if verb in WORDS:
+                sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
+            sys.argv[1:] = arrange(sys.argv[1:])
             # By its name: it brings Hydra.
             status = import_module("molino.command.task").run_command(verb, conf)
         except KeyboardInterrupt:

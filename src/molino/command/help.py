@@ -5,15 +5,24 @@ Hydra's help composes a configuration for every group, which takes a second; rea
 
 from pathlib import Path
 
+from molino.base.errors import ConfigError
 
-def help_text(verb: str, conf: Path, words: str = "") -> str:
+
+def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -> str:
     """Return usage, groups with their choices, and the settings of conf/<verb>.yaml with their comments.
 
     Args:
         words: what the verb takes beside settings.
+        own: a further folder of choices.
+
+    Raises:
+        ConfigError: that is no folder.
     """
+    if own is not None and not own.is_dir():
+        raise ConfigError(f"--config-dir {own} is no folder")
     root = (conf / f"{verb}.yaml").read_text("utf-8")
-    groups = "\n".join(_describe_group(group) for group in _groups(conf, root))
+    folders = [conf, own] if own else [conf]
+    groups = "\n".join(_describe_group(group, folders) for group in _groups(conf, root))
     taken = " ".join(part for part in (words, "[group=choice ...]" if groups else "", "[setting=value ...]") if part)
     settings = "Settings (those of a choice are in its file under conf/):" if groups else "Settings:"
     listed = f"Groups:\n{groups}\n\n" if groups else ""
@@ -24,22 +33,25 @@ def help_text(verb: str, conf: Path, words: str = "") -> str:
 {_settings(root)}
 More: --cfg job --resolve  prints all settings with their values, as they would be used
       -m seed=0,1,2        runs every combination of listed values; again: what is left of them
+      --config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)
       --hydra-help         Hydra's own flags
 """
 
 
-def _groups(conf: Path, root: str) -> list[Path]:
-    """Return the folders that conf/<verb>.yaml lists under `defaults`, in its order, those below them included."""
+def _groups(conf: Path, root: str) -> list[str]:
+    """Return the groups that conf/<verb>.yaml lists under `defaults`, in its order, those below them included."""
     listed = [line.split(":")[0].strip(" -") for line in root.splitlines() if line.startswith("  - ") and ":" in line]
     names = [name.removeprefix("override ") for name in listed]
     folders = [conf / name for name in names if (conf / name).is_dir()]
-    return [found for folder in folders for found in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
+    found = [each for folder in folders for each in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
+    return [str(each.relative_to(conf)) for each in found]
 
 
-def _describe_group(group: Path) -> str:
-    conf = next(parent for parent in group.parents if parent.name == "conf")
-    lines = [f"  {group.relative_to(conf)}="]
-    for path in sorted(group.glob("*.yaml")):
+def _describe_group(group: str, folders: list[Path]) -> str:
+    lines = [f"  {group}="]
+    # Of the same name Hydra takes the first.
+    files = {path.stem: path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")}
+    for _, path in sorted(files.items()):
         comments = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
         words = [comment for comment in comments if not comment.startswith(("@package", "COMMAND: "))]
         lines.append(f"    {path.stem:<20} {words[0] if words else ''}".rstrip())

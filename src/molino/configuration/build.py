@@ -273,5 +273,6 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str, dict, list):
         return isinstance(value, annotation)
-    # A class such as torch.Tensor inside a union takes no plain value; alone, Any or a Protocol, it decides itself.
-    return not _is_torch(annotation)
+    # A class such as Path takes no plain value, nor does what is to be called; Any or a protocol decides itself.
+    is_protocol = getattr(annotation, "_is_protocol", False)
+    return origin is not Callable and (not inspect.isclass(annotation) or is_protocol or annotation is object)

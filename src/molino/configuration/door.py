@@ -11,6 +11,7 @@ of its kind belongs. Kinds are what the code asks for:
 - several of them at once: all hold
 """
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -130,6 +131,8 @@ def _locate(path: Any, place: str) -> tuple[ModuleType, str, Any]:
     path = current_name(path)
     _check_root(path, place)
     module, name = path.rpartition(".")[::2]
+    if name.startswith("_"):
+        raise ConfigError(f"{place}={path} is not allowed: a name that begins with _ is private")
     module = _import(module, path, place)
     target = getattr(module, name, None)
     if target is not None:
@@ -146,7 +149,8 @@ def _check_root(path: str, place: str) -> None:
     if _is_within(path, BUILT_IN) or _is_within(path, own := let_in()):
         return
     package = path.partition(".")[0]
-    hint = suggest(package, own).partition(" Known here")[0].rstrip(".") if own else ""
+    near = difflib.get_close_matches(package, own, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     raise ConfigError(
         f"{place}={path} is not allowed: {package} is not let in{hint}; if the code is yours, or you trust it, set "
         f"{ALLOW}={package} in the environment"

@@ -29,7 +29,8 @@ PLACES = ("cache", "mirror")  # in the section of data
 GIVEN = {"model": ("vocab_size",)}
 # Asked for as `auto` these are settled by the machine, and recorded as they were settled.
 SETTLED = ("hardware.precision", "hardware.attention", "hardware.compile")
-OURS = "molino."  # what others take changes with their versions, which are recorded beside the settings
+# What these take changes with their versions, which are recorded beside the settings.
+OF_OTHERS = ("torch.", "lightning.")
 ABSENT = "absent"  # which is not null
 
 
@@ -52,8 +53,9 @@ def digest(settings: dict[str, Any]) -> str:
 
 
 def complete(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the defaults of every constructor of molino's, as they are recorded with a run."""
-    return _fill(settings, lambda place, target: target.startswith(OURS))
+    """Return settings with the defaults of every constructor of molino's and of people's own, as they are recorded with
+    a run."""
+    return _fill(settings, lambda place, target: not target.startswith(OF_OTHERS))
 
 
 def differences(recorded: dict[str, Any], asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

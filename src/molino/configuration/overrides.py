@@ -12,19 +12,33 @@ TEXTS = {
     "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
+CONFIG_DIR = ("--config-dir", "-cd")
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
 # `debug` change the plan of the run.
 RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback", "hydra.", "hydra/")
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """Return a command line as Hydra takes it: -m before the settings, which must stand in one piece, and texts quoted.
+    """Return a command line as Hydra takes it: flags before the settings, which must stand in one piece, texts quoted.
 
     In a sweep a text with a comma or a bracket is left to Hydra: it lists values.
     """
     flags = [argument for argument in arguments if argument in MULTIRUN]
-    rest = [argument for argument in arguments if argument not in MULTIRUN]
-    return flags + [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
+    folder, rest = take_config_dir([argument for argument in arguments if argument not in MULTIRUN])
+    settings = [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
+    return [*flags, *(["--config-dir", folder] if folder else []), *settings]
+
+
+def take_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the folder that `--config-dir` names, which holds choices of people's own, and the other arguments."""
+    folder, rest, each = None, [], iter(arguments)
+    for argument in each:
+        flag, assigned, value = argument.partition("=")
+        if flag in CONFIG_DIR:
+            folder = value if assigned else next(each, None)
+        else:
+            rest.append(argument)
+    return folder, rest
 
 
 def gather(arguments: list[str], name: str) -> list[str]:

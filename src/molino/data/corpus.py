@@ -21,13 +21,14 @@ class Corpus(Protocol):
         licence: under which terms the text may be used.
         documents: True for many independent documents, to be separated by `<|endoftext|>` in the token stream; False
             for one continuous text.
-        entropy_per_character: exact entropy rate in nats where it is known: no model can have a lower expected loss.
+
+    One whose exact entropy rate is known, in nats a character, has it as `entropy_per_character`: no model can have a
+    lower expected loss.
     """
 
     name: str
     licence: str
     documents: bool
-    entropy_per_character: float | None
 
     def fingerprint(self) -> str:
         """Return a sha256 in hex that changes whenever the text or the split changes.

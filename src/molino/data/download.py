@@ -6,6 +6,7 @@ file takes its name only after its checksum has been verified.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from urllib.request import Request, urlopen
 from rich import progress
 from rich.console import Console
 
-from molino.base.errors import DataError
+from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, lock, sha256_file
 
 CACHE_HINT = "; set MOLINO_CACHE or paths.cache"
@@ -42,6 +43,18 @@ class RemoteFile:
     url: str | None
     sha256: str
     mirror_path: str
+
+    def __post_init__(self):
+        # Both become parts of paths, and a configuration may be somebody else's.
+        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
+            raise ConfigError(
+                f"sha256={self.sha256} is no checksum: give the 64 hexadecimal digits that sha256sum prints"
+            )
+        path = PurePosixPath(self.mirror_path) if isinstance(self.mirror_path, str) else None
+        if not (path and path.name) or path.is_absolute() or ".." in path.parts:
+            raise ConfigError(f"mirror_path={self.mirror_path} has to be a path below <mirror>/raw")
+        if not (self.url is None or (isinstance(self.url, str) and self.url.startswith(("http://", "https://")))):
+            raise ConfigError(f"url={self.url} has to begin with https:// or http://, or be null")
 
     @property
     def name(self) -> str:

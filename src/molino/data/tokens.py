@@ -13,6 +13,7 @@ are read and tokens written as streams: neither has to fit into memory.
 
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -211,7 +212,15 @@ def _settings(train: functools.partial) -> str:
         names = ("tokenizer.json", "vocab.json", "merges.txt") if path.is_dir() else ("",)
         if files := [path / name for name in names if (path / name).is_file()]:
             settings["path"] = [sha256_file(file) for file in files]
-    return json.dumps([train.func.__name__, settings], sort_keys=True)
+    return json.dumps([_name(train.func), settings], sort_keys=True)
+
+
+def _name(make: Callable) -> str | list[str]:
+    """Return what tells a function that makes tokenizers from others: its name, or for one of people's own also the
+    content of its file, which may change."""
+    if make.__module__.startswith("molino."):
+        return make.__name__
+    return [make.__module__, make.__name__, sha256_file(Path(inspect.getfile(make)))]
 
 
 def _digest(*parts: str) -> str:

@@ -41,7 +41,7 @@ def split_floors(text: TokenizedCorpus, name: str, cache: Path) -> dict[str, flo
     if name == "train":
         # Scored on what was counted, n-grams recite; what is left to say of the training split is exact.
         found = {key: found[key] for key in ("floor/unigram", "floor/bigram_train")}
-    entropy = text.corpus.entropy_per_character
+    entropy = getattr(text.corpus, "entropy_per_character", None)
     if entropy is None:
         return found
     return {**found, "floor/source": entropy * split.characters / len(split.tokens)}

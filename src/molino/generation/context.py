@@ -33,7 +33,7 @@ class Context:
         prompts: a LongTensor (T,) of one token or more for each text.
         samples: rows a prompt; they share its first reading.
         max_new_tokens: how far the texts may grow.
-        cached: whether to keep keys and values, or to read the window anew for every token.
+        cached: whether to keep keys and values, where the model can, or to read the window anew for every token.
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Tensor], samples: int, max_new_tokens: int, cached: bool):
@@ -47,7 +47,7 @@ class Context:
         for row, prompt_T in enumerate(prompts):
             self.tokens_BT[row * samples : (row + 1) * samples, : len(prompt_T)] = prompt_T
         self.cache = None
-        if cached:
+        if cached and hasattr(model, "cache_shape"):
             capacity = min(model.block_size, self.tokens_BT.shape[1])
             dtype = next(model.parameters()).dtype
             if torch.is_autocast_enabled(device.type):

@@ -15,6 +15,7 @@ from typing import Any
 from molino.base.console import say
 from molino.base.errors import Interrupted
 from molino.base.messages import complain, explain
+from molino.configuration.door import ALLOW
 from molino.configuration.overrides import wants_traceback
 from molino.configuration.request import Request
 from molino.runs.status import Busy
@@ -62,16 +63,19 @@ class Context:
     Attributes:
         train: trains one run.
         arguments, folder: the command, and where it was typed.
+        allowed: the packages of people's own that are let in. A scheduler may hand on no environment.
     """
 
     train: Train
     arguments: list[str] = field(default_factory=lambda: list(sys.argv))
     folder: str = field(default_factory=lambda: str(Path.cwd()))
+    allowed: str = field(default_factory=lambda: os.environ.get(ALLOW, ""))
 
     def enter(self) -> None:
         """Make this process one of the sweep's."""
         os.chdir(self.folder)
         sys.argv = list(self.arguments)
+        os.environ[ALLOW] = self.allowed
 
     def attempt(self, request: Request) -> None:
         """Train a run; whatever it prints goes to `log.txt` in its directory. A signal ends the process."""

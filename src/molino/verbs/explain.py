@@ -78,8 +78,8 @@ def explain(
     with working("drawing"), whole_folder(target) as folder:
         drawn = draw(folder, loaded, ids, layers)
     if not layers:
-        say("it has neither attention nor positions: its table of probabilities is drawn instead")
-    say(f"pictures: {target} ({', '.join(drawn)})")
+        say("it has no attention to draw")
+    say(f"pictures: {target} ({', '.join(drawn or ['the embeddings, for TensorBoard'])})")
     say(f"next: tensorboard --logdir {shlex.quote(str(target))}")
 
 
@@ -106,8 +106,9 @@ def show_architecture(model: nn.Module) -> None:
     facts = {
         "parameters": f"{count_parameters(model):,}",
         "FLOPs per token": f"{flops_per_token(model, context):,} (forward, the last of {context:,} tokens)",
-        "KV cache per token": f"{cache_bytes_per_token(model):,} bytes",
     }
+    if hasattr(model, "cache_shape"):
+        facts["KV cache per token"] = f"{cache_bytes_per_token(model):,} bytes"
     show_facts("\ncost", facts)
 
 
@@ -132,14 +133,15 @@ def draw(folder: Path, loaded: LoadedRun, ids: list[int], layers: list[Attention
         labels = [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
         if isinstance(model, Bigram):
             keep(pictures.draw_bigrams(model.table.weight, labels), "bigrams", "bigrams")
-        else:
-            write_embeddings(writer, embeddings(model), labels)
+        elif (table_VC := embeddings(model)) is not None:
+            write_embeddings(writer, table_VC, labels)
     return drawn
 
 
 def embeddings(model: nn.Module) -> Any:
-    """Return the table of token embeddings (V, C): the first that a model has."""
-    return next(module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    """Return the table of token embeddings (V, C): the first that a model has; None if it has none."""
+    tables = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return next((table_VC for table_VC in tables if len(table_VC) >= model.vocab_size), None)
 
 
 @contextmanager

@@ -32,7 +32,6 @@ class Imdb:
 
     name = "imdb"
     documents = True
-    entropy_per_character = None
 
     def __init__(self, licence: str, sha256: str, whole: dict, labelled: dict, cache: str, mirror: str | None = None):
         self.licence, self.sha256, self.cache, self.mirror = licence, sha256, cache, mirror

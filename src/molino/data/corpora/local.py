@@ -35,7 +35,6 @@ class UserText:
     """
 
     licence = "the user's own text"
-    entropy_per_character = None
 
     def __init__(self, path: str | None = None, train_fraction: float = 0.9, encoding: str = "utf-8"):
         if not path:

@@ -13,7 +13,6 @@ class PyDocs:
 
     licence = "PSF-2.0"
     documents = False
-    entropy_per_character = None
 
     def __init__(self, name: str = "pydocs", train_fraction: float = 0.9):
         check_train_fraction(train_fraction)

@@ -22,7 +22,6 @@ class RemoteText:
     """
 
     documents = False
-    entropy_per_character = None
 
     def __init__(
         self,
@@ -52,7 +51,6 @@ class RemoteSplits:
     """Three text files, one a split. `train`, `val` and `test` are dicts of url, sha256 and mirror_path."""
 
     documents = False
-    entropy_per_character = None
 
     def __init__(
         self, name: str, licence: str, train: dict, val: dict, test: dict, cache: str, mirror: str | None = None
@@ -83,7 +81,6 @@ class Text8:
     """
 
     documents = False
-    entropy_per_character = None
 
     def __init__(self, licence: str, whole: dict, prefix: dict, cache: str, mirror: str | None = None):
         self.licence, self.cache, self.mirror = licence, cache, mirror
