@@ -30,6 +30,15 @@ def explain(error: BaseException) -> MolinoError | None:
     if isinstance(error, OSError) and error.errno in (*NO_SPACE, *UNWRITABLE):
         place = f" ({error.filename})" if error.filename else ""
         return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return ConfigError("a path that begins with ~ names a home that is not there: write it out")
+    if isinstance(error, UnicodeEncodeError):
+        what = error.object[error.start : error.end]
+        return ConfigError(
+            f"{what!r} cannot be a part of a path in this locale ({error.encoding}): set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        )
+    if type(error).__name__ in ("DistStoreError", "DistNetworkError"):
+        return ResourceError(f"the processes of the run did not find each other: {' '.join(str(error).split())[:200]}")
     too_large = re.search("can't allocate memory|calculation overflowed", str(error))
     no_memory = isinstance(error, RuntimeError) and too_large
     if no_memory or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):

@@ -6,10 +6,13 @@ anything else (a defect: that comes with its traceback). `debug=traceback` shows
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from molino.base.errors import ConfigError
 from molino.base.messages import complain, explain
+from molino.base.streams import open_streams
 from molino.command.help import help_text
 from molino.command.output import until_nobody_reads
 from molino.configuration.overrides import arrange, gather, take_config_dir, wants_traceback
@@ -24,10 +27,12 @@ def command(script: str) -> None:
     `scripts/train.py` calls `command(__file__)`, which has conf/train.yaml composed and calls `molino.verbs.train.run`
     with the settings. Nothing heavy is imported before that, so that `--help` and mistakes answer at once.
     """
+    open_streams()
     verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
     # Around all of it: sweeps say more than their runs do.
     with until_nobody_reads():
         try:
+            prepare_environment()
             if {"-h", "--help"} & set(sys.argv):
                 own = take_config_dir(sys.argv[1:])[0]
                 print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1], Path(own) if own else None))
@@ -48,6 +53,24 @@ def command(script: str) -> None:
             status = explained.exit_code
     if status:
         sys.exit(status)
+
+
+def prepare_environment() -> None:
+    """Read the command line as UTF-8, and variables that are empty as if they were not set.
+
+    Raises:
+        ConfigError: the working directory is gone.
+    """
+    # In a locale that is not UTF-8 Python keeps foreign bytes as lone surrogates, which no file can hold.
+    with suppress(UnicodeError):
+        sys.argv[1:] = [os.fsencode(argument).decode("utf-8") for argument in sys.argv[1:]]
+    for name in ("MOLINO_CACHE", "MOLINO_MIRROR"):
+        if not os.environ.get(name):
+            os.environ.pop(name, None)
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory has been deleted: change to one that exists") from error
 
 
 def share_cores(verb: str) -> None:

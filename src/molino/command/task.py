@@ -20,7 +20,7 @@ from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.composer import refuse_resume, request_of
 from molino.configuration.internals import arguments_parser
-from molino.configuration.overrides import check_resumed
+from molino.configuration.overrides import check_hydras, check_resumed
 from molino.configuration.request import HANDED, Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
@@ -34,6 +34,7 @@ def run_command(verb: str, conf: Path) -> int:
         train_handed(task, handed)
         return 0
     typed = check_flags()
+    check_hydras(typed.overrides)
     if verb == "train" and not typed.multirun:
         check_resumed(typed.overrides)
     # Hydra prints errors its own way unless told to raise them.

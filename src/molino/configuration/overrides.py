@@ -8,7 +8,7 @@ from molino.base.errors import ConfigError
 
 # Settings whose value is text or a path, in any characters.
 TEXTS = {
-    "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
+    "name", "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
     "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
@@ -84,6 +84,19 @@ def check_resumed(overrides: list[str]) -> None:
             raise ConfigError(
                 f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
                 "start a new run for it"
+            )
+
+
+def check_hydras(overrides: list[str]) -> None:
+    """Refuse settings of Hydra's that would have no effect here.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.run.dir="):
+            raise ConfigError(
+                f"{override} has no effect: a run lies below paths.outputs, and its name begins with name="
             )
 
 

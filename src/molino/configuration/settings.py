@@ -30,14 +30,24 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     """Return a composed configuration as a plain dict, its interpolations resolved and its paths without `~`."""
     OmegaConf.set_readonly(config, False)
     for name, path in config.paths.items():
+        if path == "":
+            raise ConfigError(f"paths.{name} is empty: name a folder")
         if isinstance(path, str):
-            config.paths[name] = str(Path(path).expanduser())
+            config.paths[name] = str(_without_tilde(path, name))
     settings = OmegaConf.to_container(config, resolve=True)
     for name in ("debug", "sweep"):  # what they say has been done when the configuration was composed
         settings.pop(name, None)
     if settings.get("data"):
         settings["data"].pop("path", None)  # short for data.corpus.path, which refers to it
     return settings
+
+
+def _without_tilde(path: str, name: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # as in containers, whose user may have no entry
+        variable = {"cache": "MOLINO_CACHE or ", "mirror": "MOLINO_MIRROR or "}.get(name, "")
+        raise ConfigError(f"paths.{name}={path} needs a home, and there is none: set {variable}paths.{name}") from error
 
 
 def check_sections(settings: dict[str, Any]) -> None:

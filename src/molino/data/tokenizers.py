@@ -5,6 +5,7 @@ of the training split only. They are read once; only what is counted in them is 
 more that reads what exists.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -101,6 +102,11 @@ class Tokenizer:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
         return self._json
 
+    @property
+    def digest(self) -> str:
+        """The `digest_of` the file that `save` writes."""
+        return digest_of(self._json)
+
     def save(self, path: Path) -> None:
         """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.
 
@@ -139,6 +145,11 @@ class Tokenizer:
     def __reduce__(self):
         # The library's own copies forget `encode_special_tokens`, which would change ids without a word.
         return Tokenizer._from_json, (self.json(), "a copied tokenizer")
+
+
+def digest_of(text: str) -> str:
+    """Return a sha256 in hex that tells what a tokenizer.json says from what others say, however they are laid out."""
+    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
 
 
 class MakesTokenizer(Protocol):

@@ -66,6 +66,7 @@ class Trials:
         self.study, self.runs, self.search = study, runs, search
         # The runs that this command has begun, and how often each had failed before.
         self.begun: dict[Path, int] = {}
+        self.failed: set[Path] = set()
         self.failed_in_a_row = 0
 
     def run(self, launcher: Any, largest: Request) -> None:
@@ -120,12 +121,15 @@ class Trials:
             elif status.state == DONE:
                 state, value = TrialState.COMPLETE, self._value(path, status.summary)
             elif status.state == FAILED and status.failures > self.begun.get(path, math.inf):
+                self._count_failure(path)
+                if status.failures < self.search.attempts:
+                    continue  # the command given again tries it again
                 state = TrialState.FAIL
             else:
                 continue
             # Another command may have been faster.
             self.study.tell(trial.number, value, state, skip_if_finished=True)
-            self.failed_in_a_row = self.failed_in_a_row + 1 if state == TrialState.FAIL else 0
+            self.failed_in_a_row = self.failed_in_a_row if state == TrialState.FAIL else 0
 
     def conclude(self, directory: Path, launcher: Any) -> None:
         """Tell what was found.
@@ -198,6 +202,11 @@ class Trials:
     def _running(self) -> list[FrozenTrial]:
         """Return the trials that have not been told, but for those that another command is just asking for."""
         return [trial for trial in self._trials(TrialState.RUNNING) if self.runs.whole(trial)]
+
+    def _count_failure(self, path: Path) -> None:
+        if path not in self.failed:
+            self.failed.add(path)
+            self.failed_in_a_row += 1
 
     def _hopeless(self) -> bool:
         """Tell whether so many runs of this command have failed in a row that the next ones would as well."""

@@ -15,6 +15,7 @@ from typing import Any
 from molino.base.console import say
 from molino.base.errors import Interrupted
 from molino.base.messages import complain, explain
+from molino.base.streams import escape_unwritable
 from molino.configuration.door import ALLOW
 from molino.configuration.overrides import wants_traceback
 from molino.configuration.request import Request
@@ -76,6 +77,7 @@ class Context:
         os.chdir(self.folder)
         sys.argv = list(self.arguments)
         os.environ[ALLOW] = self.allowed
+        escape_unwritable()
 
     def attempt(self, request: Request) -> None:
         """Train a run; whatever it prints goes to `log.txt` in its directory. A signal ends the process."""

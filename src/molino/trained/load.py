@@ -12,7 +12,7 @@ from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.build import build, check_node
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.read import architecture, find_folder, load_model
 from molino.models.model import MODEL
 from molino.runs import directory
@@ -130,6 +130,11 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
+    # Checkpoints of before do not say it.
+    if content.get("tokenizer", digest := digest_of((run / directory.TOKENIZER).read_text("utf-8"))) != digest:
+        raise CheckpointError(
+            f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"
+        )
     weights = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights)

@@ -181,12 +181,21 @@ class LanguageModel(LightningModule):
             "train/gradient_norm": norm,
         }
 
+    def on_train_end(self) -> None:
+        # Early stopping and pruning may come before the first line of metrics.
+        if "train/tokens_per_second" not in self.train_metrics and self._tokens:
+            self._measure_speed()
+
     def _log_training(self) -> None:
+        self._measure_speed()
+        self._write(self.train_metrics)
+
+    def _measure_speed(self) -> None:
+        """Measure tokens a second since the last time."""
         self.train_metrics["train/tokens_per_second"] = self._tokens / self._seconds
         if self.token_peak is not None:
             self.train_metrics["train/mfu"] = self.train_metrics["train/tokens_per_second"] / self.token_peak
         self._seconds, self._tokens = 0.0, 0
-        self._write(self.train_metrics)
 
     # Validation: the whole held-out split, exactly
 

@@ -48,7 +48,7 @@ def summarise(
     module: LanguageModel, data: TextDataModule, checkpoints: Checkpoints, floors: dict[str, float]
 ) -> dict[str, Any]:
     """Return the flat summary of a run, with TensorBoard's tags as keys."""
-    steps = module.trainer.global_step
+    steps, rate = module.trainer.global_step, module.train_metrics.get("train/tokens_per_second")
     return {
         **module.val_metrics,
         "val/best_loss": checkpoints.best_loss,
@@ -58,7 +58,7 @@ def summarise(
         **floors,
         "steps": steps,
         "tokens": steps * data.tokens_per_step,
-        "tokens_per_second": module.train_metrics["train/tokens_per_second"],
+        **({"tokens_per_second": rate} if rate else {}),
         "seconds": checkpoints.seconds,
         "parameters": count_parameters(module.model),
         "corpus": data.corpus.name,
@@ -68,7 +68,7 @@ def summarise(
 
 def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -> None:
     """Print what came out, the last sample and what to type next."""
-    loss = summary["val/loss"]
+    loss, rate = summary["val/loss"], summary.get("tokens_per_second")
     facts = {
         "held-out loss": f"{loss:.4f} nats a token after step {summary['steps']:,}",
         "perplexity": f"{summary['val/perplexity']:.4f}",
@@ -76,7 +76,7 @@ def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -
         "best held-out loss": f"{summary['val/best_loss']:.4f} after step {summary['best_step']:,}",
         "train loss": f"{summary['train/loss']:.4f}, mean of the last steps",
         **describe_floors(summary, loss),
-        "time": f"{summary['seconds']:.1f} s; {summary['tokens_per_second']:,.0f} tokens/s in training",
+        "time": f"{summary['seconds']:.1f} s" + (f"; {rate:,.0f} tokens/s in training" if rate else ""),
         "run": run,
     }
     show_facts("result", facts)

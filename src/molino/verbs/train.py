@@ -70,7 +70,7 @@ def train(run: Run, started: float) -> float:
         introduce(run.path, data, module, hardware, floors, first_step)
         loggers = start_loggers(run, floors, first_step, plan.max_steps)
     start_id = start_token(data.tokenizer, data.corpus.documents)
-    facts = {"start_id": start_id, "data": data.text.digest}
+    facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
     watching = [*pruning_of(run.path), *sampling(run.path, data.tokenizer, start_id, plan, hardware, seed)]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, *watching, checkpoints])
