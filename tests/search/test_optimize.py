@@ -279,11 +279,17 @@ def test_a_failing_run_does_not_stop_the_others(molino, tiny, tmp_path):
     assert "2 of 6 runs failed: see traceback.txt" in outcome.err and "Traceback" not in outcome.err
     assert outcome.err.count("Invalid learning rate: -1") == 2
     by_state = {(trial.params["optimizer.lr"], trial.state.name) for trial in study_of(tmp_path).trials}
-    assert by_state == {("0.01", "COMPLETE"), ("-1", "FAIL"), ("0.02", "COMPLETE")}
+    assert by_state == {("0.01", "COMPLETE"), ("-1", "RUNNING"), ("0.02", "COMPLETE")}
     assert "best: val/loss" in outcome.out and "optimizer.lr=-1,seed=0" in outcome.out
-    # Whoever looks only at the exit status is told again.
-    assert molino("train", *command(tiny, tmp_path, *given)).status == 2
-    assert len(study_of(tmp_path).trials) == 6
+    # Given again it tries them again, three times in all.
+    before = stamps(tmp_path)
+    for state, failures in (("RUNNING", 2), ("FAIL", 3), ("FAIL", 3)):
+        # Whoever looks only at the exit status is told again.
+        assert molino("train", *command(tiny, tmp_path, *given)).status == 2
+        ended = [trial.state.name for trial in study_of(tmp_path).trials if trial.params["optimizer.lr"] == "-1"]
+        assert ended == [state] * 2
+        assert {read_status(run).failures for run in sweep_of(tmp_path).glob("optimizer.lr=-1,*")} == {failures}
+    assert len(study_of(tmp_path).trials) == 6 and stamps(tmp_path) == before
 
 
 def test_failures_in_a_row_end_the_search_until_the_cause_is_mended(molino, tiny, tmp_path):
@@ -293,16 +299,15 @@ def test_failures_in_a_row_end_the_search_until_the_cause_is_mended(molino, tiny
         outcome = molino("train", *command(tiny, tmp_path, *given))
     finally:
         file.rename(tiny.file)
-    assert outcome.status == 3 and states(tmp_path) == ["FAIL"] * 2
+    assert outcome.status == 3 and states(tmp_path) == ["RUNNING"] * 2
     assert "2 runs in a row failed: the search ends; give the command again to go on" in outcome.out
     outcome = molino("train", *command(tiny, tmp_path, *given))
-    assert states(tmp_path) == ["FAIL"] * 2 + ["COMPLETE"] * 5
-    assert outcome.status == 3 and "2 of 7 runs failed" in outcome.err
+    assert outcome.status == 0 and states(tmp_path) == ["COMPLETE"] * 7
 
 
 def test_a_run_that_failed_when_its_search_was_killed_is_tried_again(molino, tiny, tmp_path, monkeypatch):
     """Its status says failed until it begins, which is not to be taken for its new end."""
-    given = [RATES, "sampler=random", "n_trials=2", "pruner=null"]
+    given = [RATES, "sampler=random", "n_trials=2", "attempts=1", "pruner=null"]
     told = []
     monkeypatch.setattr(optuna.Study, "tell", lambda *arguments, **named: told.append(arguments) or 1 / 0)
     file = tiny.file.rename(tiny.file.with_suffix(".gone"))

@@ -229,3 +229,11 @@ def test_an_endless_perplexity_is_a_value(molino, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(directory, "write_summary", lambda run, found: write(run, found | {"val/perplexity": math.inf}))
     assert molino("train", *command(tiny, tmp_path, *GRID, "objective=val/perplexity", "n_trials=1")).status == 0
     assert study_of(tmp_path).trials[0].value == math.inf
+
+
+def test_trials_that_are_pruned_before_their_first_line_of_metrics_are_done(molino, tiny, tmp_path):
+    given = [*GRID, *STEPS, "trainer.log_every=50"]
+    outcome = molino("train", *command(tiny, tmp_path, *given))
+    assert outcome.status == 0 and states(tmp_path) == ["COMPLETE", "COMPLETE", "PRUNED"], outcome.err
+    summary = read_summary(bad_run(tmp_path))
+    assert summary["pruned"] is True and summary["tokens_per_second"] > 0 and summary["train/loss"] > 0

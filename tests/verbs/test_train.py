@@ -299,7 +299,7 @@ def test_a_failing_run_of_a_sweep_is_named_and_does_not_stop_the_others(molino, 
     assert run.name == "optimizer.lr=0.1" and directory.is_done(run)
 
 
-@pytest.mark.parametrize("every", [5, 10])
+@pytest.mark.parametrize("every", [5, 10, 50])
 def test_early_stopping_stops_at_the_validation_that_is_no_better(molino, text, tmp_path, every):
     settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
     plan = (
@@ -316,6 +316,7 @@ def test_early_stopping_stops_at_the_validation_that_is_no_better(molino, text, 
     summary, before = directory.read_summary(run), metrics(run)
     # The first validation sets the mark, the second is not better by 10.
     assert summary["steps"] == 20 and summary["best_step"] == 20
+    assert summary["tokens_per_second"] == summary["train/tokens_per_second"] > 0 and summary["train/loss"] > 0
     # A run that was killed between its last checkpoint and its summary remembers that it had stopped.
     (run / "summary.json").unlink()
     done = molino("train", "resume=latest", *places)

@@ -75,7 +75,10 @@ class LanguageModel(LightningModule):
         return optimizer_for(self.model, self._matrices, self.make_optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A run killed after its last step, before its summary was written, has nothing left to compute them by.
+        # A run killed after its last step, before its summary was written, has nothing left to compute them by. It may
+        # have been stopped before its first line of metrics.
+        if "train/tokens_per_second" not in self.train_metrics and self._tokens:
+            self._measure_speed()
         checkpoint["metrics"] = {"train": self.train_metrics, "val": self.val_metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -180,11 +183,6 @@ class LanguageModel(LightningModule):
             "train/learning_rate": self._raw_optimizer.param_groups[0]["lr"],
             "train/gradient_norm": norm,
         }
-
-    def on_train_end(self) -> None:
-        # Early stopping and pruning may come before the first line of metrics.
-        if "train/tokens_per_second" not in self.train_metrics and self._tokens:
-            self._measure_speed()
 
     def _log_training(self) -> None:
         self._measure_speed()
