@@ -42,7 +42,7 @@ def assert_one_line(outcome, verb, status, *parts):
     [
         (["model=gpt", "model.n_layr=3"], ["model.n_layr is not a setting", "did you mean model.n_layer?"]),
         (["modle=gpt"], ["modle is not a setting", "did you mean model?"]),
-        (["model=gtp"], ["Could not find 'model/gtp'", "bigram custom_gpt gpt gpt1 gpt2 llama"]),
+        (["model=gtp"], ["Could not find 'model/gtp'", "bigram custom_gpt gpt gpt1", "did you mean model=gpt?"]),
         (["optimizer.lr=abc"], ["optimizer.lr must be float, but it is 'abc'"]),
         (["optimizer.betas=[0.9,abc]"], ["optimizer.betas must be", "[0.9, 'abc']"]),
         (["optimizer.lr=-1"], ["optimizer: Invalid learning rate: -1"]),
@@ -57,6 +57,9 @@ def assert_one_line(outcome, verb, status, *parts):
             ["scheduler._target_=molino.base.files.os.system"],
             ["scheduler._target_=molino.base.files.os.system is not there"],
         ),
+        (["model._target_=1"], ["model._target_=1 names no class and no function"]),
+        (["hydra.run.dir=/proc/x"], ["hydra.run.dir=/proc/x has no effect", "paths.outputs"]),
+        (["+optimizer.params=[]"], ["optimizer.params is not a setting"]),
         (["seed=-1"], ["seed=-1 must be a whole number"]),
         (["seed=abc"], ["seed=abc must be a whole number"]),
         (["seed=true"], ["seed=True must be a whole number"]),

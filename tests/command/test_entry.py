@@ -1,6 +1,7 @@
 """The entry points: help, texts on the command line, sweeps, defects, output that nobody reads."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from molino.base.errors import ConfigError
+from molino.base.messages import one_line
+from molino.command.entry import prepare_environment
 from molino.configuration.overrides import arrange, check_resumed, quote
+from molino.runs import directory
 
 
 def test_a_traceback_on_demand(molino):
@@ -113,3 +117,90 @@ def test_a_resumed_run_may_be_told_of_this_machine():
     check_resumed(["resume=null", "seed=4"])
     check_resumed(["resume=", "seed=4"])
     check_resumed(["seed=4"])
+
+
+# The surroundings of a command
+
+
+def test_a_run_needs_no_standard_streams(tmp_path, tiny):
+    def close():
+        for number in (0, 1, 2):
+            os.close(number)
+
+    places = [f"data.path={tiny.file}", f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *CPU, "model=bigram", "debug=fast", "data=text"]
+    assert subprocess.run([*command, *places], preexec_fn=close, timeout=60).returncode == 0
+    (run,) = directory.list_runs(tmp_path)
+    assert directory.is_done(run) and "perplexity" in (run / "metrics.csv").read_text()
+
+
+def test_in_a_locale_that_is_not_utf_8_text_is_escaped_and_the_prompt_is_read(tiny):
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), f"run={tiny.path}", *CPU, "max_new_tokens=3"]
+    done = subprocess.run([*command, "prompt=¡señor! €"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("\\xa1se\\xf1or! \\u20ac"), done.stderr
+    # Of the prompt's characters the text of the run lacks this one alone.
+    assert done.stderr == "generate.py: not in the vocabulary, read as <unk>: '\\u20ac'\n"
+
+
+def test_arguments_are_read_as_utf_8(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "prompt=se\udcc3\udcb1or", "name=señor", "name=\udcff"])
+    prepare_environment()
+    # As a whole, or not at all.
+    assert sys.argv[1:] == ["prompt=se\udcc3\udcb1or", "name=señor", "name=\udcff"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "prompt=se\udcc3\udcb1or", "name=señor"])
+    prepare_environment()
+    assert sys.argv[1:] == ["prompt=señor", "name=señor"]
+
+
+def test_a_path_that_a_locale_cannot_write_is_one_line():
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "outputs/ñu".encode("ascii")
+    assert one_line(raised.value) == (
+        "'ñ' cannot be a part of a path in this locale (ascii): set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    )
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(molino, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOLINO_CACHE", "")
+    monkeypatch.setenv("MOLINO_MIRROR", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    done = molino("train", "data=text", f"data.path={tiny.file}", *CPU, "model=bigram", "debug=fast")
+    assert done.status == 0, done.err
+    assert {path.name for path in (tmp_path / "home" / ".cache" / "molino").iterdir()} >= {"tokens", "tokenizers"}
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs"}
+    for name in ("cache", "outputs"):
+        done = molino("train", f"paths.{name}=")
+        assert done.status == 2 and done.err == f"train.py: paths.{name} is empty: name a folder\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "says"),
+    [
+        ("train", [], "paths.cache=~/.cache/molino needs a home, and there is none: set MOLINO_CACHE or paths.cache"),
+        ("evaluate", ["run=latest"], "set MOLINO_CACHE or paths.cache"),
+        ("train", ["paths.cache=x", "paths.outputs=~/x"], "needs a home, and there is none: set paths.outputs"),
+        ("train", ["paths.cache=x", "data=text", "data.path=~/x"], "begins with ~ names a home that is not there"),
+    ],
+)
+def test_a_user_without_a_home_is_told_what_to_set(molino, tmp_path, monkeypatch, verb, arguments, says):
+    def getpwuid(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("MOLINO_CACHE", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    monkeypatch.chdir(tmp_path)
+    done = molino(verb, *arguments)
+    assert done.status == 2 and says in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_a_working_directory_that_is_gone_is_one_line(molino, tmp_path, monkeypatch, arguments):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = molino("train", *arguments)
+    assert done.status == 2
+    assert done.err == "train.py: the working directory has been deleted: change to one that exists\n"

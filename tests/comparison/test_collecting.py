@@ -1,14 +1,21 @@
 """Finding and reading runs: at any depth, of any age, in any state."""
 
+import contextlib
+import itertools
 import json
 import math
+import shutil
 import time
 
 import pytest
+import yaml
 from comparison.tree import make_run
 
 from molino.base.errors import CheckpointError
 from molino.comparison.collect import find_folders, find_runs, read_runs
+from molino.comparison.rows import make_rows
+from molino.comparison.tables import print_table
+from molino.runs.directory import read_config
 
 
 def test_runs_are_found_once_and_hold_no_runs(tmp_path):
@@ -131,3 +138,68 @@ def test_many_runs_take_a_second_or_two(tmp_path):
     started = time.perf_counter()
     assert len(read_runs(find_runs([tmp_path]))) == 300
     assert time.perf_counter() - started < 4
+
+
+WEIRD = [
+    None, 3, math.inf, math.nan, "", [], {}, [1, [2, {"a": 3}]], {0: 4}, {None: 1}, {True: {1.5: 2}},
+    {"_target_": ["x"]}, {"_target_": {"a": 1}}, {"_target_": "molino.models.gpt.GPT", 3: 4}, "x" * 10000,
+]  # fmt: skip
+RECORDS = {
+    "config.yaml": (yaml.safe_load, yaml.safe_dump),
+    "overrides.yaml": (yaml.safe_load, yaml.safe_dump),
+    **dict.fromkeys(("summary.json", "status.json", "environment.json"), (json.loads, json.dumps)),
+}
+
+
+def places(node, at=()):
+    yield at
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from places(child, (*at, name))
+
+
+def put(node, at, value):
+    if not at:
+        return value
+    return {**node, at[0]: put(node[at[0]], at[1:], value)}
+
+
+def test_no_run_hides_the_others_whatever_its_records_hold(tiny, tmp_path):
+    """At every place of every record of a run stands, in turn, something else."""
+    shutil.copytree(tiny.path, tmp_path / "good")
+    weird = itertools.cycle(WEIRD)
+    for name, (load, dump) in RECORDS.items():
+        content = load((tiny.path / name).read_text("utf-8"))
+        for number, at in enumerate(places(content)):
+            bad = tmp_path / f"{name}-{number}"
+            bad.mkdir()
+            for record in RECORDS:
+                shutil.copy(tiny.path / record, bad / record)
+            with contextlib.suppress(TypeError):  # JSON has no such keys
+                (bad / name).write_text(dump(put(content, at, next(weird))), "utf-8")
+    found = find_runs([tmp_path])
+    assert len(found) > 140
+    rows = make_rows(read_runs(found), ["val/loss", "tokens_per_second"], None)
+    assert "good" in {run.path.name for row in rows for run in [*row.all_runs, *row.repeats]}
+    print_table(rows, ["val/loss"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "model: &a\n  x: *a\npaths: {}\n",
+        "paths: {}\nmodel: " + "{a: " * 2000 + "1" + "}" * 2000,
+        "a: " + "[" * 3000 + "]" * 3000 + "\npaths: {}\n",
+        "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]" for n in range(9)) + "\npaths: {}\n",
+        "paths: !!python/object/apply:os.system [echo]\n",
+    ],
+    ids=["a circle", "deep", "deeper", "a bomb", "code"],
+)
+def test_settings_without_end_are_told_of(tmp_path, config):
+    make_run(tmp_path / "good", loss=1.0)
+    bad = make_run(tmp_path / "bad", loss=2.0)
+    (bad / "config.yaml").write_text(config)
+    first, second = read_runs([tmp_path / "good", bad])
+    assert first.done and second.status.state == "failed" and "config.yaml cannot be read" in second.status.error
+    with pytest.raises(CheckpointError, match=r"config\.yaml cannot be read"):
+        read_config(bad)

@@ -1,5 +1,6 @@
 """Runs loaded back: the very weights, or one line that says what is wrong."""
 
+import json
 import pickle
 import shutil
 import zipfile
@@ -135,3 +136,30 @@ def test_files_that_are_missing(copy):
     (copy / TOKENIZER).unlink()
     with pytest.raises(CheckpointError, match=r"copy is damaged: it has lost its tokenizer\.json"):
         load_run(copy, "last", CPU)
+
+
+def test_a_tokenizer_of_another_run(copy, tiny, molino, tmp_path):
+    """Of the same size, so that nothing but what it says can tell."""
+    tokenizer = json.loads((copy / TOKENIZER).read_text("utf-8"))
+    load_run(copy, "last", CPU)
+    # However it is laid out it is the same.
+    (copy / TOKENIZER).write_text(json.dumps(tokenizer), "utf-8")
+    load_run(copy, "last", CPU)
+    vocabulary = tokenizer["model"]["vocab"]
+    (one, first), (other, second) = sorted(vocabulary.items(), key=lambda item: item[1])[-2:]
+    vocabulary |= {one: second, other: first}
+    (copy / TOKENIZER).write_text(json.dumps(tokenizer), "utf-8")
+    says = f"{copy / TOKENIZER} is not the tokenizer that last.ckpt was trained with: bring that back\n"
+    asked = {"evaluate": f"paths.cache={tiny.cache}", "generate": "prompt=a", "explain": "prompt=a"}
+    for verb, more in asked.items():
+        done = molino(verb, f"run={copy}", "checkpoint=last", "hardware=cpu", more)
+        assert done.status == 4 and done.err == f"{verb}.py: {says}"
+    done = molino("export", f"run={copy}", "checkpoint=last", f"to={tmp_path / 'out'}")
+    assert done.status == 4 and done.err == f"export.py: {says}" and not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_before_know_no_tokenizer(copy):
+    content = torch.load(copy / LAST, weights_only=True)
+    assert content.pop("tokenizer")
+    torch.save(content, copy / LAST)
+    assert load_run(copy, "last", CPU).step == 20

@@ -17,7 +17,7 @@ from molino.base.errors import CheckpointError
 from molino.configuration import identity
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten
-from molino.runs.directory import CONFIG
+from molino.runs.directory import CONFIG, check_extent
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
@@ -150,9 +150,10 @@ def _read_run(path: Path) -> Run:
             raise ValueError("it holds no settings")
         if "paths" not in nested:  # the last of its sections; what is cut off may be YAML all the same
             raise ValueError("it ends too early")
+        check_extent(nested)
     except FileNotFoundError:
         pass  # it waits in a queue, or failed before it was composed
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         status, nested = replace(status, state=FAILED, error=f"{path / CONFIG} cannot be read: {reason}"), {}
     typed = _parse(_typed(path, status))

@@ -10,6 +10,7 @@ from typing import Any
 from molino.base.errors import ConfigError
 from molino.comparison.collect import Run, is_indifferent
 from molino.comparison.statistics import Sample, describe, welch
+from molino.configuration.identity import canonical
 from molino.runs.directory import SUMMARY
 
 SIGNIFICANT = 0.05
@@ -185,7 +186,7 @@ def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Run]]:
     """Return the latest run of each configuration and seed, and the others, which say the same once more."""
     latest: dict[tuple[Any, ...], Run] = {}
     for run in sorted(runs, key=lambda run: (run.path / SUMMARY).stat().st_mtime_ns):
-        latest[run.identity, run.corpus, run.seed] = run
+        latest[run.identity, run.corpus, canonical(run.seed)] = run
     kept = {run.path for run in latest.values()}
     return [run for run in runs if run.path in kept], [run for run in runs if run.path not in kept]
 

@@ -22,6 +22,7 @@ TOKENIZER = "tokenizer.json"
 LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
+DEEPEST, MOST_VALUES = 50, 100_000  # of what is recorded
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
 
 
@@ -65,7 +66,7 @@ def is_done(run: Path) -> bool:
 
 def list_runs(outputs: Path) -> list[Path]:
     """Return all runs below `outputs`, oldest first."""
-    found = [config.parent for config in Path(outputs).rglob(CONFIG)]
+    found = [config.parent for config in Path(outputs).rglob(CONFIG) if config.is_file()]
     return sorted(found, key=lambda run: (_started(run), run.name))
 
 
@@ -142,10 +143,27 @@ def checkpoint_path(run: Path, which: str) -> Path:
     raise CheckpointError(f"{run} has no checkpoint yet: it ended before its first one was saved")
 
 
+def check_extent(content: Any) -> None:
+    """Refuse settings that are nested without end, as YAML's references allow.
+
+    Raises:
+        ValueError: they are.
+    """
+    left, count = [(content, 0)], 0
+    while left:
+        node, depth = left.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            raise ValueError("its settings are nested without end")
+        if isinstance(node, dict | list):
+            left += [(child, depth + 1) for child in (node.values() if isinstance(node, dict) else node)]
+
+
 def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        check_extent(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it holds no settings" if content else f"{path} is empty")

@@ -50,6 +50,8 @@ def quiet_lightning() -> None:
     """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
+    # All that this one says is that a process of the run has died, before it kills the others.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*does not have many workers.*",
