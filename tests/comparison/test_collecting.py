@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import shutil
 import time
 
@@ -203,3 +204,14 @@ def test_settings_without_end_are_told_of(tmp_path, config):
     assert first.done and second.status.state == "failed" and "config.yaml cannot be read" in second.status.error
     with pytest.raises(CheckpointError, match=r"config\.yaml cannot be read"):
         read_config(bad)
+
+
+def test_of_many_sweeps_the_latest_are_named(tmp_path):
+    for number in range(13):
+        sweep = tmp_path / "sweeps" / f"s{number:02}"
+        sweep.mkdir(parents=True)
+        os.utime(sweep, (number, number))
+    with pytest.raises(CheckpointError) as raised:
+        find_folders(["absent"], tmp_path)
+    named = ", ".join(f"s{number:02}" for number in range(12, 2, -1))
+    assert str(raised.value).endswith(f"the sweeps there are {named} and 3 older")

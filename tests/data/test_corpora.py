@@ -37,7 +37,7 @@ def read(corpus):
 
 def check_contract(corpus, splits):
     assert corpus.name and corpus.licence
-    assert corpus.entropy_per_character is None or corpus.entropy_per_character > 0
+    assert getattr(corpus, "entropy_per_character", 1) > 0
     assert len(corpus.fingerprint()) == 64 and corpus.fingerprint() == corpus.fingerprint()
     assert set(splits) in ({"train", "val"}, {"train", "val", "test"})
     assert all(texts and all(texts) for texts in splits.values())
@@ -282,3 +282,30 @@ def test_what_is_not_there(tmp_path):
         UserText(str(tmp_path / "missing.txt"))
     with pytest.raises(DataError, match=r"has no \.txt or \.md file"):
         UserText(str(tmp_path))
+
+
+def test_the_fingerprint_of_an_own_text_follows_what_it_is_read_as(tmp_path):
+    """The same bytes are another text in another encoding, and other splits by another fraction."""
+    file = tmp_path / "text.txt"
+    file.write_bytes("señor ".encode() * 10)
+    texts = [UserText(str(file)), UserText(str(file), encoding="latin-1"), UserText(str(file), train_fraction=0.8)]
+    found = [text.fingerprint() for text in texts]
+    assert len(set(found)) == 3 and UserText(str(file)).fingerprint() == found[0]
+    file.write_bytes("señal ".encode() * 10)
+    assert UserText(str(file)).fingerprint() != found[0]
+
+
+def test_of_imdbs_two_files_the_first_that_is_there_is_read(own_mirror, tmp_path):
+    there = remote("imdb.tar.gz", own_mirror)
+    absent = [{"url": f"https://localhost/{n}", "sha256": str(n) * 64, "mirror_path": f"{n}.tar"} for n in (1, 2)]
+    also = own_mirror / "raw" / "also.tar.gz"
+    also.write_bytes(b"another")
+    other = remote("also.tar.gz", own_mirror)
+
+    def chosen(whole, labelled):
+        return imdb.Imdb("none", "0" * 64, whole, labelled, str(tmp_path), str(own_mirror)).file.sha256
+
+    assert chosen(there, other) == there["sha256"] and chosen(other, there) == other["sha256"]
+    assert chosen(absent[0], there) == chosen(there, absent[0]) == there["sha256"]
+    # The whole archive is what is downloaded.
+    assert chosen(*absent) == absent[0]["sha256"] and chosen(*reversed(absent)) == absent[1]["sha256"]

@@ -8,7 +8,9 @@ import transformers
 from torch import nn
 
 from molino.base.errors import ConfigError
+from molino.configuration.build import defaults_of
 from molino.generation.decode import generate
+from molino.hub.formats import FORMATS
 from molino.hub.read import FAMILIES, architecture, load_model
 from molino.hub.write import find_format, write_model
 from molino.models import IGNORE_INDEX
@@ -151,6 +153,23 @@ def test_ours_in_transformers(kind, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(tokens()), theirs(tokens()).logits, atol=1e-4, rtol=0)
         torch.testing.assert_close(load_model(str(tmp_path))(tokens()), model(tokens()), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_the_epsilon_of_the_norms_is_kept_or_taken_by_default(kind):
+    """A small difference, which weights far from zero hide; so it is compared by itself."""
+    name, settings = THEIRS[kind]
+    key = "layer_norm_epsilon" if "gpt" in kind else "rms_norm_eps"
+    for given in ({key: 0.03}, {}):
+        config = getattr(transformers, f"{name}Config")(**COMMON | settings | given)
+        form = FORMATS[config.model_type]
+        read = form.settings(config.to_dict())
+        assert read["norm_eps"] == getattr(config, key)
+        whole = {**defaults_of(form.target), **read}
+        assert form.config(whole)[key] == read["norm_eps"]
+        without = {key_: value for key_, value in config.to_dict().items() if key_ != key}
+        if not given:
+            assert form.settings(without)["norm_eps"] == getattr(config, key)
 
 
 @pytest.mark.parametrize(

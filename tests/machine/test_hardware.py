@@ -217,5 +217,7 @@ def test_the_peak_of_a_gpu_is_told_in_tokens(machine, monkeypatch):
     # One layer of 64 and a head for 65 tokens, forward and backward; attention sees 32 places on average.
     each = 3 * (2 * (64 * 192 + 64 * 64 + 2 * 64 * 256 + 64 * 65) + 4 * 64 * 32)
     assert Hardware(devices=2).token_peak(model, 64) == pytest.approx(2 * 989e12 / each)
+    assert Hardware(num_nodes=3).token_peak(model, 64) == pytest.approx(3 * 989e12 / each)
+    assert Hardware(devices=2, num_nodes=3).token_peak(model, 64) == pytest.approx(6 * 989e12 / each)
     assert Hardware().token_peak(Bigram(65, 8), 8) is None  # it multiplies nothing
     assert Hardware(accelerator="cpu").token_peak(model, 64) is None

@@ -126,3 +126,16 @@ def test_writing_into_some_rows_leaves_the_others(name):
     for old_BGSD, new_BGSD in zip(before, (*cache.keys, *cache.values), strict=True):
         assert torch.equal(old_BGSD[::2], new_BGSD[::2])
         assert not torch.equal(old_BGSD[1], new_BGSD[1])
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 7])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_token_sees_itself_and_as_many_before_it_as_its_window_holds(window, count):
+    for length in range(10):
+        cache = KVCache(CacheShape(0, 0, 0), 1, 16)
+        cache.advance(length)
+        visible = cache.visible(count, window)
+        seen_TS = torch.ones(count, length + count, dtype=torch.bool) if visible is None else visible[0, 0]
+        for place, row_S in enumerate(seen_TS.tolist(), start=length):
+            first = 0 if window is None else place - window + 1
+            assert row_S == [first <= other <= place for other in range(length + count)]

@@ -59,6 +59,8 @@ def test_a_sweep_is_called_after_what_it_varies_and_what_it_does_not():
         assert name != sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", debug])
     assert name == sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", "debug=traceback"])
     assert name != sweep_name(["seed"], ["data=text", "trainer.max_steps=10"])
+    for more in ("+callbacks.x._target_=a.B", "weights=folder", "experiment=x", "data.cache_size=3"):
+        assert name != sweep_name(["seed", "model"], ["data=text", "trainer.max_steps=10", more])
 
 
 def test_a_sweep_keeps_the_name_that_an_earlier_version_gave_it(loader, tmp_path):

@@ -40,11 +40,12 @@ def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
             saved.append((path.name, self.global_step))
 
     trainer = FakeTrainer()
-    for trainer.global_step, loss in enumerate([3.0, 2.0, 2.5, 1.0], start=1):
+    for trainer.global_step, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.0, 1.0], start=1):
         checkpoints.on_validation_end(trainer, type("M", (), {"val_metrics": {"val/loss": loss}})())
-    assert saved == [("best.ckpt", 1), ("best.ckpt", 2), ("best.ckpt", 4)]
+    # Of equal ones the first is kept.
+    assert saved == [("best.ckpt", 1), ("best.ckpt", 2), ("best.ckpt", 5)]
     state = checkpoints.state_dict()
-    assert (state["best_loss"], state["best_step"]) == (1.0, 4)
+    assert (state["best_loss"], state["best_step"]) == (1.0, 5)
 
 
 def test_the_seconds_of_all_processes_add_up(tmp_path):

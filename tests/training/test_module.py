@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,6 +200,39 @@ def test_speed_is_tokens_over_elapsed_seconds(cache, monkeypatch):
     module = train(data, small_gpt(data))
     # The clock is read twice a block, so a block of 5 steps of 8 x 16 tokens takes one second.
     assert module.train_metrics["train/tokens_per_second"] == 5 * 8 * 16
+
+
+def test_the_tokens_of_all_processes_count(cache, monkeypatch):
+    """As one of two that share a batch: the other's half is trained at the same time."""
+    ticks = iter(float(n) for n in range(1000))
+    monkeypatch.setattr("molino.training.module.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    data = text_data(cache, steps_per_block=5)
+    assert train(data, small_gpt(data)).train_metrics["train/tokens_per_second"] == 5 * 8 * 16
+
+
+def test_what_a_step_draws_follows_from_seed_step_and_rank():
+    def draws(*key):
+        seed_step(*key, torch.device("cpu"))
+        return tuple(torch.rand(4).tolist())
+
+    keys = [(seed, step, rank) for seed in (0, 1, 2) for step in (0, 1, 2) for rank in (0, 1, 2)]
+    assert len({draws(*key) for key in keys}) == len(keys)
+    assert [draws(*key) for key in keys] == [draws(*key) for key in keys]
+
+
+def test_a_step_is_seeded_with_its_own_number_and_the_rank_of_its_process(cache, monkeypatch):
+    seeded = []
+    monkeypatch.setattr("molino.training.module.seed_step", lambda *key: seeded.append(key))
+    data = text_data(cache, max_steps=6, steps_per_block=3)
+    train(data, small_gpt(data))
+    assert seeded == [(7, step, 0, torch.device("cpu")) for step in range(6)]
+    module = LanguageModel(small_gpt(data), ADAMW, COSINE, max_steps=20, log_every=5, seed=5)
+    module._trainer = SimpleNamespace(global_rank=3)
+    module._raw_optimizer, module._base_rates = SimpleNamespace(param_groups=[{}]), [2.0]
+    module._prepare_step(11)
+    assert seeded[-1] == (5, 11, 3, torch.device("cpu"))
+    assert module._raw_optimizer.param_groups == [{"lr": 2.0 * COSINE(11, 20)}]
 
 
 def test_the_share_of_the_peak_is_logged_where_it_is_known(cache):

@@ -208,6 +208,22 @@ def test_a_run_of_one_process_goes_on_with_two(molino, tmp_path, text, monkeypat
     assert directory.read_summary(two)["val/loss"] == pytest.approx(directory.read_summary(one)["val/loss"], rel=1e-4)
 
 
+def test_a_run_that_began_from_weights_goes_on_without_them(molino, tiny, text, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    assert molino("export", f"run={tiny.path}", f"to={source}").status == 0
+    begin = ("model=pretrained", f"model.source={source}", "data=text", f"data.path={text}", "data.block_size=16")
+    begin = ("train", *begin, "data.batch_size=4", "debug=fast", "hardware=cpu", f"paths.cache={tmp_path / 'cache'}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert molino(*begin, f"paths.outputs={one / 'outputs'}").status == 0
+    interrupt_at(10, monkeypatch)
+    assert molino(*begin, f"paths.outputs={two / 'outputs'}").status == 130
+    monkeypatch.undo()
+    shutil.rmtree(source)
+    done = molino("train", "resume=latest", f"paths.outputs={two / 'outputs'}", f"paths.cache={tmp_path / 'cache'}")
+    assert done.status == 0, done.err
+    assert_same_run(only_run(two), only_run(one))
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(molino, tiny, tmp_path):
     run = tmp_path / "outputs" / "early"
     shutil.copytree(tiny.path, run)

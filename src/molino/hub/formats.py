@@ -201,6 +201,10 @@ def _windowed_config(settings: Config, model_type: str) -> dict[str, Any]:
     return {**_llama_sizes(settings), "sliding_window": settings["window"]}
 
 
+def _phi3_settings(config: Config) -> dict[str, Any]:
+    return {**_windowed_settings(config), "norm_eps": config.get("rms_norm_eps", 1e-5)}
+
+
 def _phi3_config(settings: Config) -> dict[str, Any]:
     if settings["head_size"] not in (None, settings["n_embd"] // settings["n_head"]):
         raise ConfigError(f"model.head_size={settings['head_size']} has no counterpart in phi3, only n_embd / n_head")
@@ -267,6 +271,6 @@ FORMATS = {
         ),
         Format("qwen2", "Qwen2ForCausalLM", LLAMA, _qwen2_settings, _qwen2_config, _split_stored, "model."),
         Format("qwen3", "Qwen3ForCausalLM", LLAMA, _qwen3_settings, _qwen3_config, _split_stored, "model."),
-        Format("phi3", "Phi3ForCausalLM", LLAMA, _windowed_settings, _phi3_config, _fused_stored, "model."),
+        Format("phi3", "Phi3ForCausalLM", LLAMA, _phi3_settings, _phi3_config, _fused_stored, "model."),
     )
 }
