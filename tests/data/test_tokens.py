@@ -1,6 +1,7 @@
 """From corpus to token arrays: what is in them, and a cache that is never stale, never half made and never in doubt."""
 
 import functools
+import importlib
 import json
 import random
 import subprocess
@@ -17,6 +18,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from molino.base.errors import DataError, ResourceError
 from molino.data import fast_encoders, text, tokens
+from molino.data.corpora.grammar import Grammar
 from molino.data.corpora.local import UserText
 from molino.data.corpus import digest, split_documents, split_fraction
 from molino.data.pretrained import load_pretrained
@@ -217,7 +219,7 @@ def test_the_corpus_is_read_once_and_never_again(tmp_path):
     text = prepare_corpus(corpus, CHAR, tmp_path)
     first = text.splits
     assert corpus.reads == corpus.fingerprints == 1 and text.sha256 == corpus.fingerprint()
-    tokenizer, again = prepare(corpus, CHAR, tmp_path)
+    tokenizer, again = prepare_corpus(corpus, CHAR, tmp_path)
     assert corpus.reads == 1
     assert prepare_tokens(corpus, tokenizer, tmp_path).splits.keys() == again.keys() and corpus.reads == 1
     for name in first:
@@ -383,3 +385,35 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", read_only)
     with pytest.raises(ResourceError, match=r"Read-only file system.*set MOLINO_CACHE or paths\.cache"):
         prepare(continuous(), CHAR, tmp_path / "cache")
+
+
+def test_a_tokenizer_of_ones_own_is_made_anew_when_its_file_changes(tmp_path, monkeypatch):
+    """What it makes may have changed, although its name and its settings have not."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "cutting.py").write_text(CUTTING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import cutting
+
+    corpus = Grammar(characters=5000)
+    made = [prepare_corpus(corpus, functools.partial(cutting.train), tmp_path) for _ in range(2)]
+    assert made[0].digest == made[1].digest and cutting.calls == ["made"]
+    (tmp_path / "cutting.py").write_text(CUTTING.replace("a b c d", "d c b a"))
+    again = prepare_corpus(corpus, functools.partial(importlib.reload(cutting).train), tmp_path)
+    assert cutting.calls == ["made"] and again.digest != made[0].digest
+    # Of molino's own the name tells, so that what is cached stays so.
+    assert json.loads(tokens._settings(functools.partial(train_word, min_freq=2))) == ["train_word", {"min_freq": 2}]
+
+
+CUTTING = """
+import tokenizers
+from molino.data.tokenizers import Tokenizer
+
+calls = []
+
+def train(texts):
+    calls.append("made")
+    vocabulary = {word: number for number, word in enumerate(["<unk>", *"a b c d".split()])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    return Tokenizer(backend)
+"""

@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT
 from sweeping import SMALL, places, run_of, runs_of, sweep_dir, weights
 
+from molino.configuration.door import ALLOW
 from molino.runs import directory
 from molino.runs.status import CUT_OFF, DONE, RUNNING, read_status
 
@@ -47,7 +48,7 @@ def slurm() -> Iterator[dict[str, str]]:
 def train(slurm) -> Callable[..., subprocess.CompletedProcess]:
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments]
-        return subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=slurm | {ALLOW: "mylab"}, capture_output=True, text=True, timeout=120)
 
     return run
 
@@ -83,15 +84,20 @@ def same_weights(run: Path, other: Path) -> bool:
     return all(torch.equal(value, expected[name]) for name, value in weights(run).items())
 
 
-def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molino, tiny, tmp_path):
+def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molino, tiny, tmp_path, monkeypatch):
+    # With a part of one's own, although the jobs are handed nothing of this environment but these variables.
+    monkeypatch.chdir(ROOT / "examples" / "mylab")
+    monkeypatch.setenv(ALLOW, "mylab")
+    own = "+callbacks.norm={_target_: mylab.callbacks.WeightNorm}"
+    bare = "hydra.launcher.options={export: 'PATH,HOME,SLURM_CONF,OMP_NUM_THREADS,SUBMITIT_EXECUTOR'}"
     # The long one trains for some seconds, of which the signal needs a tenth.
-    sweep = (*RARE, "trainer.max_steps=5000,200")
-    done = train(*SLURM, *sweep, *places(tiny, tmp_path))
+    sweep = (*RARE, "trainer.max_steps=5000,200", own)
+    done = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))
     assert done.returncode == 0 and "submitted 2 runs as Slurm job" in done.stdout and "2 queued" in done.stdout, done
     long, short = (run_of(tmp_path, f"trainer.max_steps={steps}") for steps in (5000, 200))
     assert job_of(long).partition("_")[0] == job_of(short).partition("_")[0]  # an array
     # Given again while they wait or run, nothing is submitted twice.
-    again = train(*SLURM, *sweep, *places(tiny, tmp_path))
+    again = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))
     assert again.returncode == 0 and "in Slurm's queue already" in again.stdout and "submitted" not in again.stdout
     until(lambda: training(long), "training")
     ask("scancel", "--signal=USR2", job_of(long))
