@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,20 @@ def test_a_run_of_one_process_goes_on_with_two(molino, tmp_path, text, monkeypat
     finish(start(tmp_path / "two", "resume=latest", "hardware=ddp", "hardware.accelerator=cpu"))
     one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
     assert directory.read_summary(two)["val/loss"] == pytest.approx(directory.read_summary(one)["val/loss"], rel=1e-4)
+
+
+def test_processes_that_do_not_meet_are_one_line(molino, tiny, tmp_path, monkeypatch):
+    """As on the first of two machines of which the other never starts; but it does not wait for half an hour."""
+    meet = torch.distributed.init_process_group
+    seconds = {"timeout": timedelta(seconds=1)}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **given: meet(*a, **given | seconds))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    two = ("hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=1", "hardware.num_nodes=2")
+    places = (f"data.path={tiny.file}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
+    done = molino("train", "data=text", *two, "model=bigram", "debug=fast", *places)
+    assert done.status == 5 and done.err.startswith("train.py: the processes of the run did not find each other: Timed")
+    assert done.err.count("\n") == 1 and not directory.is_done(directory.find("latest", tmp_path))
 
 
 def test_a_run_that_began_from_weights_goes_on_without_them(molino, tiny, text, tmp_path, monkeypatch):
