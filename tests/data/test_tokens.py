@@ -219,7 +219,7 @@ def test_the_corpus_is_read_once_and_never_again(tmp_path):
     text = prepare_corpus(corpus, CHAR, tmp_path)
     first = text.splits
     assert corpus.reads == corpus.fingerprints == 1 and text.sha256 == corpus.fingerprint()
-    tokenizer, again = prepare_corpus(corpus, CHAR, tmp_path)
+    tokenizer, again = prepare(corpus, CHAR, tmp_path)
     assert corpus.reads == 1
     assert prepare_tokens(corpus, tokenizer, tmp_path).splits.keys() == again.keys() and corpus.reads == 1
     for name in first:
