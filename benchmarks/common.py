@@ -16,6 +16,8 @@ from molino.base.console import show_rows
 
 # How threads wait; see `molino.command.entry.share_cores`.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+# So that a process finds this package wherever the command was typed.
+FINDS_US = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 class Contender:
@@ -39,7 +41,7 @@ class Contender:
     ):
         self.kind, self.log = kind, log
         command = [sys.executable, "-m", module, kind, str(folder)]
-        environment = environment | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = environment | FINDS_US
         with log.open("w") as errors:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -76,7 +78,7 @@ def run(command: list[str], memory: list[float | None] | None = None, key: str =
     Raises SystemExit, with the end of what it said, if it failed.
     """
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | FINDS_US
     ) as process:
         if memory is not None:
             watch = threading.Thread(target=lambda: memory.append(_watch(process, key)))

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -183,17 +182,6 @@ def keep_step_10(monkeypatch, tmp_path):
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_keep)
 
 
-def test_workers_and_processes_of_ddp_know_the_same_door(cache, tmp_path):
-    places = (f"paths.cache={cache}", f"paths.outputs={tmp_path}")
-    sweep = ("-m", "hydra/launcher=local", "hardware=cpu,ddp", "hardware.accelerator=cpu", "hardware.threads=1")
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *OWN, *sweep]
-    settings = ("experiment=sums", *SMALL[1:], "debug=fast", *places)
-    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr + done.stdout
-    one, two = (directory.read_summary(run)["val/loss"] for run in directory.list_runs(tmp_path))
-    assert one == pytest.approx(two, abs=1e-4)
-
-
 def test_a_process_that_is_handed_no_environment_lets_in_the_same(monkeypatch):
     context = Context(print)
     monkeypatch.delenv(ALLOW)
@@ -209,8 +197,16 @@ def test_help_lists_own_choices_and_a_misspelt_one_is_met_with_the_nearest(molin
     for arguments in ([*OWN, "model=gur"], ["model=gur", *OWN, "seed=1"], ["model=gur", f"--config-dir={CONF}"]):
         done = molino("train", *arguments)
         assert done.status == 2 and done.err.endswith("did you mean model=gru?\n") and done.err.count("\n") == 1
-    done = molino("train", "--config-dir", "nowhere", "--help")
-    assert done.status == 2 and done.err == "train.py: --config-dir nowhere is no folder\n"
+    for more in ([], ["--help"]):
+        done = molino("train", "--config-dir", "nowhere", *more)
+        assert done.status == 2 and done.err == "train.py: --config-dir nowhere is no folder\n"
+
+
+def test_a_choice_with_a_name_that_is_taken_is_not_left_out_in_silence(molino, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "gpt.yaml").write_text("_target_: mylab.models.GRU\n")
+    done = molino("train", "--config-dir", str(tmp_path), "model=gpt")
+    assert done.status == 2 and done.err.startswith(f"train.py: {tmp_path}/model/gpt.yaml bears the name of a choice")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import command as benchmark
-from benchmarks import common, generation, loops, preparation, preparing, recipe, training
+from benchmarks import common, generation, loops, preparation, preparing, recipe, start, training
 from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split
@@ -123,6 +123,15 @@ def test_preparation_is_compared_in_turns(tmp_path, capsys):
     preparation.compare("char", tmp_path, tmp_path / "text", 1)
     shown = capsys.readouterr().out
     assert all(name in shown for name in preparation.NAMES.values())
+
+
+def test_a_start_is_timed_from_the_command_to_the_first_step(tmp_path, monkeypatch):
+    """A whole run and --help; imports by themselves take long and tell nothing here."""
+    whole = common.run
+    monkeypatch.setattr(common, "run", lambda command, *more: "" if "-c" in command else whole(command, *more))
+    found = start.start(str(ROOT / "scripts" / "train.py"), tmp_path, 1)
+    assert 0 < found["--help"][0] < found["command to first step"][0] < 100
+    assert set(found) > {"import torch", "import all that a run needs"} and max(found["import torch"]) < 0.1
 
 
 def test_memory_is_that_of_no_file():

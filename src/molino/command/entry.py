@@ -15,7 +15,7 @@ from molino.base.messages import complain, explain
 from molino.base.streams import open_streams
 from molino.command.help import help_text
 from molino.command.output import until_nobody_reads
-from molino.configuration.overrides import arrange, gather, take_config_dir, wants_traceback
+from molino.configuration.overrides import arrange, check_config_dir, gather, take_config_dir, wants_traceback
 
 # Verbs that take plain words: the setting which lists them, and how --help calls them.
 WORDS = {"results": ("runs", "[sweep or folder ...]")}
@@ -33,8 +33,10 @@ def command(script: str) -> None:
     with until_nobody_reads():
         try:
             prepare_environment()
+            own = take_config_dir(sys.argv[1:])[0]
+            if own is not None:
+                check_config_dir(Path(own), conf)
             if {"-h", "--help"} & set(sys.argv):
-                own = take_config_dir(sys.argv[1:])[0]
                 print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1], Path(own) if own else None))
                 return
             share_cores(verb)

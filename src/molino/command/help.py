@@ -5,8 +5,6 @@ Hydra's help composes a configuration for every group, which takes a second; rea
 
 from pathlib import Path
 
-from molino.base.errors import ConfigError
-
 
 def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -> str:
     """Return usage, groups with their choices, and the settings of conf/<verb>.yaml with their comments.
@@ -14,12 +12,7 @@ def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -
     Args:
         words: what the verb takes beside settings.
         own: a further folder of choices.
-
-    Raises:
-        ConfigError: that is no folder.
     """
-    if own is not None and not own.is_dir():
-        raise ConfigError(f"--config-dir {own} is no folder")
     root = (conf / f"{verb}.yaml").read_text("utf-8")
     folders = [conf, own] if own else [conf]
     groups = "\n".join(_describe_group(group, folders) for group in _groups(conf, root))
@@ -49,9 +42,8 @@ def _groups(conf: Path, root: str) -> list[str]:
 
 def _describe_group(group: str, folders: list[Path]) -> str:
     lines = [f"  {group}="]
-    # Of the same name Hydra takes the first.
-    files = {path.stem: path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")}
-    for _, path in sorted(files.items()):
+    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    for path in sorted(files, key=lambda path: path.stem):
         comments = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
         words = [comment for comment in comments if not comment.startswith(("@package", "COMMAND: "))]
         lines.append(f"    {path.stem:<20} {words[0] if words else ''}".rstrip())

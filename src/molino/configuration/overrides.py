@@ -87,6 +87,19 @@ def check_resumed(overrides: list[str]) -> None:
             )
 
 
+def check_config_dir(folder: Path, conf: Path) -> None:
+    """Refuse a folder of people's own choices that is not there, or holds one that Hydra would not take.
+
+    Raises:
+        ConfigError: as above.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder} is no folder")
+    for path in sorted(folder.rglob("*.yaml")):
+        if (conf / path.relative_to(folder)).is_file():
+            raise ConfigError(f"{path} bears the name of a choice of molino's, which counts: give yours another")
+
+
 def check_hydras(overrides: list[str]) -> None:
     """Refuse settings of Hydra's that would have no effect here.
 
