@@ -15,7 +15,16 @@ from typing import Any
 
 from molino.base.errors import ConfigError, MolinoError
 from molino.base.messages import suggest
-from molino.configuration.door import Kind, arguments_of, current_name, find_callable, find_part, let_in, makes_later
+from molino.configuration.door import (
+    Kind,
+    arguments_of,
+    current_name,
+    find_callable,
+    find_part,
+    is_protocol,
+    makes_later,
+    named_in_environment,
+)
 
 # No setting is larger; what is would overflow somewhere below.
 LARGEST = 2**32
@@ -100,17 +109,14 @@ def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") ->
 
 def defaults_of(path: str) -> dict[str, Any]:
     """Return the plain values that a target takes where nothing is said; none of one that is not there."""
-    try:
-        return _defaults(path, let_in())
-    except ConfigError:
-        return {}
+    return _defaults(path, named_in_environment())
 
 
 @functools.cache
-def _defaults(path: str, own: tuple[str, ...]) -> dict[str, Any]:
+def _defaults(path: str, let_in: tuple[str, ...]) -> dict[str, Any]:
     try:
         parameters = inspect.signature(find_callable(path, "_target_")).parameters.values()
-    except (TypeError, ValueError):
+    except (ConfigError, TypeError, ValueError):
         return {}
     return {p.name: p.default for p in parameters if p.default is not p.empty and _is_plain(p.default)}
 
@@ -227,7 +233,7 @@ def _unshared(value: Any) -> Any:
 
 def _attributes(kind: Kind) -> list[str]:
     """Return the attributes that a protocol asks for."""
-    return list(inspect.get_annotations(kind)) if getattr(kind, "_is_protocol", False) else []
+    return list(inspect.get_annotations(kind)) if is_protocol(kind) else []
 
 
 def _name(target: Callable) -> str:
@@ -274,5 +280,5 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (bool, str, dict, list):
         return isinstance(value, annotation)
     # A class such as Path takes no plain value, nor does what is to be called; Any or a protocol decides itself.
-    is_protocol = getattr(annotation, "_is_protocol", False)
-    return origin is not Callable and (not inspect.isclass(annotation) or is_protocol or annotation is object)
+    decides = is_protocol(annotation) or annotation is object or not inspect.isclass(annotation)
+    return origin is not Callable and decides

@@ -72,7 +72,7 @@ def find_callable(path: Any, place: str) -> Callable[..., Any]:
 
 def makes_later(kind: Any) -> bool:
     """Tell whether a kind is one of functions."""
-    return _is_protocol(kind) and "__call__" in vars(kind)
+    return is_protocol(kind) and "__call__" in vars(kind)
 
 
 def arguments_of(kind: Any) -> list[str]:
@@ -96,7 +96,7 @@ def let_in() -> tuple[str, ...]:
     Raises:
         ConfigError: MOLINO_ALLOW holds what is no name of a package.
     """
-    named = _named()
+    named = named_in_environment()
     for name in named:
         if not all(map(str.isidentifier, name.split("."))):
             raise ConfigError(f"{ALLOW} names {name}, which is no package: list them as in {ALLOW}=mylab,other")
@@ -110,11 +110,12 @@ class WorkingDirectory:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         # Nothing else there takes the place of a package that is missing.
-        here = path is None and name in {each.partition(".")[0] for each in _named()}
+        here = path is None and name in {each.partition(".")[0] for each in named_in_environment()}
         return PathFinder.find_spec(name, [str(Path.cwd())]) if here else None
 
 
-def _named() -> tuple[str, ...]:
+def named_in_environment() -> tuple[str, ...]:
+    """Return what MOLINO_ALLOW lists."""
     return tuple(name for name in re.split(r"[,\s]+", os.environ.get(ALLOW, "")) if name)
 
 
@@ -184,7 +185,8 @@ def _is_within(path: str, packages: tuple[str, ...]) -> bool:
     return any(path == package or path.startswith(f"{package}.") for package in packages)
 
 
-def _is_protocol(kind: Any) -> bool:
+def is_protocol(kind: Any) -> bool:
+    """Tell whether a kind is a protocol."""
     return bool(getattr(kind, "_is_protocol", False))
 
 
@@ -196,7 +198,7 @@ def _lacks(target: Any, kind: Kind) -> str:
         return _lacks_as_function(target, kind)
     if not inspect.isclass(target):
         return f"it is a {type(target).__name__}, not a class"
-    if not _is_protocol(kind):
+    if not is_protocol(kind):
         return "" if issubclass(target, kind) else f"it is not derived from {kind.__module__}.{kind.__name__}"
     methods = {name: method for name, method in vars(kind).items() if inspect.isfunction(method)}
     wanted = {name: method for name, method in methods.items() if not name.startswith("_")}
