@@ -13,13 +13,16 @@ import pytest
 import torch
 from conftest import CPU, ROOT
 
+from molino.base.errors import MolinoError
 from molino.configuration.door import ALLOW, let_in
+from molino.configuration.request import Request
 from molino.data.corpus import Corpus
 from molino.models.cache import KVCache
 from molino.runs import directory
 from molino.sweeps.attempt import Context
 from molino.trained.load import load_checkpoint, load_run
 from molino.training.checkpoints import AtomicCheckpointIO
+from molino.verbs import train as train_verb
 
 MYLAB = ROOT / "examples" / "mylab"
 CONF = MYLAB / "conf"
@@ -263,3 +266,136 @@ def test_the_page_is_followed_from_an_empty_folder(molino, cache, tmp_path, monk
     assert len(directory.list_runs(Path("outputs"))) == 5
     for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
         monkeypatch.delitem(sys.modules, name)
+
+
+FAULTY = """
+import torch
+from torch import nn
+from molino.data.tokenizers import Tokenizer
+from molino.models import next_token_loss
+from molino.models.cache import CacheShape
+
+class Net(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+    def forward(self, tokens_BT):
+        return self.table(tokens_BT)
+    def loss(self, tokens_BT, targets_BT):
+        return next_token_loss(self.table(tokens_BT), targets_BT)
+
+class Narrow(Net):
+    def forward(self, tokens_BT):
+        return self.table(tokens_BT)[..., 1:]
+
+class Pair(Net):
+    def forward(self, tokens_BT):
+        return self.table(tokens_BT), None
+
+class Vector(Net):
+    def loss(self, tokens_BT, targets_BT):
+        return self.table(tokens_BT).mean((0, 1))
+
+class Number(Net):
+    def loss(self, tokens_BT, targets_BT):
+        return 1.0
+
+class Forgets(Net):
+    cache_shape = CacheShape(0, 0, 0)
+    def forward(self, tokens_BT, cache=None):
+        return self.table(tokens_BT)
+
+class Shapeless(Net):
+    cache_shape = (0, 0, 0)
+
+class Sizeless(Net):
+    def __init__(self):
+        super().__init__(3)
+
+class Silent(Net):
+    def __init__(self, vocab_size):
+        raise ValueError
+
+class Text:
+    name, licence, documents = "text", "none", False
+    def __init__(self, kind: str = "whole"):
+        self.kind = kind
+    def fingerprint(self):
+        return self.kind
+    def read(self):
+        whole = {"train": ["abcabc" * 200], "val": ["cab" * 50]}
+        return {
+            "whole": whole, "none": None, "list": ["abc"], "no val": {"train": ["abc"]},
+            "bytes": {**whole, "val": [b"abc"]},
+            "strings": {"train": "abc" * 90, "val": "abc" * 90}, "more": {**whole, "dev": ["abc"]},
+        }[self.kind]
+
+def no_tokenizer(texts):
+    return list(texts) and None
+
+class Rateless(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {})
+
+class Nameless(torch.optim.SGD):
+    def __init__(self, parameters, lr: float = 0.1):
+        super().__init__(parameters, lr)
+
+def negative(step, max_steps):
+    return -1.0
+
+def breaks(step, max_steps):
+    raise ArithmeticError("no rate")
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "node", "says"),
+    [
+        ("model", "Narrow", "Narrow.forward(tokens_BT) must be logits of shape (1, 2, 6) (B, T, vocab_size)"),
+        ("model", "Pair", "but it is a tuple"),
+        ("model", "Vector", "Vector.loss(tokens_BT, targets_BT) must be a scalar tensor, not a tensor of shape (6,)"),
+        ("model", "Number", "must be a scalar tensor, not a float"),
+        ("model", "Forgets", "Forgets.forward(tokens_BT, cache) must call cache.advance(T) at its end"),
+        ("model", "Shapeless", "Shapeless.cache_shape must be a CacheShape, but it is a tuple"),
+        ("model", "Sizeless", "model: faulty.Sizeless has no parameter vocab_size, which molino passes"),
+        ("model", "Silent", "model: ValueError"),
+        ("data.corpus", "Text, kind: none", "must be a dict of train, val and perhaps test, but it is a NoneType"),
+        ("data.corpus", "Text, kind: list", "but it is a list"),
+        ("data.corpus", "Text, kind: no val", "but it is a dict of train"),
+        ("data.corpus", "Text, kind: more", "but it is a dict of train, val, dev"),
+        ("data.corpus", "Text, kind: strings", "Text.read() must have a list of texts as train, but it is a str"),
+        ("data.corpus", "Text, kind: bytes", "Text.read() must have a list of texts as val, but it is a list"),
+        ("data.tokenizer", "no_tokenizer", "data.tokenizer: no_tokenizer must return a Tokenizer, not a NoneType"),
+        ("optimizer", "Rateless", "optimizer: Rateless must keep its rate as lr in its groups"),
+        ("optimizer", "Nameless", "optimizer: faulty.Nameless has no parameter params, which molino passes"),
+        ("scheduler", "negative", "scheduler: negative(0, 20) is -1.0, not a factor of 0 or more"),
+        ("scheduler", "breaks", "scheduler: breaks(0, 20) fails: no rate"),
+    ],
+)  # fmt: skip
+def test_what_an_own_part_does_otherwise_is_said_before_anything_is_written(tmp_path, monkeypatch, part, node, says):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.setenv(ALLOW, "faulty")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    name, _, kind = node.partition(", kind: ")
+    settings = {
+        "name": "x", "seed": 0, "resume": None, "weights": None, "callbacks": {}, "logger": {},
+        "paths": {"outputs": str(tmp_path / "outputs"), "cache": str(tmp_path / "cache"), "mirror": None},
+        "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "threads": 1},
+        "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 20, "log_every": 5, "val_every": 10,
+                    "checkpoint_every": 10, "sample_tokens": 0},
+        "model": {"_target_": "faulty.Net"},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
+        "scheduler": {"_target_": "molino.training.schedules.constant"},
+        "data": {"_target_": "molino.data.module.TextDataModule", "corpus": {"_target_": "faulty.Text"},
+                 "tokenizer": {"_target_": "molino.data.tokenizers.train_char"}, "batches": "windows", "block_size": 8,
+                 "batch_size": 2, "cache": str(tmp_path / "cache")},
+    }  # fmt: skip
+    changed = {"_target_": f"faulty.{name}"} | ({"kind": kind} if kind else {})
+    section, _, inner = part.partition(".")
+    settings[section] = settings[section] | {inner: changed} if inner else changed
+    with pytest.raises(MolinoError) as raised:
+        train_verb.run(Request(settings, [], {}))
+    assert says in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "outputs").exists()

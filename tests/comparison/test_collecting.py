@@ -215,3 +215,34 @@ def test_of_many_sweeps_the_latest_are_named(tmp_path):
         find_folders(["absent"], tmp_path)
     named = ", ".join(f"s{number:02}" for number in range(12, 2, -1))
     assert str(raised.value).endswith(f"the sweeps there are {named} and 3 older")
+
+
+def test_a_run_without_a_value_takes_no_ones_place(tmp_path):
+    """Of the same configuration and seed, and written later."""
+    make_run(tmp_path / "good", loss=1.5)
+    for number, value in enumerate(["x", None, [1], {"a": 1}, True, 10**400]):
+        bad = make_run(tmp_path / f"bad{number}", loss=1.0)
+        summary = json.loads((bad / "summary.json").read_text()) | {"val/loss": value}
+        (bad / "summary.json").write_text(json.dumps(summary))
+        (row,) = make_rows(read_runs([tmp_path / "good", bad]), ["val/loss"], None)
+        assert [run.path.name for run in row.runs] == ["good"] and row.samples["val/loss"].mean == 1.5
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "status.json", "environment.json", "overrides.yaml"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
+    make_run(tmp_path / "good", loss=1.5)
+    bad = make_run(tmp_path / "bad", loss=1.0)
+    (bad / name).unlink(missing_ok=True)
+    os.mkfifo(bad / name)
+    assert "good" in {run.path.name for run in read_runs(find_runs([tmp_path]))}
+
+
+def test_what_would_command_a_terminal_is_shown_as_an_escape(tmp_path, capsys):
+    for seed, text in enumerate(["\x1b[31mred\x07", "plain"]):
+        run = make_run(tmp_path / str(seed), "model.norm=pre", loss=1.0 + seed)
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        settings["model"]["norm"] = text
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    print_table(make_rows(read_runs(find_runs([tmp_path])), ["val/loss"], ["model.norm"]), ["val/loss"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown and "\\x1b[31mred" in shown

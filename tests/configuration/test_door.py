@@ -99,10 +99,13 @@ def lab(tmp_path, monkeypatch):
     (tmp_path / "lab" / "nets.py").write_text(
         "from torch import nn\nfrom molino.models.bigram import Bigram\n"
         "class Net(Bigram): pass\n"
+        "class Stub(nn.Module):\n    def loss(self, tokens_BT, targets_BT): pass\n"
         "class Half(nn.Module):\n    def forward(self, tokens_BT): pass\n"
         "class Outside:\n    def forward(self): pass\n    def loss(self): pass\n"
     )
     (tmp_path / "lab" / "broken.py").write_text("import nowhere\n")
+    (tmp_path / "lab" / "zero.py").write_text("\n1 / 0\n")
+    (tmp_path / "lab" / "leaves.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "lab" / "worse.py").write_text("def f(:\n")
     (tmp_path / "lab" / "rates.py").write_text(
         "def ramp(step, max_steps, top=1.0): return top\n"
@@ -133,7 +136,7 @@ def test_a_package_is_let_in_by_the_person_at_the_keyboard(lab, monkeypatch):
         net = find_part("lab.nets.Net", "model._target_", MODEL)
         assert issubclass(net, Bigram)
     monkeypatch.setenv(ALLOW, "lap")
-    assert "lab is not let in (did you mean lap?)" in refused("lab.nets.Net")
+    assert "lab is not let in: did you mean lap?" in refused("lab.nets.Net")
     monkeypatch.setenv(ALLOW, "lab.other")
     assert "lab is not let in" in refused("lab.nets.Net")
     monkeypatch.setenv(ALLOW, "lab/nets")
@@ -145,19 +148,28 @@ def test_a_package_is_let_in_by_the_person_at_the_keyboard(lab, monkeypatch):
     ("path", "reason"),
     [
         ("lab.nets.Nett", "is not there; did you mean lab.nets.Net? Known here: Bigram, Net"),
-        ("lab.net.Net", "is not there; did you mean lab.nets? Known here: broken, nets, rates, worse"),
+        ("lab.net.Net", "is not there; did you mean lab.nets? Known here: broken, leaves, nets, rates, worse, zero"),
         ("lab.nets.Half", "is no Model: it has no loss(tokens_BT, targets_BT)"),
         ("lab.nets.Outside", "is no Model: it is not derived from torch.nn"),
         ("lab.Popen", "is not allowed: it is subprocess's, which is not let in"),
         ("lab.Linear", "is not allowed: it is torch.nn.modules.linear's, which is not let in"),
         ("lab.broken.Net", "cannot be imported: No module named 'nowhere'"),
         ("lab.worse.Net", "cannot be imported: SyntaxError: "),
+        ("lab.zero.Net", "cannot be imported: ZeroDivisionError: division by zero ("),
+        ("lab.leaves.Net", "cannot be imported: SystemExit: 0 ("),
+        ("lab.nets.Stub", "is no Model: it has no forward(tokens_BT)"),
+        ("os.system", "is not allowed: os is not let in"),
         ("absent.Net", "is not there: Python finds no package absent, neither installed nor in "),
     ],
 )
 def test_what_is_wrong_with_an_own_part_is_said(lab, monkeypatch, path, reason):
     monkeypatch.setenv(ALLOW, "lab,absent")
-    assert refused(path).startswith(reason)
+    message = refused(path)
+    assert message.startswith(reason)
+    if "zero" in path:
+        assert message.endswith("lab/zero.py, line 2)")
+    # What is never a part is not recommended.
+    assert "set MOLINO_ALLOW=os" not in message
 
 
 def test_a_function_is_known_by_its_first_parameters(lab, monkeypatch):

@@ -27,9 +27,14 @@ class _Console(Console):
 console = _Console(width=None if sys.stdout.isatty() else 200)
 
 
+def printable(text: str) -> str:
+    """Return a text in which what would command a terminal is an escape: names and models' texts may be anybody's."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def say(text: str) -> None:
     """Print one line as it is: no markup, no colours, no breaks at the width of the terminal."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def show_rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], 
     """Print a table; the first column names the row, the others hold numbers, but for the columns `words`."""
     header = list(header)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=bool(header), pad_edge=False)
-    rows = [[Text(cell, overflow="fold") for cell in row] for row in rows]
+    rows = [[Text(printable(cell), overflow="fold") for cell in row] for row in rows]
     for number in range(len(rows[0])):
         name = header[number] if header else ""
         table.add_column(

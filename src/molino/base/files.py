@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,6 +44,17 @@ def make_directory(path: Path, hint: str = "") -> None:
             path.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as below /proc, where nothing can be made
             raise ResourceError(f"{path} cannot be made ({error.strerror}); choose another place{hint}") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. What is no regular file is refused: to open a pipe would wait for its other end.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return Path(path).read_text("utf-8")
 
 
 @contextmanager

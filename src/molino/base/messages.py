@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from molino.base.console import printable
 from molino.base.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
 from molino.base.files import NO_SPACE, UNWRITABLE
 from molino.base.processes import is_main_process
@@ -32,6 +33,8 @@ def explain(error: BaseException) -> MolinoError | None:
         return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return ConfigError("a path that begins with ~ names a home that is not there: write it out")
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return ConfigError("a path or a name holds a null byte: leave it out")
     if isinstance(error, UnicodeEncodeError):
         what = error.object[error.start : error.end]
         return ConfigError(
@@ -60,7 +63,7 @@ def complain(error: BaseException) -> None:
     # All processes of a distributed run meet these.
     if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
         return
-    print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+    print(printable(f"{Path(sys.argv[0]).name}: {one_line(error)}"), file=sys.stderr)
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -78,8 +81,10 @@ def _explain_hydra(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         key, full = str(cause.key), cause.full_key or str(cause.key)
-        known: Iterable[str] = map(str, cause.parent_node)
-        return f"{full} is not a setting{suggest(key, known, full.removesuffix(key))}"
+        known = [name for name in map(str, cause.parent_node) if not name.startswith("_")]
+        # A part's YAML need not list all that its constructor takes.
+        more = f"; what the file of this choice leaves out is added by +{full}=..." * ("_target_" in cause.parent_node)
+        return f"{full} is not a setting{suggest(key, known, full.removesuffix(key))}{more}"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
     # Where Hydra looked for its files is more than one wants to know.

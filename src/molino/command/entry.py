@@ -66,7 +66,7 @@ def prepare_environment() -> None:
     # In a locale that is not UTF-8 Python keeps foreign bytes as lone surrogates, which no file can hold.
     with suppress(UnicodeError):
         sys.argv[1:] = [os.fsencode(argument).decode("utf-8") for argument in sys.argv[1:]]
-    for name in ("MOLINO_CACHE", "MOLINO_MIRROR"):
+    for name in ("HOME", "MOLINO_CACHE", "MOLINO_MIRROR"):
         if not os.environ.get(name):
             os.environ.pop(name, None)
     try:

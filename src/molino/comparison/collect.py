@@ -6,6 +6,7 @@ Reads summaries, settings and statuses, never logs: hundreds of runs take a seco
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from molino.base.errors import CheckpointError
+from molino.base.files import read_text
 from molino.configuration import identity
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten
@@ -24,6 +26,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where
 GROUPS = (
     "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment", "debug",
 )  # fmt: skip
+LARGEST = sys.float_info.max  # JSON knows larger whole numbers
 MOST_NAMES = 10  # of sweeps in a message
 
 
@@ -77,8 +80,8 @@ class Run:
         value = summary.get(name)
         if value is None and name in summary and name.endswith("perplexity"):
             return math.inf
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
+            return None if value != math.inf else value
         return value
 
     def value(self, key: str) -> str | int | float | bool | None:
@@ -277,11 +280,11 @@ def _value(text: str) -> Any:
 
 def _recorded_choices(path: Path) -> dict[str, Any]:
     try:
-        choices = json.loads((path / "environment.json").read_text("utf-8")).get("choices") or {}
+        choices = json.loads(read_text(path / "environment.json")).get("choices") or {}
         return {group: choice for group, choice in choices.items() if group in GROUPS}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
 def _read_yaml(path: Path) -> Any:
-    return yaml.load(path.read_text("utf-8"), LOADER)
+    return yaml.load(read_text(path), LOADER)

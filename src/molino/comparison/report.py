@@ -37,7 +37,9 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
     for title, png in drawn.items():
         with atomic_write(target / file_name(title)) as file:
             file.write(png)
-    write_text(target / INDEX, make_page(rows, metrics, drawn, command))
+    page = make_page(rows, metrics, drawn, command)
+    # Names of directories may hold bytes that are no text.
+    write_text(target / INDEX, page.encode("utf-8", "backslashreplace").decode())
     # Pictures of an earlier report that this one has not.
     names = {INDEX, *map(file_name, drawn)}
     for path in _entries(target):

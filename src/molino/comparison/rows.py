@@ -98,7 +98,7 @@ def make_rows(runs: list[Run], metrics: list[str], group_by: list[str] | None) -
         (row.runs if run.done else row.unfinished).append(run)
     for row in rows.values():
         if not metrics[0].endswith(MEASURED):
-            row.runs, row.repeats = _without_repeats(row.runs)
+            row.runs, row.repeats = _without_repeats(row.runs, metrics[0])
         row.samples = {metric: describe(_values(row.runs, metric)) for metric in metrics}
     label(list(rows.values()), group_by)
     return _ranked(list(rows.values()), metrics[0])
@@ -182,10 +182,11 @@ def _values(runs: list[Run], metric: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the latest run of each configuration and seed, and the others, which say the same once more."""
+def _without_repeats(runs: list[Run], metric: str) -> tuple[list[Run], list[Run]]:
+    """Return the latest run of each configuration and seed, one with a value if there is one, and the others, which say
+    the same once more."""
     latest: dict[tuple[Any, ...], Run] = {}
-    for run in sorted(runs, key=lambda run: (run.path / SUMMARY).stat().st_mtime_ns):
+    for run in sorted(runs, key=lambda run: (run.metric(metric) is not None, (run.path / SUMMARY).stat().st_mtime_ns)):
         latest[run.identity, run.corpus, canonical(run.seed)] = run
     kept = {run.path for run in latest.values()}
     return [run for run in runs if run.path in kept], [run for run in runs if run.path not in kept]

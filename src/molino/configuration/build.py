@@ -11,6 +11,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from molino.base.errors import ConfigError, MolinoError
@@ -79,13 +80,17 @@ def check_arguments(
     target: Callable, arguments: Mapping[str, Any], key: str = "", given: Iterable[str] = (), later: bool = False
 ) -> None:
     """Check settings that something of molino's own is to be called with; as `check_node`."""
-    given, parameters = set(given), inspect.signature(target).parameters
+    given, parameters = dict.fromkeys(given), inspect.signature(target).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        check_names(arguments, set(parameters) - given, prefix=join(key, ""))
-        if not later and (lacking := sorted(given - set(parameters))):
-            raise ConfigError(f"{key}: {_name(target)} has no parameter {', '.join(lacking)}, which molino passes")
+        check_names(arguments, [name for name in parameters if name not in given], prefix=join(key, ""))
+        # What waits may leave some of it alone, but not all.
+        absent = [name for name in given if name not in parameters]
+        if absent and not (later and len(absent) < len(given)):
+            raise ConfigError(f"{key}: {_name(target)} has no parameter {absent[0]}, which molino passes")
     hints = _type_hints(target)
     for name, value in arguments.items():
+        if value is not None and target.__module__.startswith("lightning.") and _is_path(hints.get(name)):
+            raise ConfigError(f"{join(key, name)}={value} is not taken: a run writes into its own directory alone")
         _check_value(value, join(key, name), hints.get(name, Any))
     for name, parameter in parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -150,8 +155,9 @@ def _construct(node: Mapping[str, Any], key: str, kind: Kind, runtime: dict[str,
     except MolinoError:
         raise
     except Exception as error:
-        if isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException":
-            raise ConfigError(f"{key}: {error}") from error
+        known = isinstance(error, ValueError | TypeError | ImportError)
+        if known or type(error).__name__ == "MisconfigurationException":
+            raise ConfigError(f"{key}: {str(error) or type(error).__name__}") from error
         raise
 
 
@@ -254,6 +260,10 @@ def _describe(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     return annotation.__name__ if inspect.isclass(annotation) and not typing.get_args(annotation) else str(annotation)
+
+
+def _is_path(annotation: Any) -> bool:
+    return any(inspect.isclass(each) and issubclass(each, Path) for each in (annotation, *typing.get_args(annotation)))
 
 
 def _is_torch(annotation: Any) -> bool:

@@ -20,6 +20,7 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
@@ -151,11 +152,12 @@ def _check_root(path: str, place: str) -> None:
         return
     package = path.partition(".")[0]
     near = difflib.get_close_matches(package, own, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ConfigError(
-        f"{place}={path} is not allowed: {package} is not let in{hint}; if the code is yours, or you trust it, set "
-        f"{ALLOW}={package} in the environment"
-    )
+    advice = f"; if the code is yours, or you trust it, set {ALLOW}={package} in the environment"
+    if near:
+        advice = f": did you mean {near[0]}?"
+    elif package in (*sys.stdlib_module_names, "torch", "lightning"):
+        advice = ""  # never a part, but a way to do harm
+    raise ConfigError(f"{place}={path} is not allowed: {package} is not let in{advice}")
 
 
 def _import(module: str, path: str, place: str) -> ModuleType:
@@ -172,9 +174,10 @@ def _import(module: str, path: str, place: str) -> ModuleType:
         known = [found.name for found in pkgutil.iter_modules(getattr(sys.modules[parent], "__path__", ()))]
         advice = suggest(missing, known, f"{parent}.") if known else f": {parent} is a module, not a package"
         raise ConfigError(f"{place}={path} is not there{advice}") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{place}={path} cannot be imported: {type(error).__name__}: {reason}") from error
+    except (Exception, SystemExit) as error:
+        reason, last = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
+        raise ConfigError(f"{place}={path} cannot be imported: {type(error).__name__}: {reason}{where}") from error
 
 
 def _public(module: ModuleType) -> Iterator[str]:
@@ -193,17 +196,28 @@ def is_protocol(kind: Any) -> bool:
 def _lacks(target: Any, kind: Kind) -> str:
     """Return what a target lacks to be of a kind, in words; empty if nothing."""
     if isinstance(kind, tuple):
-        return next((lack for each in kind if (lack := _lacks(target, each))), "")
+        return next((lack for each in kind if (lack := _lacks(target, each))), "") or _lacks_own(target, *kind)
     if makes_later(kind):
         return _lacks_as_function(target, kind)
     if not inspect.isclass(target):
         return f"it is a {type(target).__name__}, not a class"
     if not is_protocol(kind):
         return "" if issubclass(target, kind) else f"it is not derived from {kind.__module__}.{kind.__name__}"
-    methods = {name: method for name, method in vars(kind).items() if inspect.isfunction(method)}
-    wanted = {name: method for name, method in methods.items() if not name.startswith("_")}
-    lacking = [_described(name, method) for name, method in wanted.items() if not callable(getattr(target, name, None))]
-    return f"it has no {' and no '.join(lacking)}" if lacking else ""
+    return _has_no({name: each for name, each in _methods(kind).items() if not callable(getattr(target, name, None))})
+
+
+def _lacks_own(target: type, base: type, protocol: type) -> str:
+    """Return which methods of a protocol a class has from its base alone, as torch.nn.Module's stub of `forward`."""
+    stubs = {name: getattr(base, name, None) for name in _methods(protocol)}
+    return _has_no({n: each for n, each in _methods(protocol).items() if getattr(target, n, None) is stubs[n]})
+
+
+def _methods(protocol: type) -> dict[str, Callable]:
+    return {n: each for n, each in vars(protocol).items() if inspect.isfunction(each) and not n.startswith("_")}
+
+
+def _has_no(methods: dict[str, Callable]) -> str:
+    return f"it has no {' and no '.join(map(_described, methods, methods.values()))}" if methods else ""
 
 
 def _lacks_as_function(target: Any, kind: type) -> str:

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from molino.base.console import advancing, working
-from molino.base.errors import DataError
+from molino.base.errors import ConfigError, DataError
 from molino.base.files import lock, make_directory, remove_orphans, sha256_file, write_text
 from molino.data.arrays import Appender, append_array
 from molino.data.corpus import Corpus
-from molino.data.text import Metered, Text
+from molino.data.text import FileText, Metered, Text
 from molino.data.tokenizers import Tokenizer
 
 HINT = "; set MOLINO_CACHE or paths.cache"
@@ -81,7 +81,7 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedC
         DataError: the corpus cannot be read, or what the cache holds of it.
         ResourceError: the cache cannot be written.
     """
-    read, sha256 = functools.cache(corpus.read), corpus.fingerprint()
+    read, sha256 = functools.cache(lambda: _checked(corpus.read(), corpus)), corpus.fingerprint()
     path = Path(cache) / "tokenizers" / f"{_digest(sha256, _settings(train))}.json"
     tokenizer = None
 
@@ -89,6 +89,8 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedC
         nonlocal tokenizer
         with advancing("reading", sum(map(len, read()["train"]))) as advance:
             made = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
+        if not isinstance(made, Tokenizer):
+            raise ConfigError(f"data.tokenizer: {train.func.__name__} must return a Tokenizer, not {_shown(made)}")
         made.save(path)
         tokenizer = _with_words(made, corpus)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
@@ -100,7 +102,26 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedC
 
 def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenizedCorpus:
     """Return a corpus as tokens of a tokenizer that exists; as `prepare`."""
-    return _tokenize(corpus, tokenizer, cache, corpus.read, corpus.fingerprint())
+    return _tokenize(corpus, tokenizer, cache, lambda: _checked(corpus.read(), corpus), corpus.fingerprint())
+
+
+def _checked(splits: Any, corpus: Corpus) -> dict[str, list[Text]]:
+    """Return what a corpus has read; of one of people's own it may be anything.
+
+    Raises:
+        DataError: it is not what `Corpus.read` says.
+    """
+    name = f"data.corpus: {type(corpus).__name__}.read()"
+    if not isinstance(splits, dict) or not {"train", "val"} <= splits.keys() <= {"train", "val", "test"}:
+        raise DataError(f"{name} must be a dict of train, val and perhaps test, but it is {_shown(splits)}")
+    for split, texts in splits.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str | FileText) for text in texts):
+            raise DataError(f"{name} must have a list of texts as {split}, but it is {_shown(texts)}")
+    return splits
+
+
+def _shown(value: Any) -> str:
+    return f"a dict of {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
 def _tokenize(

@@ -5,7 +5,11 @@ Shape suffixes: B batch, T time (tokens), C channels, V vocabulary.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+
+from molino.base.errors import ConfigError
+from molino.models.cache import CacheShape, KVCache
 
 
 class Model(Protocol):
@@ -35,3 +39,45 @@ class Model(Protocol):
 
 # What belongs under `model`.
 MODEL = (nn.Module, Model)
+
+
+def is_ours(model: nn.Module) -> bool:
+    """Tell whether a model is of molino's own families, whose tests say what they return."""
+    return type(model).__module__.startswith("molino.")
+
+
+@torch.no_grad()
+def check_model_by_use(model: nn.Module) -> None:
+    """Have a model of people's own, on the CPU, read two tokens; neither it nor the random state is changed.
+
+    Raises:
+        ConfigError: what it returns is not what `Model` says.
+    """
+    name, training = type(model).__name__, model.training
+    tokens_BT = torch.zeros(1, min(2, model.block_size), dtype=torch.long)
+    wanted = (*tokens_BT.shape, model.vocab_size)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.eval()
+            _check_logits(f"{name}.forward(tokens_BT)", model(tokens_BT), wanted)
+            loss = model.loss(tokens_BT, tokens_BT)
+            if not (isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()):
+                raise ConfigError(f"{name}.loss(tokens_BT, targets_BT) must be a scalar tensor, not {_shown(loss)}")
+            if hasattr(model, "cache_shape"):
+                if not isinstance(model.cache_shape, CacheShape):
+                    raise ConfigError(f"{name}.cache_shape must be a CacheShape, but it is {_shown(model.cache_shape)}")
+                cache = KVCache(model.cache_shape, 1, len(tokens_BT[0]))
+                _check_logits(f"{name}.forward(tokens_BT, cache)", model(tokens_BT, cache), wanted)
+                if cache.length != len(tokens_BT[0]):
+                    raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
+    finally:
+        model.train(training)
+
+
+def _check_logits(call: str, logits: object, wanted: tuple[int, ...]) -> None:
+    if not (isinstance(logits, Tensor) and tuple(logits.shape) == wanted):
+        raise ConfigError(f"{call} must be logits of shape {wanted} (B, T, vocab_size), but it is {_shown(logits)}")
+
+
+def _shown(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

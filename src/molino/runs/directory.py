@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.base.files import explain_os_errors, make_directory, write_text
+from molino.base.files import explain_os_errors, make_directory, read_text, write_text
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -161,7 +161,7 @@ def check_extent(content: Any) -> None:
 
 def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        content = parse(path.read_text("utf-8"))
+        content = parse(read_text(path))
         check_extent(content)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.errors import CheckpointError, Interrupted
-from molino.base.files import is_locked, lock, make_directory, remove_orphans, write_text
+from molino.base.files import is_locked, lock, make_directory, read_text, remove_orphans, write_text
 from molino.base.messages import explain, one_line
 from molino.runs.directory import CONFIG, LOCK, SUMMARY, read_summary
 
@@ -148,7 +148,7 @@ def _fail(run: Path, error: str, exit_code: int) -> None:
 
 def _stored(run: Path) -> dict[str, Any]:
     try:
-        stored = json.loads((Path(run) / STATUS).read_text("utf-8"))
+        stored = json.loads(read_text(Path(run) / STATUS))
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}

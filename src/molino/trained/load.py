@@ -98,14 +98,24 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
     A model whose weights were trained elsewhere has a `vocab_size` of its own. One that does not say how long a text it
     reads, or of how many tokens, reads what it is trained on.
     """
+    check_model(settings)
     own = settings["model"].get("vocab_size")
     if own is not None:
         check_vocabulary(vocab_size, own)
     model = build(settings["model"], "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
-    for name, value in (("vocab_size", vocab_size), ("block_size", settings["data"]["block_size"])):
-        if not hasattr(model, name):
-            setattr(model, name, value)
+    if not hasattr(model, "vocab_size"):
+        model.vocab_size = vocab_size
+    if not hasattr(model, "block_size"):
+        model.block_size = _trained_length(settings)
     return model
+
+
+def _trained_length(settings: dict[str, Any]) -> int:
+    data = settings.get("data")
+    length = data.get("block_size") if isinstance(data, dict) else None
+    if not isinstance(length, int) or length < 1:
+        raise CheckpointError(f"the run's config.yaml is damaged: data.block_size={length} is no length of a text")
+    return length
 
 
 def check_model(settings: dict[str, Any]) -> None:
@@ -135,6 +145,8 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
         raise CheckpointError(
             f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"
         )
+    if content["start_id"] >= model.vocab_size:
+        raise CheckpointError(f"{path} begins texts with token {content['start_id']}, which the model does not have")
     weights = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights)
@@ -155,13 +167,27 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             # torch.load reads tensors without looking at the checksums that the file carries.
             damaged = archive.testzip()
         if damaged is None:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=True)
+            _check_content(content)
+            return content
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or no checkpoint of molino ({reason}): {_other(path)}") from error
     raise CheckpointError(f"{path} is damaged (checksum of {damaged}): {_other(path)}")
+
+
+def _check_content(content: Any) -> None:
+    """Refuse what molino has not written, whatever is lacking: that is for whoever needs it to say."""
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    weights = content.get("state_dict", {})
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError("its state_dict is none")
+    for name in ("global_step", "start_id"):
+        if name in content and not (isinstance(content[name], int) and content[name] >= 0):
+            raise ValueError(f"its {name} is {content[name]!r}")
 
 
 def _other(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from molino.base.errors import CheckpointError
+from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import write_text
 from molino.configuration.build import build
 from molino.configuration.door import find_part
@@ -135,12 +135,18 @@ def given_to(node: Any, key: str) -> list[str]:
     from, if its constructor takes them.
 
     Raises:
-        ConfigError: there is no such logger.
+        ConfigError: there is no such logger, or it does not ask.
     """
     if not isinstance(node, dict) or "_target_" not in node:
         return []
-    parameters = inspect.signature(find_part(node["_target_"], f"{key}._target_", Logger)).parameters
-    return [name for name in ("directory", "first_step") if name in parameters]
+    target = find_part(node["_target_"], f"{key}._target_", Logger)
+    if target.__module__.startswith("lightning."):
+        # Settings may be somebody else's, and some of these delete what they find in their folder.
+        raise ConfigError(
+            f"{key}._target_={node['_target_']} is not taken: Lightning's own loggers write where their settings say, "
+            "not into the run's directory"
+        )
+    return [name for name in ("directory", "first_step") if name in inspect.signature(target).parameters]
 
 
 def log_floors(directory: Path, floors: dict[str, float], last_step: int) -> None:

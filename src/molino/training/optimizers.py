@@ -35,7 +35,9 @@ def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial)
 def check_optimizer(make: functools.partial) -> None:
     """Refuse settings that make no optimizer, while there is no model yet."""
     with shapes_only():
-        optimizer_for(nn.Linear(2, 2), {"weight"}, make)
+        optimizer = optimizer_for(nn.Linear(2, 2), {"weight"}, make)
+    if not all("lr" in group for group in optimizer.param_groups):
+        raise ConfigError(f"optimizer: {make.func.__name__} must keep its rate as lr in its groups, for the schedule")
 
 
 def parameter_groups(model: nn.Module, matrices: Set[str]) -> list[dict]:

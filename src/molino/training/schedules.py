@@ -54,8 +54,8 @@ def check_schedule(schedule: functools.partial, max_steps: int) -> None:
         factor = schedule(0, max_steps)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(f"scheduler: {schedule.func.__name__}(0, {max_steps}) fails: {error}") from error
-    if not (isinstance(factor, int | float) and math.isfinite(factor)):
-        raise ConfigError(f"scheduler: {schedule.func.__name__}(0, {max_steps}) is {factor}, not a finite number")
+    if not (isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0):
+        raise ConfigError(f"scheduler: {schedule.func.__name__}(0, {max_steps}) is {factor}, not a factor of 0 or more")
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from molino.base.console import printable
 from molino.base.errors import ConfigError
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
@@ -110,6 +111,6 @@ def pieces(ids: Iterable[int], tokenizer: Tokenizer, context: list[int]) -> Iter
 def write(text: str) -> None:
     """Write to standard output at once. A terminal is spared control characters, which a model may produce."""
     if sys.stdout.isatty():
-        text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+        text = printable(text)
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from molino.data.start import start_token
 from molino.evaluation.floors import split_floors
 from molino.evaluation.loss import loss_units
 from molino.hub.read import read_weights
+from molino.models.model import check_model_by_use, is_ours
 from molino.search.pruning import pruning_of, verdict
 from molino.trained.load import build_model
 from molino.training.checkpoints import Checkpoints, resume_step
@@ -45,6 +46,8 @@ def train(run: Run, started: float) -> float:
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     model = build_model(run.settings, data.tokenizer.size)
+    if not is_ours(model):
+        check_model_by_use(model)
     if run.checkpoint is None and run.settings["weights"]:
         read_weights(model, run.settings["weights"])
     hardware = hardware.settle(model, data.block_size, data.tokens_per_step, plan.max_steps)
