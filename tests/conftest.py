@@ -32,6 +32,11 @@ def pytest_collectstart() -> None:
             import_lightning()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n logical` means: one more than there are cores, for some tests wait for a Slurm."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
     """The folder with raw/<corpus>/<file>: MOLINO_MIRROR, or shared/data beside the checkout."""

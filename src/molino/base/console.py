@@ -13,6 +13,8 @@ from rich.progress import Progress, track
 from rich.table import Table
 from rich.text import Text
 
+from molino.base.streams import printable
+
 SECONDS_BETWEEN_LINES = 5.0
 Item = TypeVar("Item")
 
@@ -25,11 +27,6 @@ class _Console(Console):
 
 # A file has no width to keep to.
 console = _Console(width=None if sys.stdout.isatty() else 200)
-
-
-def printable(text: str) -> str:
-    """Return a text in which what would command a terminal is an escape: names and models' texts may be anybody's."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def say(text: str) -> None:

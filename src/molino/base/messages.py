@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from molino.base.console import printable
 from molino.base.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
 from molino.base.files import NO_SPACE, UNWRITABLE
 from molino.base.processes import is_main_process
+from molino.base.streams import printable
 
 
 def explain(error: BaseException) -> MolinoError | None:

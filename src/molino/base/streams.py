@@ -28,3 +28,8 @@ def escape_unwritable() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # put in place of the real one by whoever reads it
             stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Return a text in which what would command a terminal is an escape: names and models' texts may be anybody's."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from molino.base.console import printable
 from molino.base.errors import ConfigError
+from molino.base.streams import printable
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
