@@ -29,7 +29,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def places(tmp_path_factory):
     """A cache that all runs of this file share, so that a corpus is read once."""
     return tmp_path_factory.mktemp("conf")

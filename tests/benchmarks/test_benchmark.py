@@ -126,8 +126,9 @@ def test_preparation_is_compared_in_turns(tmp_path, capsys):
 
 
 def test_a_start_is_timed_from_the_command_to_the_first_step(tmp_path, monkeypatch):
-    """A whole run and --help; imports by themselves take long and tell nothing here."""
-    whole = common.run
+    """A whole run, of a bigram, and --help; imports by themselves take long and tell nothing here."""
+    whole, trained = common.run, common.train_run
+    monkeypatch.setattr(common, "train_run", lambda *given: trained(*given, "model=bigram", "hardware=cpu"))
     monkeypatch.setattr(common, "run", lambda command, *more: "" if "-c" in command else whole(command, *more))
     found = start.start(str(ROOT / "scripts" / "train.py"), tmp_path, 1)
     assert 0 < found["--help"][0] < found["command to first step"][0] < 100
