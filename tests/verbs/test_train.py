@@ -30,7 +30,7 @@ SMALL = (
     "trainer.accumulate=2", "trainer.log_every=5", "trainer.val_every=25", "trainer.checkpoint_every=10",
     "trainer.sample_tokens=10",
 )  # fmt: skip
-LONG = (*SMALL, "trainer.max_steps=1000")
+LONG = (*SMALL, "trainer.max_steps=600")
 TIMINGS = {"train/tokens_per_second", "seconds"}
 
 
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undi
     killed, home = 0, tmp_path / "killed"
     process = start(home, *LONG, f"data.path={text}")
     for _ in range(3):
-        wait_for_step(process, home, moments.randint(1, 25))
+        wait_for_step(process, home, moments.randint(1, 15))
         time.sleep(moments.random() * 0.03)
         process.kill()
         killed += process.wait() == -signal.SIGKILL
