@@ -161,6 +161,12 @@ def test_a_path_that_a_locale_cannot_write_is_one_line():
     )
 
 
+def test_a_name_whose_bytes_are_no_text_is_to_be_renamed():
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "outputs/\udcff".encode()
+    assert one_line(raised.value).endswith("cannot be a part of a path in this locale (utf-8): rename it")
+
+
 def test_an_empty_variable_is_as_if_it_were_not_set(molino, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MOLINO_CACHE", "")
     monkeypatch.setenv("MOLINO_MIRROR", "")

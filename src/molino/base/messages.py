@@ -37,9 +37,9 @@ def explain(error: BaseException) -> MolinoError | None:
         return ConfigError("a path or a name holds a null byte: leave it out")
     if isinstance(error, UnicodeEncodeError):
         what = error.object[error.start : error.end]
-        return ConfigError(
-            f"{what!r} cannot be a part of a path in this locale ({error.encoding}): set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-        )
+        # In UTF-8 it is no locale's fault, but a name whose bytes are no text.
+        advice = "rename it" if error.encoding.startswith("utf") else "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        return ConfigError(f"{what!r} cannot be a part of a path in this locale ({error.encoding}): {advice}")
     if type(error).__name__ in ("DistStoreError", "DistNetworkError"):
         return ResourceError(f"the processes of the run did not find each other: {' '.join(str(error).split())[:200]}")
     too_large = re.search("can't allocate memory|calculation overflowed", str(error))

@@ -14,7 +14,6 @@ of its kind belongs. Kinds are what the code asks for:
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
 import os
 import pkgutil

@@ -129,7 +129,8 @@ class Trials:
                 continue
             # Another command may have been faster.
             self.study.tell(trial.number, value, state, skip_if_finished=True)
-            self.failed_in_a_row = self.failed_in_a_row if state == TrialState.FAIL else 0
+            if state != TrialState.FAIL:
+                self.failed_in_a_row = 0
 
     def conclude(self, directory: Path, launcher: Any) -> None:
         """Tell what was found.

@@ -140,8 +140,8 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
-    # Checkpoints of before do not say it.
-    if content.get("tokenizer", digest := digest_of((run / directory.TOKENIZER).read_text("utf-8"))) != digest:
+    digest = digest_of((run / directory.TOKENIZER).read_text("utf-8"))
+    if content.get("tokenizer", digest) != digest:  # checkpoints of before do not say it
         raise CheckpointError(
             f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"
         )
