@@ -107,11 +107,11 @@ def write(folder: Path, target: str, settings: dict[str, Any]) -> Reads:
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     folder.mkdir()
     never = {"bos_token_id": None, "eos_token_id": None}
-    write_model(folder, model, find_format(target, settings), settings, never)
+    write_model(folder, model, find_format(model, settings), settings, never)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tables -= {id(model.lm_head.weight)}  # which, if it is tied, is read whole
     weights = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in tables)
-    return Reads(weights, FLOAT_BYTES * model.cache_shape.numbers_per_token)
+    return Reads(weights, FLOAT_BYTES * model.capabilities.cache.numbers_per_token)
 
 
 @contextmanager

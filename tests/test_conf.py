@@ -53,8 +53,10 @@ def assert_trained(done: Outcome, outputs: Path) -> Path:
 def test_no_group_is_forgotten_here():
     tested = {"data", "data/tokenizer", "debug", "experiment", "hardware", "logger", "model", "optimizer", "scheduler"}
     tested |= {"hydra/launcher", "hydra/sweeper"}  # in sweeps/ and search/
+    tested |= {"task"}  # every run has one
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
-    assert groups == tested | {"trainer"} and choices("trainer") == choices("logger") == ["default"]
+    assert groups == tested | {"trainer"} and choices("task") == ["language_model"]
+    assert choices("trainer") == choices("logger") == ["default"]
     assert choices(".") == ["evaluate", "explain", "export", "generate", "results", "train"]
     assert choices("hydra/launcher") == ["local", "slurm"] and choices("hydra/sweeper") == ["grid", "optuna"]
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere

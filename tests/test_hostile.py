@@ -40,7 +40,7 @@ HOSTILE = [
     ("model._target_", "molino.base.files.write_text", "no Model"),
     ("model._target_", "molino.base.files.shutil.rmtree", "is not there"),
     ("model._target_", "molino.verbs.train.train", "no Model"),
-    ("model._target_", "molino.training.module.LanguageModel", "it has no loss(tokens_BT, targets_BT)"),
+    ("model._target_", "molino.training.module.TrainingModule", "it has no loss(tokens_BT, targets_BT)"),
     ("model._target_", "molino.hub.read.load_model", "no Model"),
     ("model._target_", "molino.trained.load.torch.load", "is not there"),
     ("model._target_", "torch.optim.AdamW", "no Model"),

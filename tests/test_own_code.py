@@ -113,7 +113,7 @@ def test_a_model_with_a_cache_reads_in_pieces_what_it_reads_whole():
     torch.manual_seed(0)
     model = Parallel(11, block_size=12, n_head=2, n_embd=8).eval()
     tokens_BT = torch.randint(11, (3, 12))
-    cache = KVCache(model.cache_shape, 3, 12)
+    cache = KVCache(model.capabilities.cache, 3, 12)
     pieces = [model(part_BT, cache) for part_BT in tokens_BT.split([5, 1, 6], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens_BT))
 
@@ -235,7 +235,7 @@ def test_every_choice_of_the_example_is_used():
     """By experiment=sums, or by the tests of both models."""
     text = (CONF / "experiment" / "sums.yaml").read_text()
     chosen = {f"{group}/{name}" for group, name in re.findall(r"override /(\w+): (\w+)", text)}
-    chosen |= {"experiment/sums", "data/tokenizer/bytes", "model/parallel"}
+    chosen |= {"experiment/sums", "experiment/order", "data/tokenizer/bytes", "model/parallel", "task/order"}
     assert {str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml")} == chosen
 
 
@@ -274,6 +274,7 @@ from torch import nn
 from molino.data.tokenizers import Tokenizer
 from molino.models import next_token_loss
 from molino.models.cache import CacheShape
+from molino.models.capabilities import Capabilities
 
 class Net(nn.Module):
     def __init__(self, vocab_size):
@@ -301,12 +302,21 @@ class Number(Net):
         return 1.0
 
 class Forgets(Net):
-    cache_shape = CacheShape(0, 0, 0)
+    capabilities = Capabilities(cache=CacheShape(0, 0, 0))
     def forward(self, tokens_BT, cache=None):
         return self.table(tokens_BT)
 
 class Shapeless(Net):
-    cache_shape = (0, 0, 0)
+    capabilities = Capabilities(cache=(0, 0, 0))
+
+class Dumb(Net):
+    capabilities = "all"
+
+class Headless(Net):
+    capabilities = Capabilities(hidden=4)
+
+class Loose(Net):
+    capabilities = Capabilities(tied=("table.weight", "head.weight"))
 
 class Sizeless(Net):
     def __init__(self):
@@ -357,7 +367,10 @@ def breaks(step, max_steps):
         ("model", "Vector", "Vector.loss(tokens_BT, targets_BT) must be a scalar tensor, not a tensor of shape (6,)"),
         ("model", "Number", "must be a scalar tensor, not a float"),
         ("model", "Forgets", "Forgets.forward(tokens_BT, cache) must call cache.advance(T) at its end"),
-        ("model", "Shapeless", "Shapeless.cache_shape must be a CacheShape, but it is a tuple"),
+        ("model", "Shapeless", "Shapeless.capabilities.cache must be a CacheShape, but it is a tuple"),
+        ("model", "Dumb", "Dumb.capabilities must be Capabilities, but it is a str"),
+        ("model", "Headless", "its hidden states are 4 wide: hidden(tokens_BT) must be of shape (1, 2, 4), and head"),
+        ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),
         ("model", "Sizeless", "model: faulty.Sizeless has no parameter vocab_size, which molino passes"),
         ("model", "Silent", "model: ValueError"),
         ("data.corpus", "Text, kind: none", "must be a dict of train, val and perhaps test, but it is a NoneType"),
@@ -385,7 +398,7 @@ def test_what_an_own_part_does_otherwise_is_said_before_anything_is_written(tmp_
         "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "threads": 1},
         "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 20, "log_every": 5, "val_every": 10,
                     "checkpoint_every": 10, "sample_tokens": 0},
-        "model": {"_target_": "faulty.Net"},
+        "task": {"_target_": "molino.tasks.language_model.LanguageModel"}, "model": {"_target_": "faulty.Net"},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
         "scheduler": {"_target_": "molino.training.schedules.constant"},
         "data": {"_target_": "molino.data.module.TextDataModule", "corpus": {"_target_": "faulty.Text"},

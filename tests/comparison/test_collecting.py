@@ -17,6 +17,7 @@ from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import print_table
 from molino.runs.directory import read_config
+from molino.tasks.earlier import measures
 
 
 def test_runs_are_found_once_and_hold_no_runs(tmp_path):
@@ -47,7 +48,7 @@ def test_names(tmp_path, monkeypatch):
 
 def test_what_was_typed_and_what_it_came_to(tmp_path):
     make_run(tmp_path / "run", "model=bigram", "optimizer.lr=1e-3", "seed=3", loss=1.25)
-    (run,) = read_runs(find_runs([tmp_path]))
+    (run,) = read_runs(find_runs([tmp_path]), measures)
     assert (run.seed, run.done, run.pruned, run.metric("val/loss")) == (3, True, False, 1.25)
     assert (run.value("model"), run.value("optimizer.lr"), run.value("weights")) == ("bigram", 0.001, "null")
     assert run.value("optimizer.betas") == "[0.9, 0.95]" and run.value("model.n_layer") is None
@@ -59,21 +60,21 @@ def test_what_makes_no_other_experiment(tmp_path):
     make_run(tmp_path / "b" / "1", "seed=1", "name=other", "hardware.threads=1", "logger.csv=null", loss=1.0)
     make_run(tmp_path / "c" / "2", "seed=2", "optimizer.lr=0.003", loss=1.0)
     make_run(tmp_path / "d" / "3", "seed=3", "model.dropout=0", loss=1.0)  # 0 and 0.0 are one number
-    assert len({run.identity for run in read_runs(find_runs([tmp_path]))}) == 1
+    assert len({run.identity for run in read_runs(find_runs([tmp_path]), measures)}) == 1
     make_run(tmp_path / "e", "hardware.accelerator=cpu", loss=1.0)
-    assert len({run.identity for run in read_runs(find_runs([tmp_path]))}) == 2
+    assert len({run.identity for run in read_runs(find_runs([tmp_path]), measures)}) == 2
 
 
 def test_an_older_run_takes_the_choices_of_its_like(tmp_path):
     make_run(tmp_path / "a", "model=custom_gpt", loss=1.0)
     make_run(tmp_path / "b", loss=1.0, choices=False)
     make_run(tmp_path / "c", "model=custom_gpt", "seed=1", loss=1.0, choices=False)
-    _, old, typed = read_runs(find_runs([tmp_path]))
+    _, old, typed = read_runs(find_runs([tmp_path]), measures)
     # Nobody else has such a section: the name of its class.
     assert (old.value("model"), typed.value("model")) == ("GPT", "custom_gpt")
     assert (old.value("data"), old.value("optimizer"), old.value("data/tokenizer")) == ("pydocs", "adamw", "char")
     make_run(tmp_path / "d", loss=1.0)
-    assert read_runs(find_runs([tmp_path]))[1].value("model") == "gpt"
+    assert read_runs(find_runs([tmp_path]), measures)[1].value("model") == "gpt"
 
 
 def test_a_waiting_run_takes_the_settings_of_its_like(tmp_path):
@@ -81,7 +82,7 @@ def test_a_waiting_run_takes_the_settings_of_its_like(tmp_path):
     queued = {"state": "queued"}
     make_run(tmp_path / "b", "optimizer.lr=0.001", "model=bigram", "seed=1", config=False, status=queued)
     make_run(tmp_path / "c", "model=gpt", "optimizer.lr=1e-3", "seed=1", config=False, status=queued)
-    done, like, unlike = read_runs(find_runs([tmp_path]))
+    done, like, unlike = read_runs(find_runs([tmp_path]), measures)
     assert like.identity == done.identity != unlike.identity and like.corpus == done.corpus
     assert (like.seed, like.value("data"), like.status.state) == (1, "pydocs", "queued")
     # Of the corpus nothing was typed for either, so it is the same.
@@ -92,7 +93,7 @@ def test_a_waiting_run_takes_the_settings_of_its_like(tmp_path):
 def test_figures_that_are_none(tmp_path):
     run = make_run(tmp_path / "run", loss=1000.0, summary={"val/best_loss": None, "note": "x", "odd": True})
     assert json.loads((run / "summary.json").read_text())["val/perplexity"] is None
-    (read,) = read_runs([run])
+    (read,) = read_runs([run], measures)
     assert read.metric("val/perplexity") == math.inf
     assert [read.metric(name) for name in ("val/best_loss", "note", "odd", "absent")] == [None] * 4
 
@@ -102,7 +103,7 @@ def test_strange_statuses(tmp_path):
     make_run(tmp_path / "b", config=False, status={"state": "failed", "overrides": {"a": 1}})
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "status.json").write_text("{")
-    first, _, third = read_runs(find_runs([tmp_path]))
+    first, _, third = read_runs(find_runs([tmp_path]), measures)
     assert (first.value("debug"), first.steps) == ('["fast", "traceback"]', (None, None))
     assert third.status.state == ""
 
@@ -113,7 +114,7 @@ def test_damaged_settings(tmp_path, damage):
     (run / "config.yaml").write_text(damage)
     (run / "environment.json").write_text("[1")
     (run / "overrides.yaml").write_text("a: b")
-    (read,) = read_runs([run])
+    (read,) = read_runs([run], measures)
     assert read.done or "config.yaml cannot be read" in read.status.error
 
 
@@ -122,14 +123,14 @@ def test_settings_that_end_too_early_are_not_believed(tmp_path):
     run = make_run(tmp_path / "run", "seed=1", loss=1.5)
     whole = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(whole[: whole.index("hardware:")])
-    (found,) = read_runs([run])
+    (found,) = read_runs([run], measures)
     assert found.status.state == "failed" and "config.yaml cannot be read: it ends too early" in found.status.error
 
 
 def test_a_half_written_summary_is_a_failure(tmp_path):
     run = make_run(tmp_path / "run", loss=1.0)
     (run / "summary.json").write_text('{"val/loss": 1.')
-    (read,) = read_runs([run])
+    (read,) = read_runs([run], measures)
     assert read.status.state == "failed" and "summary.json" in read.status.error
 
 
@@ -137,7 +138,7 @@ def test_many_runs_take_a_second_or_two(tmp_path):
     for number in range(300):
         make_run(tmp_path / str(number), f"optimizer.lr={number}e-4", f"seed={number % 3}", loss=1.0)
     started = time.perf_counter()
-    assert len(read_runs(find_runs([tmp_path]))) == 300
+    assert len(read_runs(find_runs([tmp_path]), measures)) == 300
     assert time.perf_counter() - started < 4
 
 
@@ -180,7 +181,7 @@ def test_no_run_hides_the_others_whatever_its_records_hold(tiny, tmp_path):
                 (bad / name).write_text(dump(put(content, at, next(weird))), "utf-8")
     found = find_runs([tmp_path])
     assert len(found) > 140
-    rows = make_rows(read_runs(found), ["val/loss", "tokens_per_second"], None)
+    rows = make_rows(read_runs(found, measures), ["val/loss", "tokens_per_second"], None)
     assert "good" in {run.path.name for row in rows for run in [*row.all_runs, *row.repeats]}
     print_table(rows, ["val/loss"])
 
@@ -200,7 +201,7 @@ def test_settings_without_end_are_told_of(tmp_path, config):
     make_run(tmp_path / "good", loss=1.0)
     bad = make_run(tmp_path / "bad", loss=2.0)
     (bad / "config.yaml").write_text(config)
-    first, second = read_runs([tmp_path / "good", bad])
+    first, second = read_runs([tmp_path / "good", bad], measures)
     assert first.done and second.status.state == "failed" and "config.yaml cannot be read" in second.status.error
     with pytest.raises(CheckpointError, match=r"config\.yaml cannot be read"):
         read_config(bad)
@@ -224,7 +225,7 @@ def test_a_run_without_a_value_takes_no_ones_place(tmp_path):
         bad = make_run(tmp_path / f"bad{number}", loss=1.0)
         summary = json.loads((bad / "summary.json").read_text()) | {"val/loss": value}
         (bad / "summary.json").write_text(json.dumps(summary))
-        (row,) = make_rows(read_runs([tmp_path / "good", bad]), ["val/loss"], None)
+        (row,) = make_rows(read_runs([tmp_path / "good", bad], measures), ["val/loss"], None)
         assert [run.path.name for run in row.runs] == ["good"] and row.samples["val/loss"].mean == 1.5
 
 
@@ -234,7 +235,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
     bad = make_run(tmp_path / "bad", loss=1.0)
     (bad / name).unlink(missing_ok=True)
     os.mkfifo(bad / name)
-    assert "good" in {run.path.name for run in read_runs(find_runs([tmp_path]))}
+    assert "good" in {run.path.name for run in read_runs(find_runs([tmp_path]), measures)}
 
 
 def test_what_would_command_a_terminal_is_shown_as_an_escape(tmp_path, capsys):
@@ -243,6 +244,6 @@ def test_what_would_command_a_terminal_is_shown_as_an_escape(tmp_path, capsys):
         settings = yaml.safe_load((run / "config.yaml").read_text())
         settings["model"]["norm"] = text
         (run / "config.yaml").write_text(yaml.safe_dump(settings))
-    print_table(make_rows(read_runs(find_runs([tmp_path])), ["val/loss"], ["model.norm"]), ["val/loss"])
+    print_table(make_rows(read_runs(find_runs([tmp_path]), measures), ["val/loss"], ["model.norm"]), ["val/loss"])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "\x07" not in shown and "\\x1b[31mred" in shown

@@ -15,12 +15,13 @@ from molino.comparison.pictures import draw_curves, draw_setting, numeric_settin
 from molino.comparison.report import check_target, write_report
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import table
+from molino.tasks.earlier import measures
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def make(path, *metrics, group_by=None):
-    return make_rows(read_runs(find_runs([path])), list(metrics) or ["val/loss"], group_by)
+    return make_rows(read_runs(find_runs([path]), measures), list(metrics) or ["val/loss"], group_by)
 
 
 @pytest.fixture
@@ -39,36 +40,36 @@ def sweep(tmp_path):
 
 def test_validations_are_the_rows_with_a_held_out_loss(tmp_path):
     run = make_run(tmp_path / "run", curve=[(250, 2.0, 10.5), (500, 1.5, None)], loss=1.5)
-    assert read_validations(run) == {250: (2.0, 10.5), 500: (1.5, None)}
+    assert read_validations(run, "val/loss") == {250: (2.0, 10.5), 500: (1.5, None)}
     (run / "metrics.csv").write_text("step,train/loss,val/loss\n5,1.0,\n10,,nan\n15,,1.0\n")
-    assert read_validations(run) == {15: (1.0, None)}
+    assert read_validations(run, "val/loss") == {15: (1.0, None)}
     for damage in ("", "a,b\n1,2\n", "step,val/loss\nx,1.0\n", "\0"):
         (run / "metrics.csv").write_text(damage)
-        assert read_validations(run) == {}
-    assert read_validations(tmp_path) == {}
+        assert read_validations(run, "val/loss") == {}
+    assert read_validations(tmp_path, "val/loss") == {}
 
 
 def test_a_curve_is_the_mean_over_seeds(tmp_path):
     make_run(tmp_path / "0", "seed=0", loss=1.0, curve=[(100, 3.0, 10.0), (200, 1.0, 20.0)])
     make_run(tmp_path / "1", "seed=1", loss=2.0, curve=[(100, 5.0, 14.0), (200, 2.0, 30.0), (300, 9.0, 40.0)])
     make_run(tmp_path / "old", "seed=2", loss=3.0, curve=[(100, 4.0, None), (200, 3.0, None)])
-    runs = read_runs(find_runs([tmp_path]))
-    steps = average(runs, "steps")
+    runs = read_runs(find_runs([tmp_path]), measures)
+    steps = average(runs, "val/loss", "steps")
     assert (steps.x, steps.mean, steps.low, steps.high) == ([100, 200], [4.0, 2.0], [3.0, 1.0], [5.0, 3.0])
-    seconds = average(runs, "seconds")
+    seconds = average(runs, "val/loss", "seconds")
     assert (seconds.x, seconds.mean, seconds.runs) == ([12.0, 25.0], [4.0, 1.5], 2)
-    assert average(runs[2:], "seconds") is None and average([], "steps") is None
+    assert average(runs[2:], "val/loss", "seconds") is None and average([], "val/loss", "steps") is None
 
 
 def test_runs_without_a_step_in_common_have_no_mean(tmp_path):
     make_run(tmp_path / "0", "seed=0", loss=1.0, curve=[(100, 3.0, 1.0)])
     make_run(tmp_path / "1", "seed=1", loss=1.0, curve=[(150, 5.0, 1.0)])
-    curve = average(read_runs(find_runs([tmp_path])), "steps")
+    curve = average(read_runs(find_runs([tmp_path]), measures), "val/loss", "steps")
     assert (curve.x, curve.mean, curve.runs) == ([100], [3.0], 1)
 
 
 def test_curves_are_drawn_a_panel_a_corpus(sweep):
-    figure = draw_curves(make(sweep), "seconds")
+    figure = draw_curves(make(sweep), "val/loss", "seconds")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["pydocs, char tokens", "quijote, char tokens"]
     best = next(line for line in figure.axes[0].get_lines() if line.get_label() == "gpt, 0.001")
     assert best.get_xdata().tolist() == [10.5, 21.5] and best.get_ydata() == pytest.approx([2.41, 1.41])
@@ -85,13 +86,13 @@ def test_runs_of_every_kind_are_drawn(tmp_path):
     make_run(tmp_path / "pruned", "model=gpt", "seed=1", loss=2.5, summary={"pruned": True}, curve=[(100, 2.5, 1.0)])
     make_run(tmp_path / "silent", "model=gpt", "data=quijote", loss=1.0)
     rows = make(tmp_path)
-    (panel,) = draw_curves(rows, "steps").axes
+    (panel,) = draw_curves(rows, "val/loss", "steps").axes
     assert panel.get_title(loc="right") == "dashed: not finished; dotted: pruned"
     assert len(panel.get_legend().get_texts()) == 4
-    assert len(draw_curves(rows, "seconds").axes[0].get_legend().get_texts()) == 3
+    assert len(draw_curves(rows, "val/loss", "seconds").axes[0].get_legend().get_texts()) == 3
     (tmp_path / "none").mkdir()
     make_run(tmp_path / "none" / "run", loss=1.0)
-    assert draw_curves(make(tmp_path / "none"), "steps") is None
+    assert draw_curves(make(tmp_path / "none"), "val/loss", "steps") is None
 
 
 def test_many_curves_are_grey_but_for_the_best_ten(tmp_path):
@@ -103,7 +104,7 @@ def test_many_curves_are_grey_but_for_the_best_ten(tmp_path):
             loss=loss,
             curve=[(100, 3.0, 1.0), (200, loss, 2.0)],
         )
-    (panel,) = draw_curves(make(tmp_path), "steps").axes
+    (panel,) = draw_curves(make(tmp_path), "val/loss", "steps").axes
     names = [text.get_text() for text in panel.get_legend().get_texts()]
     assert names[0] == "0.0001" and len(names) == 11 and names[-1] == "15 more"
     colours = [line.get_color() for line in panel.get_lines() if line.get_label() in names]
@@ -116,7 +117,7 @@ def test_what_went_astray_leaves_the_picture_to_the_others(tmp_path):
             tmp_path / str(number), f"model.n_layer={number}", loss=loss, curve=[(100, 2.0, 1.0), (200, loss, 2.0)]
         )
     rows = make(tmp_path)
-    for figure in (draw_curves(rows, "steps"), draw_setting(rows, "val/loss", "model.n_layer")):
+    for figure in (draw_curves(rows, "val/loss", "steps"), draw_setting(rows, "val/loss", "model.n_layer")):
         (panel,) = figure.axes
         assert panel.get_ylim()[1] < 3 and panel.get_title(loc="right") == "1 beyond the top"
 
@@ -155,7 +156,7 @@ def test_small_spans_are_not_logarithmic(tmp_path):
 def test_labels_are_no_mathematics(tmp_path):
     for number, name in enumerate(("$a_{$", "_b")):
         make_run(tmp_path / str(number), f"model.norm={name}", loss=1.0, curve=[(100, 2.0, 1.0)])
-    figure = draw_curves(make(tmp_path), "steps")
+    figure = draw_curves(make(tmp_path), "val/loss", "steps")
     assert pictures.render(figure).startswith(PNG)
     assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {"$a_{$", " _b"}
 

@@ -9,12 +9,13 @@ from scipy import stats
 from molino.base.errors import ConfigError
 from molino.comparison.collect import find_runs, read_runs
 from molino.comparison.rows import make_rows
+from molino.tasks.earlier import measures
 
 
 @pytest.fixture
 def rows(tmp_path):
     def rows(*metrics, group_by=None):
-        return make_rows(read_runs(find_runs([tmp_path])), list(metrics) or ["val/loss"], group_by)
+        return make_rows(read_runs(find_runs([tmp_path]), measures), list(metrics) or ["val/loss"], group_by)
 
     return rows
 

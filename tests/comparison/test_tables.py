@@ -21,6 +21,7 @@ from molino.comparison.tables import (
     table,
     unfinished,
 )
+from molino.tasks.earlier import measures
 
 ERROR = "no | pipe,\nno <tag>"
 
@@ -38,7 +39,7 @@ def rows(tmp_path):
 
 
 def make(path, *metrics):
-    return make_rows(read_runs(find_runs([path])), list(metrics) or ["val/loss", "val/perplexity"], None)
+    return make_rows(read_runs(find_runs([path]), measures), list(metrics) or ["val/loss", "val/perplexity"], None)
 
 
 def test_the_table(rows, tmp_path):

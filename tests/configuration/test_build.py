@@ -17,6 +17,7 @@ from molino.machine.hardware import Hardware
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 from molino.models.model import MODEL
+from molino.tasks.language_model import LanguageModel
 
 BIGRAM = {"_target_": "molino.models.bigram.Bigram", "block_size": 8}
 ADAMW = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
@@ -33,7 +34,7 @@ DATA = {
     "cache": "cache",
 }
 # What a run knows of its batches beside the section of data.
-OF_RUN = {"seed": 7, "accumulate": 1, "max_steps": 1, "steps_per_block": 1}
+OF_RUN = {"seed": 7, "accumulate": 1, "max_steps": 1, "steps_per_block": 1, "task": LanguageModel()}
 
 
 # What each node is built as, and what it is given later.

@@ -24,6 +24,7 @@ from molino.data.tokenizers import MakesTokenizer
 from molino.machine.hardware import Hardware
 from molino.models.bigram import Bigram
 from molino.models.model import MODEL
+from molino.tasks.task import Task
 from molino.training.plan import Plan
 from molino.training.schedules import Schedule
 
@@ -47,6 +48,7 @@ PARTS = {
         "checkpoints.Checkpoints", "profiler.Trace", "progress.ProgressDisplay", "progress.StatusReport",
         "pruning.Pruning", "samples.Samples",
     },
+    Task: {"language_model.LanguageModel", "task.Task"},
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
 }  # fmt: skip
 
@@ -86,8 +88,8 @@ def test_only_these_take_parts_in_turn():
                 kinds = [each for each in options if each not in PLAIN]
                 if any(admits(other, kind) for other, _ in everything for kind in kinds):
                     taking.add(f"{thing.__name__}.{name}")
-    # Samples also wants a Path and a tokenizer of the library's, which no configuration can give.
-    assert taking == {"TextDataModule.corpus", "TextDataModule.tokenizer", "Samples.tokenizer"}
+    # A data module is told its task by the run, which is no setting; Samples wants a Path and a text, which none can be.
+    assert taking == {"TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "Samples.text"}
 
 
 @pytest.fixture

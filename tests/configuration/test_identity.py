@@ -27,6 +27,7 @@ SETTINGS = {
     "seed": 1,
     "weights": None,
     "resume": None,
+    "task": {"_target_": "molino.tasks.language_model.LanguageModel"},
     "data": {
         "_target_": "molino.data.module.TextDataModule",
         "batches": "windows",

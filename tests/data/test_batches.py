@@ -21,6 +21,7 @@ from molino.data.batches import (
 )
 from molino.data.tokens import Split
 from molino.models import IGNORE_INDEX
+from molino.tasks.language_model import next_tokens
 
 PAD, END = 1, 2
 LENGTHS = (3, 12, 1, 0, 30, 7, 5)
@@ -153,9 +154,9 @@ def test_a_document_that_fits_is_taken_whole_closed_and_padded():
     tokens, inside = documents(split, 6, 0, PAD)(np.array([0]))
     assert tokens.tolist() == [[END, 10, 11, 12, END, PAD, PAD]]
     assert inside.tolist() == [[True, True, True, True, False, False]]
-    block = draw_block(documents(split, 6, 0, PAD), np.array([0]), 1, 1)
-    assert block.inputs_SABT.tolist() == [[[[END, 10, 11, 12, END, PAD]]]]
-    assert block.targets_SABT.tolist() == [[[[10, 11, 12, END, IGNORE_INDEX, IGNORE_INDEX]]]]
+    block = block_of(next_tokens(documents(split, 6, 0, PAD)), np.array([0]), 1, 1)
+    assert block.fields["tokens"].tolist() == [[[[END, 10, 11, 12, END, PAD]]]]
+    assert block.fields["targets"].tolist() == [[[[10, 11, 12, END, IGNORE_INDEX, IGNORE_INDEX]]]]
 
 
 def test_windows_of_long_documents_stay_inside_and_are_equally_likely():
@@ -194,31 +195,39 @@ def test_documents_need_a_padding_token():
 # Blocks of steps
 
 
-DRAWS = {"windows": windows(positions(200), 8, 7, PAD), "documents": documents(texts(), 8, 7, PAD)}
+def block_of(draw, *arguments, **more) -> Block:
+    """As a task draws it whose loss is of one part."""
+    return draw_block(draw, ("loss",), *arguments, **more)
 
 
-def concatenate(blocks: list[Block], axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.cat([block[part] for block in blocks], axis) for part in range(2))
+DRAWS = {
+    "windows": next_tokens(windows(positions(200), 8, 7, PAD)),
+    "documents": next_tokens(documents(texts(), 8, 7, PAD)),
+}
 
 
-def same(one, other) -> bool:
-    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+def concatenate(blocks: list[Block], axis: int) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([block.fields[name] for block in blocks], axis) for name in ("tokens", "targets")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 10), (3, 4), (99_998, 5)])
 def test_a_block_is_its_single_steps(draw, first, count):
     steps = np.arange(first, first + count)
-    block = draw_block(draw, steps, 2, 4)
-    assert block.inputs_SABT.shape == block.targets_SABT.shape == (count, 2, 4, 8)
-    assert block.inputs_SABT.dtype == block.targets_SABT.dtype == torch.int64
-    singles = [draw_block(draw, steps[at : at + 1], 2, 4) for at in range(count)]
-    assert same(block, concatenate(singles, 0))
-    assert block.weights_SA == [weights for single in singles for weights in single.weights_SA]
+    block = block_of(draw, steps, 2, 4)
+    assert block.fields["tokens"].shape == block.fields["targets"].shape == (count, 2, 4, 8)
+    assert block.fields["tokens"].dtype == block.fields["targets"].dtype == torch.int64
+    singles = [block_of(draw, steps[at : at + 1], 2, 4) for at in range(count)]
+    assert same(block.fields, concatenate(singles, 0))
+    assert block.weights["loss"] == [weights for single in singles for weights in single.weights["loss"]]
 
 
 def test_no_two_steps_are_alike():
-    inputs = draw_block(DRAWS["windows"], np.arange(50), 1, 4).inputs_SABT
+    inputs = block_of(DRAWS["windows"], np.arange(50), 1, 4).fields["tokens"]
     assert len({step.numpy().tobytes() for step in inputs}) == 50
 
 
@@ -226,31 +235,31 @@ def test_no_two_steps_are_alike():
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_the_ranks_together_have_the_batch_of_one_process(draw, world_size):
     steps = np.arange(5, 9)
-    alone = draw_block(draw, steps, 2, 6)
-    shares = [draw_block(draw, steps, 2, 6, rank, world_size) for rank in range(world_size)]
-    assert same(alone, concatenate(shares, 2))
-    assert shares[0].inputs_SABT.shape == (4, 2, 6 // world_size, 8)
+    alone = block_of(draw, steps, 2, 6)
+    shares = [block_of(draw, steps, 2, 6, rank, world_size) for rank in range(world_size)]
+    assert same(alone.fields, concatenate(shares, 2))
+    assert shares[0].fields["tokens"].shape == (4, 2, 6 // world_size, 8)
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_accumulation_cuts_the_same_batch_in_pieces(draw):
     steps = np.arange(3)
-    whole, cut = draw_block(draw, steps, 1, 12), draw_block(draw, steps, 3, 4)
-    assert same([part.reshape(3, 3, 4, 8) for part in whole[:2]], cut)
+    whole, cut = block_of(draw, steps, 1, 12), block_of(draw, steps, 3, 4)
+    assert same({name: part.reshape(3, 3, 4, 8) for name, part in whole.fields.items()}, cut.fields)
 
 
 def test_inputs_and_targets_are_one_token_apart():
-    block = draw_block(DRAWS["windows"], np.arange(4), 2, 3)
-    assert torch.equal(block.inputs_SABT + 1, block.targets_SABT)
+    block = block_of(DRAWS["windows"], np.arange(4), 2, 3)
+    assert torch.equal(block.fields["tokens"] + 1, block.fields["targets"])
 
 
 def test_the_weights_of_padded_documents_by_hand():
     # One document has 4 targets ("abc" and the mark that closes it), the other 2 of its own.
-    block = draw_block(documents(texts((3, 1)), 5, 0, PAD), np.array([0]), accumulate=2, batch_size=1)
-    counts = [(targets != IGNORE_INDEX).sum().item() for targets in block.targets_SABT[0]]
+    block = block_of(next_tokens(documents(texts((3, 1)), 5, 0, PAD)), np.array([0]), accumulate=2, batch_size=1)
+    counts = [(targets != IGNORE_INDEX).sum().item() for targets in block.fields["targets"][0]]
     assert sorted(counts) == [2, 4]
-    assert block.weights_SA[0] == pytest.approx([count / 6 for count in counts])
-    assert draw_block(DRAWS["windows"], np.arange(2), 4, 2).weights_SA == [[0.25] * 4] * 2
+    assert block.weights["loss"][0] == pytest.approx([count / 6 for count in counts])
+    assert block_of(DRAWS["windows"], np.arange(2), 4, 2).weights["loss"] == [[0.25] * 4] * 2
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
@@ -262,15 +271,15 @@ def test_weights_make_the_mean_over_every_predicted_token(draw, accumulate, worl
     def losses(targets: torch.Tensor) -> torch.Tensor:
         return loss_of_token[targets[targets != IGNORE_INDEX]]
 
-    shares = [draw_block(draw, steps, accumulate, 6, rank, world_size) for rank in range(world_size)]
-    whole = draw_block(draw, steps, accumulate, 6)
+    shares = [block_of(draw, steps, accumulate, 6, rank, world_size) for rank in range(world_size)]
+    whole = block_of(draw, steps, accumulate, 6)
     for step in range(4):
         per_rank = [
-            sum(w * losses(t).mean() for w, t in zip(share.weights_SA[step], share.targets_SABT[step], strict=True))
-            for share in shares
+            sum(w * losses(t).mean() for w, t in zip(weights[step], targets[step], strict=True))
+            for weights, targets in ((share.weights["loss"], share.fields["targets"]) for share in shares)
         ]
         mean = sum(per_rank) / world_size
-        assert mean.item() == pytest.approx(losses(whole.targets_SABT[step]).mean().item(), rel=1e-12)
+        assert mean.item() == pytest.approx(losses(whole.fields["targets"][step]).mean().item(), rel=1e-12)
 
 
 # Training blocks
@@ -298,8 +307,12 @@ def test_the_first_step_is_asked_for_when_iteration_begins():
 # Evaluation windows
 
 
+def fields_of(cut, name: str) -> list[torch.Tensor]:
+    return [batch[name] for batch in cut]
+
+
 def targets_of(cut: EvaluationWindows) -> list[int]:
-    return [token for _, targets in cut for token in targets[targets != IGNORE_INDEX].tolist()]
+    return [token for targets in fields_of(cut, "targets") for token in targets[targets != IGNORE_INDEX].tolist()]
 
 
 COMBINATIONS = [
@@ -316,9 +329,10 @@ def test_every_token_but_the_first_counts_once_with_the_context_that_was_promise
         split = positions(length)
         cut = EvaluationWindows(split, block_size, stride, batch_size)
         batches = list(cut)
-        assert len(batches) == len(cut) and all(1 <= len(inputs) <= batch_size for inputs, _ in batches)
+        assert len(batches) == len(cut) and all(1 <= len(batch["tokens"]) <= batch_size for batch in batches)
         assert targets_of(cut) == list(range(1, length))
-        for inputs, targets in zip(*(torch.cat(part) for part in zip(*batches, strict=True)), strict=True):
+        rows = (torch.cat(fields_of(batches, name)) for name in ("tokens", "targets"))
+        for inputs, targets in zip(*rows, strict=True):
             counted = (targets != IGNORE_INDEX).nonzero().flatten()
             seen = inputs[: counted[-1] + 1]
             assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen)))
@@ -334,7 +348,8 @@ def test_documents_are_read_apart(lengths, block_size, stride):
     where = Split("val", np.arange(len(split.tokens)), split.marks, 0, 0, 0)
     # The mark between two documents is the last target of one and the first input of the next.
     assert targets_of(EvaluationWindows(where, block_size, stride, 3)) == list(range(1, len(split.tokens)))
-    for inputs, targets in EvaluationWindows(where, block_size, stride, 1):
+    for batch in EvaluationWindows(where, block_size, stride, 1):
+        inputs, targets = batch.values()
         counted = (targets[0] != IGNORE_INDEX).nonzero().flatten()
         first, last = int(inputs[0, 0]), int(targets[0, counted[-1]])
         assert any(start <= first and last <= end for start, end in itertools.pairwise(split.marks))
@@ -347,7 +362,8 @@ def test_documents_are_read_apart(lengths, block_size, stride):
 def test_the_shares_of_the_ranks_are_a_partition(split, world_size):
     def windows_of(rank: int, world_size: int) -> list[bytes]:
         cut = EvaluationWindows(split, 8, 4, 2, rank, world_size)
-        return [x.numpy().tobytes() + y.numpy().tobytes() for batch in cut for x, y in zip(*batch, strict=True)]
+        rows = [pair for batch in cut for pair in zip(*batch.values(), strict=True)]
+        return [x.numpy().tobytes() + y.numpy().tobytes() for x, y in rows]
 
     alone = windows_of(0, 1)
     assert [windows_of(rank, world_size) for rank in range(world_size)] == [
@@ -367,13 +383,13 @@ def test_a_long_split_needs_no_table_of_its_windows():
     tokens = np.broadcast_to(np.uint16(7), length)
     cut = EvaluationWindows(Split("val", tokens, np.array([0, length - 1]), 0, 0, 0), 1, 1, 1000)
     assert len(cut) == -(-(length - 1) // 1000)
-    inputs, targets = next(iter(cut))
+    inputs, targets = next(iter(cut)).values()
     assert inputs.shape == targets.shape == (1000, 1) and (targets == 7).all()
 
 
 @pytest.mark.parametrize("vocab_size", [2, 100, 50_257, 2**26])
 def test_the_logits_of_an_evaluation_batch_fit_into_memory(vocab_size):
     cut = evaluation_windows(positions(60_000), 16, 16, vocab_size)
-    inputs, _ = next(iter(cut))
+    inputs = next(iter(cut))["tokens"]
     assert inputs.numel() <= batches.EVALUATION_TOKENS
     assert inputs.numel() * vocab_size <= batches.EVALUATION_LOGITS or len(inputs) == 1

@@ -14,6 +14,7 @@ from molino.data.corpus import digest
 from molino.data.module import TextDataModule
 from molino.data.tokenizers import train_char
 from molino.models import IGNORE_INDEX
+from molino.tasks.language_model import LanguageModel, next_tokens
 
 
 class Texts:
@@ -38,7 +39,8 @@ def module(tmp_path):
         sizes = {"block_size": 8, "batch_size": 4, "accumulate": 1, "max_steps": 10, "steps_per_block": 4, "seed": 3}
         sizes |= settings
         corpus = Texts(splits, batches == "documents")
-        return TextDataModule(corpus, functools.partial(train_char), batches, cache=str(tmp_path), **sizes)
+        made = functools.partial(train_char)
+        return TextDataModule(corpus, made, batches, cache=str(tmp_path), task=LanguageModel(), **sizes)
 
     return make
 
@@ -51,7 +53,8 @@ def on(data: TextDataModule, step: int = 0, rank: int = 0, world_size: int = 1) 
 
 
 def same(one, other) -> bool:
-    return torch.equal(one.inputs_SABT, other.inputs_SABT) and torch.equal(one.targets_SABT, other.targets_SABT)
+    (a, _), (b, _) = one, other
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_it_is_a_data_module_that_prepares_once(module):
@@ -67,11 +70,11 @@ def test_it_is_a_data_module_that_prepares_once(module):
 @pytest.mark.parametrize(("batches", "draw"), [("windows", windows), ("documents", documents)])
 def test_training_blocks_are_those_of_the_pure_function(batches, draw, module):
     data = on(module(batches, accumulate=2), step=3)
-    drawn = draw(data.splits["train"], 8, 3, data.tokenizer.padding_id)
+    drawn = next_tokens(draw(data.splits["train"], 8, 3, data.tokenizer.padding_id))
     blocks = list(data.train_dataloader())
     for block, steps in zip(blocks, ([3], [4, 5, 6, 7], [8, 9]), strict=True):
-        expected = draw_block(drawn, np.array(steps), 2, 4)
-        assert same(block, expected) and block.weights_SA == expected.weights_SA
+        expected = draw_block(drawn, ("loss",), np.array(steps), 2, 4)
+        assert same(block, expected) and block.weights == expected.weights
 
 
 def test_seeds_give_other_batches(module):
@@ -83,10 +86,10 @@ def test_the_ranks_share_each_batch_and_the_evaluation(module):
     alone, shares = on(module()), [on(module(), rank=rank, world_size=2) for rank in range(2)]
     blocks = zip(alone.train_dataloader(), *(data.train_dataloader() for data in shares), strict=True)
     for whole, *parts in blocks:
-        assert torch.equal(whole.inputs_SABT, torch.cat([part.inputs_SABT for part in parts], 2))
+        assert torch.equal(whole.fields["tokens"], torch.cat([part.fields["tokens"] for part in parts], 2))
 
     def targets(data: TextDataModule) -> list[int]:
-        return [target for _, batch in data.val_dataloader() for target in batch.flatten().tolist()]
+        return [target for batch in data.val_dataloader() for target in batch["targets"].flatten().tolist()]
 
     assert sorted(targets(alone)) == sorted(targets(shares[0]) + targets(shares[1]))
     with pytest.raises(ConfigError, match=r"data.batch_size=4 cannot be shared by 3 processes"):
@@ -96,10 +99,8 @@ def test_the_ranks_share_each_batch_and_the_evaluation(module):
 def test_validation_reads_the_whole_split_without_overlap(module):
     data = on(module())
     ours, expected = list(data.val_dataloader()), list(evaluation_windows(data.splits["val"], 8, 8, 100))
-    assert all(
-        torch.equal(a, b) for one, other in zip(ours, expected, strict=True) for a, b in zip(one, other, strict=True)
-    )
-    targets = torch.cat([batch.flatten() for _, batch in ours])
+    assert all(torch.equal(one[k], other[k]) for one, other in zip(ours, expected, strict=True) for k in one)
+    targets = torch.cat([batch["targets"].flatten() for batch in ours])
     assert data.tokenizer.decode(targets[targets != IGNORE_INDEX]) == "he small mill"
 
 
@@ -113,7 +114,7 @@ def test_distinct_batches_come_over_and_over(module):
 def test_tokens_per_step_counts_what_a_step_reads(module):
     data = on(module(accumulate=3))
     block = next(iter(data.train_dataloader()))
-    assert data.tokens_per_step == block.inputs_SABT[0].numel() == 3 * 4 * 8
+    assert data.tokens_per_step == block.fields["tokens"][0].numel() == 3 * 4 * 8
 
 
 def test_without_a_trainer_there_is_one_process(module):

@@ -1,17 +1,13 @@
 """The floors together, and their cache."""
 
-import functools
 import json
 import math
 
 import numpy as np
 import pytest
 
-from molino.data.corpora.grammar import Grammar
-from molino.data.tokenizers import train_word
-from molino.data.tokens import prepare
 from molino.evaluation import floors as module
-from molino.evaluation.floors import cached_floors, floors, split_floors
+from molino.evaluation.floors import cached_floors, floors
 from molino.evaluation.ngrams import bigram_loss, bigram_optimum, interpolated_losses, unigram_loss
 
 
@@ -67,19 +63,3 @@ def test_a_damaged_cache_is_counted_again(content, streams, tmp_path):
     path.write_bytes(content)
     assert cached_floors(path, *streams) == expected
     assert json.loads(path.read_text()) == expected
-
-
-def test_each_split_has_its_own_floors(tmp_path):
-    """Words, of which a character's entropy makes another figure in every split."""
-    corpus = Grammar(characters=20_000)
-    text = prepare(corpus, functools.partial(train_word), tmp_path)
-    found = {name: split_floors(text, name, tmp_path) for name in ("train", "val")}
-    for name, split in text.splits.items():
-        source = corpus.entropy_per_character * split.characters / len(split.tokens)
-        assert found[name]["floor/source"] == pytest.approx(source, rel=1e-12)
-    assert found["train"]["floor/source"] != found["val"]["floor/source"]
-    train, val = text.splits["train"].tokens, text.splits["val"].tokens
-    wanted = floors(train, val, text.tokenizer.size)
-    assert {key: found["val"][key] for key in wanted} == wanted
-    assert found["train"]["floor/unigram"] == unigram_loss(train, train, text.tokenizer.size)
-    assert found["train"].keys() == {"floor/unigram", "floor/bigram_train", "floor/source"}

@@ -10,6 +10,7 @@ from torch import nn
 from molino.base.errors import ConfigError, DataError, NonFiniteError
 from molino.generation.decode import decode_text, draw, generate
 from molino.models.cache import CacheShape
+from molino.models.capabilities import Capabilities
 
 
 class Windowed(nn.Module):
@@ -37,7 +38,7 @@ class Fixed(nn.Module):
 
     def __init__(self, probabilities: list[float]):
         super().__init__()
-        self.block_size, self.cache_shape = 4, CacheShape(0, 0, 0)
+        self.block_size, self.capabilities = 4, Capabilities(cache=CacheShape(0, 0, 0))
         self.logits_V = nn.Parameter(torch.tensor(probabilities).log())
 
     def forward(self, tokens_BT, cache=None):

@@ -21,7 +21,7 @@ def written(tmp_path_factory):
     """A Llama as a folder; tests copy it before they damage it."""
     torch.manual_seed(0)
     folder, model = tmp_path_factory.mktemp("llama"), Llama(**SETTINGS)
-    form = find_format("molino.models.llama.Llama", SETTINGS)
+    form = find_format(model, SETTINGS)
     write_model(folder, model, form, SETTINGS, {})
     return folder
 

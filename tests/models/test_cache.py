@@ -23,7 +23,7 @@ def test_a_text_read_in_pieces(name, B):
     model, tokens_BT = make(name, T), random_tokens(B, T)
     expected_BTV = model(tokens_BT)
     assert expected_BTV.std() > 0.1
-    cache = KVCache(model.cache_shape, B, T)
+    cache = KVCache(model.capabilities.cache, B, T)
     pieces = [7, *[1] * 9, 5, 1, 2]
     logits = [model(part_BT, cache) for part_BT in tokens_BT.split(pieces, dim=1)]
     assert cache.length == T
@@ -34,7 +34,7 @@ def test_a_text_read_in_pieces(name, B):
 def test_rows_of_different_lengths(name):
     """Each row's logits are those of the row alone, whatever stands in its padding."""
     model, tokens_BT, lengths = make(name, T), random_tokens(4, T), [3, 9, 1, 9]
-    cache = KVCache(model.cache_shape, 4, T)
+    cache = KVCache(model.capabilities.cache, 4, T)
     padded_BT = tokens_BT[:, :9].clone()
     for row, length in enumerate(lengths):
         padded_BT[row, length:] = 0
@@ -49,7 +49,7 @@ def test_rows_of_different_lengths(name):
         for row, length in enumerate(lengths):
             alone_V = model(tokens_BT[row : row + 1, : length + step + 1])[0, -1]
             torch.testing.assert_close(logits_BV[row], alone_V, atol=1e-5, rtol=0)
-    if model.cache_shape.n_layer:
+    if model.capabilities.cache.n_layer:
         with pytest.raises(ConfigError, match=r"longer than the model's block_size|no room"):
             model(next_B1, cache)
 
@@ -57,7 +57,7 @@ def test_rows_of_different_lengths(name):
 @NAMES
 def test_several_tokens_for_ragged_rows(name):
     model, tokens_BT, lengths = make(name, T), random_tokens(2, T), [4, 8]
-    cache = KVCache(model.cache_shape, 2, T)
+    cache = KVCache(model.capabilities.cache, 2, T)
     model(tokens_BT[:, :8], cache)
     cache.fill(lengths)
     next_BT = torch.stack([tokens_BT[row, length : length + 6] for row, length in enumerate(lengths)])
@@ -70,7 +70,7 @@ def test_several_tokens_for_ragged_rows(name):
 @NAMES
 def test_samples_share_what_was_read_once(name):
     model, prompts_BT = make(name, T), random_tokens(2, 6)
-    cache = KVCache(model.cache_shape, 6, T)
+    cache = KVCache(model.capabilities.cache, 6, T)
     model(prompts_BT, cache.rows(slice(None, None, 3)))
     cache.share(3)
     cache.fill([6] * 6)
@@ -81,7 +81,7 @@ def test_samples_share_what_was_read_once(name):
 
 def test_a_cleared_cache_is_like_new():
     model, tokens_BT = make("llama-grouped", T), random_tokens(2, T)
-    cache = KVCache(model.cache_shape, 2, T)
+    cache = KVCache(model.capabilities.cache, 2, T)
     model(random_tokens(2, 20, seed=5), cache)
     cache.fill([20, 11])
     cache.clear()
@@ -98,7 +98,7 @@ def test_memory_is_what_the_shape_says():
 
 def test_a_full_cache_says_so():
     model = make("gpt", T)
-    cache = KVCache(model.cache_shape, 1, 4)
+    cache = KVCache(model.capabilities.cache, 1, 4)
     model(random_tokens(1, 3), cache)
     with pytest.raises(ConfigError, match="a cache of 4 tokens that holds 3 has no room for 2 more"):
         model(random_tokens(1, 2), cache)
@@ -108,7 +108,7 @@ def test_a_full_cache_says_so():
 def test_bfloat16(name):
     model, tokens_BT = make(name, T), random_tokens(2, T)
     with torch.autocast("cpu", torch.bfloat16):
-        cache = KVCache(model.cache_shape, 2, T, dtype=torch.bfloat16)
+        cache = KVCache(model.capabilities.cache, 2, T, dtype=torch.bfloat16)
         expected_BTV = model(tokens_BT)
         logits = [model(part_BT, cache) for part_BT in tokens_BT.split([7, *[1] * 17], dim=1)]
     difference = (torch.cat(logits, dim=1).float() - expected_BTV.float()).abs().max()
@@ -118,7 +118,7 @@ def test_bfloat16(name):
 @NAMES
 def test_writing_into_some_rows_leaves_the_others(name):
     model, tokens_BT = make(name, T), random_tokens(3, 8)
-    cache = KVCache(model.cache_shape, 3, T)
+    cache = KVCache(model.capabilities.cache, 3, T)
     model(tokens_BT, cache)
     before = [tensor_BGSD.clone() for tensor_BGSD in (*cache.keys, *cache.values)]
     model(random_tokens(1, 11, seed=7), cache.rows(slice(1, 2)))

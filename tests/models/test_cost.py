@@ -30,7 +30,7 @@ def test_a_whole_context_is_so_many_tokens(name):
 @pytest.mark.parametrize("name", NO_WINDOW)
 def test_one_token_after_a_cache(name):
     model = make(name, T)
-    cache = KVCache(model.cache_shape, 1, T)
+    cache = KVCache(model.capabilities.cache, 1, T)
     tokens_BT = random_tokens(1, T)
     with torch.no_grad():
         model(tokens_BT[:, :-1], cache)
@@ -47,7 +47,7 @@ def test_a_window_bounds_the_cost():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bytes_are_those_of_a_cache(name, dtype):
     model = make(name, T).to(dtype)
-    cache = KVCache(model.cache_shape, 3, 7, dtype=dtype)
+    cache = KVCache(model.capabilities.cache, 3, 7, dtype=dtype)
     held = sum(tensor.numel() * tensor.element_size() for tensor in (*cache.keys, *cache.values))
     assert cache_bytes_per_token(model) * 3 * 7 == held
 

@@ -12,7 +12,9 @@ from searching import command, journal, runs, states, study_of, sweep_of
 from molino.base.errors import CheckpointError
 from molino.runs import directory
 from molino.runs.directory import read_config, read_summary
-from molino.search.trial import OBJECTIVES, curve, read_trial, write_trial
+from molino.search.pruning import pruning_of
+from molino.search.trial import curve, objectives, read_trial, write_trial
+from molino.tasks.language_model import LanguageModel
 from molino.training.checkpoints import Checkpoints
 
 # The seed draws 0.05 first, then 0.1, which is better all along, then the bad one.
@@ -208,7 +210,7 @@ def test_without_its_journal_a_search_finds_its_runs(molino, tiny, tmp_path, pru
 def test_what_a_run_is_told_of_its_trial(tmp_path):
     write_trial(tmp_path, 3, "val/loss", {"name": "median"})
     assert read_trial(tmp_path) == {"trial": 3, "curve": "val/loss", "pruner": {"name": "median"}}
-    for damaged in ("", "[1]", "{}", "3", json.dumps({"trial": 1, "curve": "val/los", "pruner": {}})):
+    for damaged in ("", "[1]", "{}", "3", json.dumps({"trial": 1, "curve": 3, "pruner": {}})):
         (tmp_path / "trial.json").write_text(damaged)
         with pytest.raises(CheckpointError, match=r"trial\.json cannot be read .* delete it to train without pruning"):
             read_trial(tmp_path)
@@ -216,7 +218,13 @@ def test_what_a_run_is_told_of_its_trial(tmp_path):
 
 def test_runs_are_pruned_by_what_each_validation_measures(pruned):
     measured = {tag for tag in read_summary(bad_run(pruned)) if tag in _header(bad_run(pruned)) and "val/" in tag}
-    assert {curve(objective) for objective in OBJECTIVES if objective.startswith("val/")} == measured
+    assert {curve(objective) for objective in objectives(LanguageModel) if objective.startswith("val/")} == measured
+
+
+def test_a_run_that_does_not_measure_what_prunes_it_says_so(tmp_path):
+    write_trial(tmp_path, 3, "val/accuracy", {"name": "median"})
+    with pytest.raises(CheckpointError, match=r"pruned by val/accuracy, which it does not measure: delete it"):
+        pruning_of(tmp_path, LanguageModel.metrics)
 
 
 def _header(run: Path) -> list[str]:

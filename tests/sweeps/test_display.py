@@ -17,7 +17,7 @@ from molino.sweeps.display import Display
 def requests(tmp_path):
     def make(name: str) -> Request:
         enqueue(tmp_path / name, [], "")
-        return Request({}, [], {}, tmp_path / name)
+        return Request({"task": {"monitor": "val/loss"}}, [], {}, tmp_path / name)
 
     return [make(name) for name in ("seed=0", "seed=1", "seed=2")]
 

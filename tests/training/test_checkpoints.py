@@ -1,7 +1,9 @@
 """What is written between blocks, and that a failed write costs nothing."""
 
 import errno
+import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from test_module import cache, small_gpt, text_data, train  # noqa: F401 (a fixt
 
 from molino.base.errors import ResourceError
 from molino.runs.directory import BEST, LAST
+from molino.runs.measures import MAXIMIZE, MINIMIZE
 from molino.trained.load import load_checkpoint
 from molino.training.checkpoints import AtomicCheckpointIO, Checkpoints
 
@@ -24,11 +27,13 @@ def test_last_and_best_hold_plain_values_and_the_right_step(cache, tmp_path):  #
         assert content["global_step"] == 20 and (content["start_id"], content["data"]) == (9, "abc")
         for key, value in module.state_dict().items():
             assert torch.equal(content["state_dict"][key], value)
-    assert checkpoints.best_step == 20 and checkpoints.best_loss == module.val_metrics["val/loss"]
+    assert checkpoints.best_step == 20 and checkpoints.best == module.val_metrics
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("sign", [1, -1])
+def test_best_stays_when_the_monitor_gets_worse(tmp_path, sign):
+    task = SimpleNamespace(monitor="val/x", direction=MINIMIZE if sign == 1 else MAXIMIZE)
     checkpoints = Checkpoints(tmp_path, every=100, facts={}, validation_due=lambda step: True, started=0.0)
     saved = []
 
@@ -41,17 +46,20 @@ def test_best_stays_when_the_loss_rises(cache, tmp_path):  # noqa: F811
 
     trainer = FakeTrainer()
     for trainer.global_step, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.0, 1.0], start=1):
-        checkpoints.on_validation_end(trainer, type("M", (), {"val_metrics": {"val/loss": loss}})())
+        metrics = {"val/x": sign * loss, "val/other": trainer.global_step}
+        checkpoints.on_validation_end(trainer, SimpleNamespace(val_metrics=metrics, task=task))
     # Of equal ones the first is kept.
     assert saved == [("best.ckpt", 1), ("best.ckpt", 2), ("best.ckpt", 5)]
     state = checkpoints.state_dict()
-    assert (state["best_loss"], state["best_step"]) == (1.0, 5)
+    assert (state["best"], state["best_step"]) == ({"val/x": sign * 1.0, "val/other": 5}, 5)
 
 
 def test_the_seconds_of_all_processes_add_up(tmp_path):
     checkpoints = Checkpoints(tmp_path, 1, {}, lambda step: True, started=time.perf_counter() - 20)
+    # As a checkpoint of before there were tasks has it.
     checkpoints.load_state_dict({"best_loss": 1.0, "best_step": 1, "stopped": False, "seconds": 300.0})
     assert 320 <= checkpoints.state_dict()["seconds"] < 350
+    assert checkpoints.best == {"val/loss": 1.0, "val/perplexity": math.e}
 
 
 def test_a_write_that_fails_is_loud_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):

@@ -9,12 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from molino.training.loggers import (
-    HPARAMS_METRICS,
-    MetricsFile,
-    TensorBoard,
-    log_floors,
-)
+from molino.runs.measures import Floor
+from molino.tasks.language_model import LanguageModel
+from molino.training.loggers import MetricsFile, TensorBoard, log_floors
 
 
 def rows_of(directory: Path) -> list[dict[str, str]]:
@@ -124,7 +121,7 @@ def test_a_resumed_run_shows_each_step_once(first_step, tmp_path):
 def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
     settings = {"optimizer.lr": 0.1, "model": "GPT", "model.bias": True, "seed": 3, "path": None, "betas": [0.9, 0.95]}
     logger = TensorBoard(tmp_path, None)
-    logger.log_settings(settings)
+    logger.log_settings(settings, LanguageModel.metrics)
     # On disk at once: a run that is killed and resumed does not log them again.
     found = events(tmp_path).summary_metadata
     content = {
@@ -137,7 +134,7 @@ def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
     assert values["model"].string_value == "GPT" and values["model.bias"].number_value == 1
     assert values["path"].string_value == "None" and values["betas"].string_value == "[0.9, 0.95]"
     metrics = content["_hparams_/experiment"].experiment.metric_infos
-    assert {metric.name.tag for metric in metrics} == set(HPARAMS_METRICS)
+    assert {metric.name.tag for metric in metrics} == {"val/loss", "val/perplexity", "train/loss"}
 
     logger.log_metrics({"val/loss": 2.25}, 10)
     logger.finalize("success")
@@ -146,8 +143,9 @@ def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
 
 
 def test_floors_are_level_lines_in_the_chart_of_the_loss(tmp_path):
-    floors = {"floor/unigram": 3.25, "floor/bigram": 2.5, "floor/bigram_train": 2.375, "floor/ngram": 1.75}
-    log_floors(tmp_path / "floors", {**floors, "floor/ngram_order": 5}, last_step=1000)
+    floors = {"floor/unigram": 3.25, "floor/bigram": 2.5, "floor/ngram": 1.75}
+    told = [Floor(tag, level, "", "", {"loss": level, "perplexity": math.exp(level)}) for tag, level in floors.items()]
+    log_floors(tmp_path / "floors", [*told, Floor("floor/bigram_train", 2.375, "", "")], last_step=1000)
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     assert set(runs.Runs()) == {"floors/unigram", "floors/bigram", "floors/ngram"}
     for run in runs.Runs():
@@ -157,8 +155,8 @@ def test_floors_are_level_lines_in_the_chart_of_the_loss(tmp_path):
         assert [event.value for event in runs.Scalars(run, "val/perplexity")] == pytest.approx([math.exp(level)] * 2)
 
 
-def test_a_known_entropy_is_a_floor_too(tmp_path):
-    log_floors(tmp_path, {"floor/source": 1.0}, 10)
-    assert scalars(tmp_path / "source", "val/loss") == [(0, 1.0), (10, 1.0)]
-    log_floors(tmp_path / "none", {}, 10)
+def test_a_floor_of_another_metric_is_in_its_chart(tmp_path):
+    log_floors(tmp_path, [Floor("floor/majority", 0.5, "", "", {"accuracy": 0.5})], 10)
+    assert scalars(tmp_path / "majority", "val/accuracy") == [(0, 0.5), (10, 0.5)]
+    log_floors(tmp_path / "none", [], 10)
     assert not (tmp_path / "none").exists()

@@ -15,9 +15,10 @@ from molino.data.module import TextDataModule
 from molino.data.tokenizers import train_char
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
+from molino.tasks.language_model import LanguageModel
 from molino.training import schedules
 from molino.training.checkpoints import AtomicCheckpointIO
-from molino.training.module import LanguageModel, seed_step
+from molino.training.module import TrainingModule, seed_step
 
 STEPS = 20
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1, fused=True)
@@ -35,7 +36,11 @@ def text_data(cache, **settings):
         "steps_per_block": 1,
     }
     data = TextDataModule(
-        Grammar(characters=20_000), functools.partial(train_char), cache=str(cache), **defaults | settings
+        Grammar(characters=20_000),
+        functools.partial(train_char),
+        cache=str(cache),
+        task=LanguageModel(),
+        **defaults | settings,
     )
     data.setup()
     return data
@@ -47,8 +52,17 @@ def small_gpt(data, dropout=0.1):
 
 
 def train(data, model, optimizer=ADAMW, schedule=COSINE, callbacks=(), clip=1.0, precision="32-true", **settings):
-    module = LanguageModel(
-        model, optimizer, schedule, max_steps=data.max_steps, log_every=5, clip=clip, seed=7, **settings
+    module = TrainingModule(
+        LanguageModel(),
+        model,
+        optimizer,
+        schedule,
+        max_steps=data.max_steps,
+        log_every=5,
+        clip=clip,
+        seed=7,
+        heldout=data.splits["val"],
+        **settings,
     )
     trainer = Trainer(
         max_epochs=1,
@@ -78,8 +92,8 @@ def plain_loop(data, model, clip=1.0):
     losses = []
     for step in range(data.max_steps):
         seed_step(7, step, 0, torch.device("cpu"))
-        block = draw_block(data.draw, torch.arange(step, step + 1).numpy(), 1, data.batch_size)
-        loss = model.loss(block.inputs_SABT[0, 0], block.targets_SABT[0, 0])
+        fields = draw_block(data.draw, ("loss",), torch.arange(step, step + 1).numpy(), 1, data.batch_size).fields
+        loss = model.loss(fields["tokens"][0, 0], fields["targets"][0, 0])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         for group in optimizer.param_groups:
@@ -147,7 +161,7 @@ def test_gradients_are_clipped_and_their_norm_is_reported(cache):
 
 def test_weight_decay_acts_on_matrices_only():
     model = GPT(10, 8, n_layer=1, n_head=2, n_embd=8)
-    module = LanguageModel(model, ADAMW, COSINE, max_steps=10, log_every=1)
+    module = TrainingModule(LanguageModel(), model, ADAMW, COSINE, max_steps=10, log_every=1)
     decayed, others = module.configure_optimizers().param_groups
     assert all(p.dim() >= 2 for p in decayed["params"]) and decayed["weight_decay"] == 0.1
     assert all(p.dim() < 2 for p in others["params"]) and others["weight_decay"] == 0.0
@@ -167,8 +181,13 @@ def test_a_diverging_run_stops_at_the_step_that_did_it(cache):
 def test_a_bad_optimizer_setting_is_a_configuration_error(cache):
     data = text_data(cache)
     with pytest.raises(ConfigError, match="learning rate"):
-        LanguageModel(
-            small_gpt(data), functools.partial(torch.optim.AdamW, lr=-1.0), COSINE, max_steps=1, log_every=1
+        TrainingModule(
+            LanguageModel(),
+            small_gpt(data),
+            functools.partial(torch.optim.AdamW, lr=-1.0),
+            COSINE,
+            max_steps=1,
+            log_every=1,
         ).configure_optimizers()
 
 
@@ -179,7 +198,7 @@ def test_validation_covers_the_whole_split_and_callbacks_see_it(cache):
         def on_validation_end(self, trainer, module):
             seen.update(trainer.callback_metrics)
 
-    module = train(data, small_gpt(data), callbacks=[Watch()], loss_units={"bits_per_character": 2.0})
+    module = train(data, small_gpt(data), callbacks=[Watch()])
     model, tokens = module.model.eval(), torch.from_numpy(data.splits["val"].tokens.astype("int64"))
     nll = 0.0
     with torch.no_grad():
@@ -190,7 +209,9 @@ def test_validation_covers_the_whole_split_and_callbacks_see_it(cache):
     expected = nll / (len(tokens) - 1)
     assert module.val_metrics["val/loss"] == pytest.approx(expected, rel=1e-6)
     assert seen["val/loss"].item() == pytest.approx(expected, rel=1e-6)
-    assert module.val_metrics["val/bits_per_character"] == pytest.approx(2 * expected, rel=1e-6)
+    # All but the first of as many tokens as there are characters.
+    bits = expected / math.log(2) * (len(tokens) - 1) / len(tokens)
+    assert module.val_metrics["val/bits_per_character"] == pytest.approx(bits, rel=1e-6)
 
 
 def test_speed_is_tokens_over_elapsed_seconds(cache, monkeypatch):
@@ -227,7 +248,7 @@ def test_a_step_is_seeded_with_its_own_number_and_the_rank_of_its_process(cache,
     data = text_data(cache, max_steps=6, steps_per_block=3)
     train(data, small_gpt(data))
     assert seeded == [(7, step, 0, torch.device("cpu")) for step in range(6)]
-    module = LanguageModel(small_gpt(data), ADAMW, COSINE, max_steps=20, log_every=5, seed=5)
+    module = TrainingModule(LanguageModel(), small_gpt(data), ADAMW, COSINE, max_steps=20, log_every=5, seed=5)
     module._trainer = SimpleNamespace(global_rank=3)
     module._raw_optimizer, module._base_rates = SimpleNamespace(param_groups=[{}]), [2.0]
     module._prepare_step(11)

@@ -9,7 +9,8 @@ from torch import nn
 
 from molino.base.errors import ConfigError
 from molino.models.gpt import GPT
-from molino.training.module import LanguageModel
+from molino.tasks.language_model import LanguageModel
+from molino.training.module import TrainingModule
 from molino.training.muon import Muon, orthogonal
 
 
@@ -83,7 +84,7 @@ def test_what_is_not_hidden_goes_where_adamw_takes_it():
 def test_settings_out_of_range_are_named(settings, message):
     model = GPT(11, 8, n_layer=1, n_head=2, n_embd=8)
     optimizer = functools.partial(Muon, **{"lr": 0.1, "muon_lr": 0.1} | settings)
-    module = LanguageModel(model, optimizer, lambda step, max_steps: 1.0, max_steps=1, log_every=1)
+    module = TrainingModule(LanguageModel(), model, optimizer, lambda step, max_steps: 1.0, max_steps=1, log_every=1)
     with pytest.raises(ConfigError, match=f"optimizer: {message}"):
         module.configure_optimizers()
 

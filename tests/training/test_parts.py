@@ -14,6 +14,7 @@ STOP = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val
 def settings(tmp_path):
     return {
         "seed": 3,
+        "task": {"_target_": "molino.tasks.language_model.LanguageModel"},
         "callbacks": {"stop": STOP, "off": None},
         "logger": {"csv": {"_target_": "molino.training.loggers.MetricsFile"}, "tensorboard": None},
         "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu"},
@@ -52,6 +53,8 @@ def test_parts_know_of_each_other_what_they_need(settings, tmp_path):
         ("scheduler", {"floor": 2.0}, "scheduler.floor=2.0 must be a fraction"),
         ("hardware", {"devices": 2, "strategy": "ddp"}, "data.batch_size=3 cannot be shared by 2 processes"),
         ("callbacks", {"stop": STOP | {"monitor": "val/los"}}, "callbacks.stop.monitor=val/los is not measured"),
+        ("task", {"monitor": "val/los"}, "task.monitor=val/los is not measured; did you mean val/loss?"),
+        ("task", {"direction": "maximize"}, "but val/loss is better when lower: set task.direction=minimize"),
         ("model", {"n_layr": 2}, "model.n_layr is not a setting; did you mean model.n_layer?"),
         ("model", {"n_head": 3}, "model.n_embd=8 is not divisible by model.n_head=3"),
         ("model", {"block_size": 4}, "data.block_size=8 is beyond the model's context of 4"),

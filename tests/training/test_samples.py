@@ -8,11 +8,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from molino.data.tokenizers import train_char
 from molino.models.bigram import Bigram
+from molino.tasks.language_model import LanguageModel
 from molino.training.loggers import MetricsFile, TensorBoard
-from molino.training.samples import Samples, sample_text
+from molino.training.samples import Samples
 
 TOKENIZER = train_char(["abc &<>\r\n"])
 START = int(TOKENIZER.encode("\n")[0])
+TEXT = SimpleNamespace(tokenizer=TOKENIZER, corpus=SimpleNamespace(documents=False))
+
+
+def sample_text(bigram: Bigram, tokens: int, seed: int) -> str:
+    return LanguageModel().sample(bigram, TEXT, tokens, seed)
 
 
 def model(seed: int = 0) -> Bigram:
@@ -35,27 +41,29 @@ def trainer(step: int, loggers=(), is_global_zero: bool = True) -> SimpleNamespa
 
 
 def sampler(run, tokens: int = 6) -> Samples:
-    return Samples(run, TOKENIZER, START, tokens, seed=0)
+    return Samples(run, TEXT, tokens, seed=0)
 
 
 def validate(callback: Samples, step: int, bigram: Bigram, loggers=(), is_global_zero: bool = True) -> None:
-    callback.on_validation_end(trainer(step, loggers, is_global_zero), SimpleNamespace(model=bigram))
+    callback.on_validation_end(
+        trainer(step, loggers, is_global_zero), SimpleNamespace(model=bigram, task=LanguageModel())
+    )
 
 
 def test_a_sample_is_a_function_of_model_and_seed():
-    first = sample_text(model(), TOKENIZER, START, 50, seed=0)
+    first = sample_text(model(), 50, seed=0)
     torch.manual_seed(99)
-    assert sample_text(model(), TOKENIZER, START, 50, seed=0) == first
+    assert sample_text(model(), 50, seed=0) == first
     assert len(first) == 50
-    assert sample_text(model(), TOKENIZER, START, 50, seed=1) != first
-    assert sample_text(model(1), TOKENIZER, START, 50, seed=0) != first
+    assert sample_text(model(), 50, seed=1) != first
+    assert sample_text(model(1), 50, seed=0) != first
 
 
 def test_special_tokens_are_never_sampled():
     bigram = model()
     with torch.no_grad():
         bigram.table.weight[:, :3] = 20.0  # <unk>, <pad> and <|endoftext|>, which this text never had
-    text = sample_text(bigram, TOKENIZER, START, 200, seed=0)
+    text = sample_text(bigram, 200, seed=0)
     assert len(text) == 200 and set(text) <= set("abc &<>\r\n")
 
 
@@ -96,6 +104,12 @@ def test_a_resumed_run_drops_later_samples_and_ends_as_if_never_stopped(step, le
 
 def test_a_new_run_starts_without_a_file(tmp_path):
     sampler(tmp_path).on_train_start(trainer(0), None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_shows_nothing_leaves_no_file(tmp_path):
+    silent = SimpleNamespace(sample=lambda *_: "")
+    sampler(tmp_path).on_validation_end(trainer(10), SimpleNamespace(model=None, task=silent))
     assert list(tmp_path.iterdir()) == []
 
 

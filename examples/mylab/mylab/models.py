@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from molino.models import next_token_loss, token_positions
 from molino.models.attention import CausalSelfAttention
 from molino.models.cache import CacheShape, KVCache
+from molino.models.capabilities import Capabilities
 
 
 class GRU(nn.Module):
@@ -48,7 +49,13 @@ class Parallel(nn.Module):
     def __init__(self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 128):
         super().__init__()
         self.block_size = block_size
-        self.cache_shape = CacheShape(n_layer, n_head, n_embd // n_head)
+        self.capabilities = Capabilities(
+            cache=CacheShape(n_layer, n_head, n_embd // n_head),
+            attention=True,
+            hidden=n_embd,
+            embedding="wte.weight",
+            positions={"wpe.weight": "learned positions"},
+        )
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.blocks = nn.ModuleList(Block(n_embd, n_head, layer) for layer in range(n_layer))
@@ -68,7 +75,11 @@ class Parallel(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
-        return self.lm_head(self.hidden(tokens_BT, cache))
+        return self.head(self.hidden(tokens_BT, cache))
+
+    def head(self, hidden_BTC: Tensor) -> Tensor:
+        """Logits (B, T, V) of what `hidden` returns."""
+        return self.lm_head(hidden_BTC)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that count."""

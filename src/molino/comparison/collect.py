@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from molino.base.errors import CheckpointError
 from molino.base.files import read_text
 from molino.configuration import identity
 from molino.configuration.identity import canonical, experiments
-from molino.configuration.settings import flatten
+from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, check_extent
+from molino.runs.measures import Measures, read_measures
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
 GROUPS = (
-    "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment", "debug",
+    "task", "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment",
+    "debug",
 )  # fmt: skip
 LARGEST = sys.float_info.max  # JSON knows larger whole numbers
 MOST_NAMES = 10  # of sweeps in a message
@@ -39,7 +41,9 @@ class Run:
         settings: its leaves, as {'model.n_layer': 4, ...}.
         typed: what was typed for it, by key.
         choices: the choice taken of each group, as far as it is known.
+        measures: which figures it has, and which of them decides.
         identity: equal of runs that differ in nothing but the seed.
+        task: what it was trained to do, by the name of its class.
         corpus, tokenizer: equal of runs whose losses a character, and a token, compare.
         corpus_name: what tables call the corpus.
     """
@@ -50,7 +54,9 @@ class Run:
     settings: dict[str, Any]
     typed: dict[str, Any]
     choices: dict[str, Any]
+    measures: Measures
     identity: str
+    task: str
     corpus: str
     tokenizer: str
     corpus_name: str
@@ -75,10 +81,10 @@ class Run:
         return progress.get("step"), progress.get("max_steps", self.settings.get("trainer.max_steps"))
 
     def metric(self, name: str) -> float | None:
-        """Return a figure of its summary; None where there is none. An infinite perplexity is written as null."""
+        """Return a figure of its summary; None where there is none. What is infinite is written as null."""
         summary = self.status.summary or {}
         value = summary.get(name)
-        if value is None and name in summary and name.endswith("perplexity"):
+        if value is None and name in summary and (metric := self.measures.metric(name)) and metric.overflows:
             return math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
             return None if value != math.inf else value
@@ -116,15 +122,18 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_runs(paths: Iterable[Path]) -> list[Run]:
+def read_runs(paths: Iterable[Path], earlier: Callable[[dict[str, Any]], Measures]) -> list[Run]:
     """Read runs, and fill in what one of them says of the others.
 
+    Args:
+        earlier: what a run measures that has not recorded it, by its summary.
+
     A run that waits in a queue has no settings yet: it takes those of a run for which the same was typed, or at least
-    the corpus of one for which the same was typed of that. An older one has not recorded its choices: it takes those of
-    runs with the same sections. A run that is not done does not know the checksum of its corpus: it takes that of a run
-    with the same settings of it.
+    the corpus, or the task, of one for which the same was typed of that. An older one has not recorded its choices: it
+    takes those of runs with the same sections. A run that is not done does not know the checksum of its corpus: it
+    takes that of a run with the same settings of it.
     """
-    runs = _complete_settings(_identify([_read_run(path) for path in paths]))
+    runs = _complete_settings(_identify([_read_run(path, earlier) for path in paths]))
     known = {(group, _section(run, group)): run.choices[group] for run in runs if run.settings for group in run.choices}
     texts = {run.corpus: (_text(run), run.corpus_name) for run in runs if run.done}
     return [_complete(run, known, texts) for run in runs]
@@ -145,8 +154,8 @@ def _find_folder(name: str, outputs: Path) -> Path:
     raise CheckpointError(f"there is no sweep {name} in {sweeps}, and no folder of that path{hint}")
 
 
-def _read_run(path: Path) -> Run:
-    status, nested = read_status(path), {}
+def _read_run(path: Path, earlier: Callable[[dict[str, Any]], Measures]) -> Run:
+    status, nested, measures = read_status(path), {}, None
     try:
         nested = _read_yaml(path / CONFIG)
         if not isinstance(nested, dict):
@@ -154,8 +163,11 @@ def _read_run(path: Path) -> Run:
         if "paths" not in nested:  # the last of its sections; what is cut off may be YAML all the same
             raise ValueError("it ends too early")
         check_extent(nested)
+        measures = read_measures(path)
     except FileNotFoundError:
         pass  # it waits in a queue, or failed before it was composed
+    except CheckpointError as error:
+        status, nested = replace(status, state=FAILED, error=str(error)), {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         status, nested = replace(status, state=FAILED, error=f"{path / CONFIG} cannot be read: {reason}"), {}
@@ -171,11 +183,17 @@ def _read_run(path: Path) -> Run:
         flatten(nested),
         typed,
         choices,
+        measures or earlier(status.summary or {}),
         identity=canonical(asked),
+        task=_task(nested),
         corpus=canonical(choices.get("data")),
         tokenizer=canonical(choices.get("data/tokenizer")),
         corpus_name=str(name),
     )
+
+
+def _task(settings: dict[str, Any]) -> str:
+    return flatten(with_task(settings)).get("task") or ""
 
 
 def _identify(runs: list[Run]) -> list[Run]:
@@ -199,9 +217,12 @@ def _identified(run: Run, experiment: dict[str, Any]) -> Run:
 
 def _complete_settings(runs: list[Run]) -> list[Run]:
     twins = {_signature(run): run for run in runs if run.settings}
+    tasks = {_signature(run, ("task", "experiment")): run for run in runs if run.settings}
     texts = {_signature(run, ("data", "experiment")): run for run in runs if run.settings}
     completed = []
     for run in runs:
+        if not run.settings and (of_task := tasks.get(_signature(run, ("task", "experiment")))) is not None:
+            run = replace(run, measures=of_task.measures, task=of_task.task)
         twin, of_text = twins.get(_signature(run)), texts.get(_signature(run, ("data", "experiment")))
         if not run.settings and of_text is not None:
             about = {name: getattr(of_text, name) for name in ("corpus", "tokenizer", "corpus_name")}

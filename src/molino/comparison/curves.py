@@ -1,4 +1,4 @@
-"""Held-out loss while runs were trained, from their metrics.csv, averaged over seeds."""
+"""A held-out figure while runs were trained, from their metrics.csv, averaged over seeds."""
 
 import csv
 import math
@@ -13,11 +13,11 @@ METRICS = "metrics.csv"
 
 @dataclass(frozen=True)
 class Curve:
-    """Held-out loss of some runs at each validation they have in common.
+    """A held-out figure of some runs at each validation they have in common.
 
     Attributes:
         x: steps, or seconds since the start of the run, their mean over the runs.
-        mean, low, high: loss in nats a token: mean, least and largest of the runs.
+        mean, low, high: of the figure: mean, least and largest of the runs.
         runs: how many there are.
     """
 
@@ -28,30 +28,30 @@ class Curve:
     runs: int
 
 
-def read_validations(run: Path) -> dict[int, tuple[float, float | None]]:
-    """Return step -> (held-out loss, seconds since the start; None in older runs) of each validation of a run."""
+def read_validations(run: Path, metric: str) -> dict[int, tuple[float, float | None]]:
+    """Return step -> (the metric, seconds since the start; None in older runs) of each validation of a run."""
     found = {}
     try:
         with (run / METRICS).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                loss, seconds = _number(row.get("val/loss")), _number(row.get("seconds"))
+                value, seconds = _number(row.get(metric)), _number(row.get("seconds"))
                 step = _number(row.get("step"))
-                if loss is not None and step is not None:
-                    found[int(step)] = loss, seconds
+                if value is not None and step is not None:
+                    found[int(step)] = value, seconds
     except (OSError, ValueError, csv.Error):
         return {}  # nothing was logged, or nothing that can be read
     return found
 
 
-def average(runs: Iterable[Run], axis: str) -> Curve | None:
-    """Return the curve of `runs` against `steps` or `seconds`; None where none of them knows it.
+def average(runs: Iterable[Run], metric: str, axis: str) -> Curve | None:
+    """Return the curve of a metric of `runs` against `steps` or `seconds`; None where none of them knows it.
 
     A run that stopped early ends the curve: a mean over fewer runs would jump.
     """
     points = []
     for run in runs:
-        validations = read_validations(run.path)
-        own = {step: (step if axis == "steps" else seconds, loss) for step, (loss, seconds) in validations.items()}
+        validations = read_validations(run.path, metric)
+        own = {step: (step if axis == "steps" else seconds, value) for step, (value, seconds) in validations.items()}
         own = {step: point for step, point in own.items() if point[0] is not None}
         if own:
             points.append(own)
@@ -60,12 +60,12 @@ def average(runs: Iterable[Run], axis: str) -> Curve | None:
     # Runs that were validated at different steps have no mean: the first is shown.
     common = sorted(set.intersection(*map(set, points)))
     points, common = (points, common) if common else (points[:1], sorted(points[0]))
-    losses = [[own[step][1] for own in points] for step in common]
+    figures = [[own[step][1] for own in points] for step in common]
     return Curve(
         x=[math.fsum(own[step][0] for own in points) / len(points) for step in common],
-        mean=[math.fsum(values) / len(values) for values in losses],
-        low=[min(values) for values in losses],
-        high=[max(values) for values in losses],
+        mean=[math.fsum(values) / len(values) for values in figures],
+        low=[min(values) for values in figures],
+        high=[max(values) for values in figures],
         runs=len(points),
     )
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: held-out loss while runs were trained, and what a setting did to a metric.
+"""Pictures of a comparison: what decides, such as the held-out loss, in training, and what a setting did to a metric.
 
 Figures of matplotlib, which is optional: it is imported when one is drawn, and never asked for a window.
 """
@@ -11,15 +11,15 @@ from typing import Any
 
 from molino.base.errors import ResourceError
 from molino.comparison.curves import Curve, average
-from molino.comparison.rows import FLOORS, Row, higher_is_better
+from molino.comparison.rows import Row
 from molino.comparison.tables import show_number, show_value
+from molino.runs.measures import spoken
 
 DPI = 130
 WIDTH, HEIGHT = 11.0, 4.6  # of a panel with its legend, in inches
 MOST_COLOURED = 10  # lines; the others are grey
 LONGEST_LABEL = 44  # letters
 GREY = "0.75"
-LOSSES = ("val/loss", "val/best_loss")  # what the floors are floors of
 MARK = "molino results.py"  # by which a picture is known as ours
 
 
@@ -31,12 +31,13 @@ def require_matplotlib() -> None:
         raise ResourceError('pictures need matplotlib: pip install -e ".[plots]"') from error
 
 
-def draw_curves(rows: list[Row], axis: str) -> Any | None:
-    """Draw held-out loss against `steps` or `seconds`, a panel for each text; None where no run knows it.
+def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
+    """Draw what decides in some runs against `steps` or `seconds`, a panel for each text; None where no run knows it.
 
     A line is the mean over the seeds of a row, its band goes from the least to the largest. The best ten are coloured.
     """
-    curves = [(row, average(row.runs or row.unfinished, axis)) for row in rows]
+    rows = [row for row in rows if row.measures.monitor == monitor]
+    curves = [(row, average(row.runs or row.unfinished, monitor, axis)) for row in rows]
     panels = _by_text([(row, curve) for row, curve in curves if curve])
     if not panels:
         return None
@@ -53,18 +54,20 @@ def draw_curves(rows: list[Row], axis: str) -> Any | None:
             if curve.runs > 1:
                 place.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0, zorder=order)
         rows_here = [row for row, _ in drawn]
-        hidden = _limit(place, [curve for _, curve in drawn])
-        _floors(place, rows_here)
+        maximized = rows_here[0].measures.maximized(monitor)
+        hidden = _limit(place, [curve for _, curve in drawn], maximized)
+        _floors(place, rows_here, monitor)
         unfinished, pruned = any(not row.runs for row in rows_here), any(row.pruned for row in rows_here)
         remarks = {"dashed: not finished": unfinished, "dotted: pruned": pruned}
-        _remark(place, remarks | {f"{hidden} beyond the top": hidden > 0})
+        _remark(place, remarks | _out_of_sight(hidden, maximized))
         ends = [curve.x[-1] for _, curve in drawn]
         if min(ends) > 0 and max(ends) >= 20 * min(ends):
             _logarithmic(place)
         else:
             place.set_xlim(left=0)
         place.set_xlabel("training steps" if axis == "steps" else "seconds since the start of the run")
-        place.set_ylabel("held-out loss, nats a token")
+        metric = rows_here[0].measures.metric(monitor)
+        place.set_ylabel(", ".join(filter(None, (spoken(monitor), metric.unit if metric else ""))))
         _finish(place, rows_here, len(drawn))
     return figure
 
@@ -98,12 +101,12 @@ def draw_setting(rows: list[Row], metric: str, key: str) -> Any | None:
         every = [row for line in lines for row in line]
         _scale(place, sorted({row.labels[key] for row in every}))
         means = [row.samples[metric].mean for row in every]
-        limit = max(means) if higher_is_better(metric) else _in_sight(means)
-        if hidden := sum(mean > limit for mean in means):
-            _span(place, min(means), limit)
-        _remark(place, {"x: pruned": any(row.pruned for row in every), f"{hidden} beyond the top": hidden > 0})
-        if metric in LOSSES:
-            _floors(place, every)
+        maximized = every[0].measures.maximized(metric)
+        shown = _in_sight(means, maximized)
+        if hidden := len(means) - len(shown):
+            _span(place, min(shown), max(shown))
+        _remark(place, {"x: pruned": any(row.pruned for row in every)} | _out_of_sight(hidden, maximized))
+        _floors(place, every, metric)
         place.set_xlabel(key, parse_math=False)
         place.set_ylabel(f"{metric}, mean and sd" if any(row.samples[metric].sd for row in every) else metric)
         _finish(place, [line[0] for line in lines], 0 if scattered else len(lines), without=key)
@@ -142,9 +145,10 @@ def _figure(panels: int) -> tuple[Any, list[Any]]:
 
 def _by_text(items: list[tuple[Row, Any]]) -> list[list[tuple[Row, Any]]]:
     """Return rows, each with something, text by text: those of a panel are of one corpus and one tokenizer."""
-    panels: dict[tuple[str, str], list[tuple[Row, Any]]] = {}
+    panels: dict[tuple[str, str, str], list[tuple[Row, Any]]] = {}
     for row, item in items:
-        panels.setdefault((row.all_runs[0].corpus, row.all_runs[0].tokenizer), []).append((row, item))
+        run = row.all_runs[0]
+        panels.setdefault((run.corpus, run.tokenizer, run.task), []).append((row, item))
     return list(panels.values())
 
 
@@ -185,25 +189,31 @@ def _colours(panels: list[list[str]]) -> list[list[str]]:
     return [[f"C{n}" if n < MOST_COLOURED else GREY for n in range(len(names))] for names in panels]
 
 
-def _limit(place: Any, curves: list[Curve]) -> int:
+def _limit(place: Any, curves: list[Curve], maximized: bool) -> int:
     """Let a panel show all curves, save those that went astray; return how many those are."""
-    limit = _in_sight([curve.mean[-1] for curve in curves])
-    shown = [curve for curve in curves if curve.mean[-1] <= limit]
-    _span(place, min(min(curve.low) for curve in curves), max(max(curve.high) for curve in shown))
+    ends = _in_sight([curve.mean[-1] for curve in curves], maximized)
+    shown = [curve for curve in curves if curve.mean[-1] in ends]
+    _span(place, min(min(curve.low) for curve in shown), max(max(curve.high) for curve in shown))
     return len(curves) - len(shown)
 
 
-def _in_sight(values: list[float]) -> float:
-    """Return the largest value that is to be seen: some are so large that all others would look the same.
+def _in_sight(values: list[float], maximized: bool) -> list[float]:
+    """Return the values that are to be seen: some are so bad that all others would look the same.
 
-    Those are beyond Tukey's outer fence (1977), and ten times as far from the best as the largest within it.
+    Those are beyond Tukey's outer fence (1977), and ten times as far from the best as the worst within it.
     """
-    if len(values) < 5:
-        return max(values)
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    inner = max(value for value in values if value <= third + 3 * (third - first))
-    far = max(values) - min(values) > 10 * (inner - min(values)) > 0
-    return inner if far else max(values)
+    sign = -1 if maximized else 1
+    losses = [sign * value for value in values]
+    if len(losses) < 5:
+        return values
+    first, _, third = statistics.quantiles(losses, n=4, method="inclusive")
+    inner = max(loss for loss in losses if loss <= third + 3 * (third - first))
+    far = max(losses) - min(losses) > 10 * (inner - min(losses)) > 0
+    return [value for value in values if sign * value <= inner] if far else values
+
+
+def _out_of_sight(count: int, maximized: bool) -> dict[str, bool]:
+    return {f"{count} beyond the {'bottom' if maximized else 'top'}": count > 0}
 
 
 def _span(place: Any, bottom: float, top: float) -> None:
@@ -216,23 +226,21 @@ def _remark(place: Any, remarks: dict[str, bool]) -> None:
     place.set_title("; ".join(text for text, so in remarks.items() if so), fontsize=8, color="0.35", loc="right")
 
 
-def _floors(place: Any, rows: list[Row]) -> None:
-    """Draw as level lines what counting achieves: the best of it, and the others where they are in sight."""
-    row = next((row for row in rows if row.floor), None)
-    if row is None:
+def _floors(place: Any, rows: list[Row], metric: str) -> None:
+    """Draw as level lines what counting achieves of a metric: the best, and what else is in sight."""
+    floors, measures = next(((found, row.measures) for row in rows if (found := row.floors(metric))), ({}, None))
+    if not floors:
         return
-    (low, high), best = place.get_ylim(), row.floor[1]
+    (low, high), best = place.get_ylim(), (max if measures.maximized(metric) else min)(floors.values())
     room = 0.05 * (max(high, best) - min(low, best))
     low, high = min(low, best - room), max(high, best + room)
     place.set_ylim(low, high)
-    summary = row.runs[0].status.summary
-    for key in FLOORS:
-        if isinstance(loss := summary.get(key), int | float) and low <= loss <= high:
-            name = f"{summary.get('floor/ngram_order', 'n')}-gram" if key == "floor/ngram" else key[len("floor/") :]
-            place.axhline(loss, color="0.35", lw=0.8, ls=(0, (4, 3)), zorder=1)
+    for name, level in floors.items():
+        if low <= level <= high:
+            place.axhline(level, color="0.35", lw=0.8, ls=(0, (4, 3)), zorder=1)
             words = {"fontsize": 7, "color": "0.35", "bbox": {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}}
             at = {"transform": place.get_yaxis_transform(), "va": "bottom", "zorder": 1.5}
-            place.text(0.005, loss, f"{name} floor {show_number(loss)}", **words, **at)
+            place.text(0.005, level, f"{name} floor {show_number(level)}", **words, **at)
 
 
 def _scale(place: Any, values: list[float]) -> None:

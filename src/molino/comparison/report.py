@@ -8,6 +8,7 @@ from molino.base.files import atomic_write, explain_os_errors, write_text
 from molino.comparison import pictures
 from molino.comparison.page import GENERATOR, make_page
 from molino.comparison.rows import Row
+from molino.runs.measures import spoken
 
 INDEX = "index.html"
 
@@ -50,7 +51,11 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
 
 def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:
     """Return title -> PNG of each picture there is something to draw in."""
-    figures = {f"held-out loss by {axis}": pictures.draw_curves(rows, axis) for axis in ("steps", "seconds")}
+    figures = {
+        f"{spoken(monitor)} by {axis}": pictures.draw_curves(rows, monitor, axis)
+        for monitor in dict.fromkeys(row.measures.monitor for row in rows)
+        for axis in ("steps", "seconds")
+    }
     for metric in metrics:
         for key in pictures.numeric_settings(rows):
             figures[f"{metric} by {key}"] = pictures.draw_setting(rows, metric, key)

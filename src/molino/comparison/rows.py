@@ -12,9 +12,9 @@ from molino.comparison.collect import Run, is_indifferent
 from molino.comparison.statistics import Sample, describe, welch
 from molino.configuration.identity import canonical
 from molino.runs.directory import SUMMARY
+from molino.runs.measures import Measures
 
 SIGNIFICANT = 0.05
-FLOORS = ("floor/unigram", "floor/bigram", "floor/ngram")
 # Two measurements of these differ although nothing was drawn anew.
 MEASURED = ("seconds", "tokens_per_second")
 # How the setting of a corpus or a tokenizer tells rows apart that nothing else does.
@@ -27,7 +27,8 @@ class Row:
 
     Attributes:
         key: what its runs have in common; also with the row of those that were stopped early.
-        text: equal of rows whose first metric compares.
+        metric: by which it is ranked.
+        text: equal of rows in which that compares.
         runs: those that are done; all of them, or none, were stopped early by a search.
         unfinished: those that belong here but are not done.
         repeats: done runs that another one here repeats, seed and all. They count once.
@@ -38,6 +39,7 @@ class Row:
     """
 
     key: tuple[Any, ...]
+    metric: str
     text: tuple[str, ...]
     runs: list[Run] = field(default_factory=list)
     unfinished: list[Run] = field(default_factory=list)
@@ -60,15 +62,23 @@ class Row:
         return self.all_runs[0].corpus_name
 
     @property
-    def floor(self) -> tuple[str, float] | None:
-        """The best that counting achieves on the held-out text, as 'bigram' or '5-gram', and its loss."""
+    def measures(self) -> Measures:
+        return self.all_runs[0].measures
+
+    def floors(self, metric: str) -> dict[str, float]:
+        """Return what counting achieves of a metric: 'bigram' or '5-gram' -> its value."""
         summary = self.runs[0].status.summary if self.runs else {}
-        floors = {key: summary[key] for key in FLOORS if isinstance(summary.get(key), int | float)}
+        named = self.measures.floors_of(metric)
+        return {name: summary[tag] for tag, name in named.items() if isinstance(summary.get(tag), int | float)}
+
+    @property
+    def floor(self) -> tuple[str, float] | None:
+        """The best that counting achieves of what the row is ranked by, and how."""
+        floors = self.floors(self.metric)
         if not floors:
             return None
-        best = min(floors, key=floors.__getitem__)
-        order = summary.get("floor/ngram_order") or "n"
-        return f"{order}-gram" if best == "floor/ngram" else best.removeprefix("floor/"), floors[best]
+        best = (max if self.measures.maximized(self.metric) else min)(floors, key=floors.__getitem__)
+        return best, floors[best]
 
     @property
     def verdict(self) -> str:
@@ -78,41 +88,43 @@ class Row:
         return "" if self.p is None else "worse" if self.p < SIGNIFICANT else "unclear"
 
 
-def make_rows(runs: list[Run], metrics: list[str], group_by: list[str] | None) -> list[Row]:
-    """Return the rows of a table in its order: text by text, the best of the first metric first.
+def monitors(runs: list[Run]) -> list[str]:
+    """Return what decides in these runs: one metric, or one for each of several tasks."""
+    return list(dict.fromkeys(run.measures.monitor for run in [run for run in runs if run.done] or runs))
+
+
+def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | None) -> list[Row]:
+    """Return the rows of a table in its order: text by text, the best first, by the first metric.
 
     Args:
+        metrics: None for what decides in each run.
         group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
 
     Raises:
         ConfigError: a setting or a metric is unknown.
     """
-    check_metrics(runs, metrics)
+    shown = monitors(runs) if metrics is None else metrics
+    check_metrics(runs, shown)
     check_settings(runs, group_by or [])
     rows: dict[Any, Row] = {}
     for run in sorted(runs, key=lambda run: not run.done):
         own = tuple(map(run.value, group_by)) if group_by is not None else (run.identity,)
         # What is pooled compares in every metric.
-        key = (*own, *(text_of(run, metric) for metric in metrics))
-        row = rows.setdefault((key, run.pruned), Row(key, text_of(run, metrics[0])))
+        key = (*own, *(text_of(run, metric) for metric in shown))
+        by = run.measures.monitor if metrics is None and run.measures.monitor in shown else shown[0]
+        row = rows.setdefault((key, run.pruned), Row(key, by, text_of(run, by)))
         (row.runs if run.done else row.unfinished).append(run)
     for row in rows.values():
-        if not metrics[0].endswith(MEASURED):
-            row.runs, row.repeats = _without_repeats(row.runs, metrics[0])
-        row.samples = {metric: describe(_values(row.runs, metric)) for metric in metrics}
+        if not row.metric.endswith(MEASURED):
+            row.runs, row.repeats = _without_repeats(row.runs, row.metric)
+        row.samples = {metric: describe(_values(row.runs, metric)) for metric in shown}
     label(list(rows.values()), group_by)
-    return _ranked(list(rows.values()), metrics[0])
-
-
-def higher_is_better(metric: str) -> bool:
-    """Tell in which direction a metric improves."""
-    return metric.endswith("tokens_per_second")
+    return _ranked(list(rows.values()))
 
 
 def text_of(run: Run, metric: str) -> tuple[str, ...]:
-    """Return what runs have in common whose `metric` compares: the corpus and, of a figure a token, the tokenizer."""
-    per_token = metric.startswith(("val/", "train/", "floor/")) and "bits_per" not in metric
-    return (run.corpus, run.tokenizer) if per_token else (run.corpus,)
+    """Return what runs have in common whose `metric` compares: corpus, task and, of a figure a token, the tokenizer."""
+    return (run.corpus, run.task, *([run.tokenizer] if run.measures.per_token(metric) else []))
 
 
 def check_metrics(runs: list[Run], metrics: list[str]) -> None:
@@ -192,21 +204,21 @@ def _without_repeats(runs: list[Run], metric: str) -> tuple[list[Run], list[Run]
     return [run for run in runs if run.path in kept], [run for run in runs if run.path not in kept]
 
 
-def _ranked(rows: list[Row], metric: str) -> list[Row]:
+def _ranked(rows: list[Row]) -> list[Row]:
     """Return the rows text by text, best first, then what was stopped early, then what has no value; compare each with
     the best of its text."""
-    sign = -1 if higher_is_better(metric) else 1
-    known = {row.text for row in rows if row.samples[metric].mean is not None}
+    known = {row.text for row in rows if row.samples[row.metric].mean is not None}
 
     def rank(row: Row) -> tuple[Any, ...]:
-        mean = row.samples[metric].mean
+        mean, sign = row.samples[row.metric].mean, -1 if row.measures.maximized(row.metric) else 1
         return row.text not in known, row.corpus_name, row.text, mean is None, row.pruned, sign * (mean or 0)
 
     ranked, best = sorted(rows, key=rank), {}
     for row in ranked:
-        if row.pruned or row.samples[metric].mean is None:
+        sample = row.samples[row.metric]
+        if row.pruned or sample.mean is None:
             continue
         row.best = best.setdefault(row.text, row) is row
         if not row.best:
-            row.p = welch(row.samples[metric], best[row.text].samples[metric])
+            row.p = welch(sample, best[row.text].samples[row.metric])
     return ranked

@@ -35,7 +35,7 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
     """
     first, others = metrics[0], metrics[1:]
     spread = any(row.samples[first].sd is not None for row in rows)
-    floors = metrics == ["val/loss"] and any(row.floor for row in rows)
+    floors = len(metrics) == 1 and any(row.floor for row in rows)
     header = [*rows[0].labels, "n", first]
     header += ["sd", "95 % interval", "p", ""] if spread else [""]
     header += [*others, *(["best floor"] if floors else [])]
@@ -77,7 +77,8 @@ def notes(rows: list[Row], metrics: list[str]) -> list[str]:
     if any(row.p is not None for row in rows):
         lines.append("p: Welch's t-test against the best row of the same text; worse: significant at 5 %")
     if sum(row.best for row in rows) > 1:
-        lines.append(f"{metrics[0]} compares only on the same text and tokens: each has a best row of its own")
+        ranked_by = " and ".join(dict.fromkeys(row.metric for row in rows))
+        lines.append(f"{ranked_by} compares only on the same text and tokens: each has a best row of its own")
     if any(row.pruned for row in rows):
         lines.append("pruned: stopped early by a search, so neither averaged nor compared with full runs")
     if repeats := [run for row in rows for run in row.repeats]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from molino.base.errors import CheckpointError
 from molino.configuration.build import defaults_of, join, with_current_names
-from molino.configuration.settings import flatten
+from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, read_config
 
 # What makes no other run: what it is called, where its files lie, what it writes beside, how often one looks. But not
@@ -31,6 +31,8 @@ GIVEN = {"model": ("vocab_size",)}
 SETTLED = ("hardware.precision", "hardware.attention", "hardware.compile")
 # What these take changes with their versions, which are recorded beside the settings.
 OF_OTHERS = ("torch.", "lightning.")
+# Of these a choice says more than the name of its class.
+CHOSEN = ("task", "model", "optimizer", "scheduler", "hardware")
 ABSENT = "absent"  # which is not null
 
 
@@ -43,7 +45,7 @@ def is_indifferent(key: str) -> bool:
 def essential(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings without what makes no difference, nor what is null or empty where leaving it out says as much: at
     the top, and a callback."""
-    kept = _without_indifferent(with_current_names(settings))
+    kept = _without_indifferent(with_current_names(with_task(settings)))
     return {name: value for name, value in kept.items() if value not in (None, {})}
 
 
@@ -117,8 +119,10 @@ def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]
     shown = {
         "data": data["corpus"].get("name") or data["corpus"]["_target_"].rsplit(".", 1)[-1],
         **flatten({name: data[name] for name in ("tokenizer", "batches", "batch_size", "block_size")}),
-        **flatten({name: settings[name] for name in ("model", "optimizer", "scheduler")}),
-        **{name: choices[name] for name in ("model", "optimizer", "scheduler", "hardware") if choices.get(name)},
+        **flatten({name: settings[name] for name in ("task", "model", "optimizer", "scheduler")}),
+        **{
+            name: choices[name] for name in ("task", "model", "optimizer", "scheduler", "hardware") if choices.get(name)
+        },
         **{name: trainer[name] for name in ("max_steps", "accumulate", "clip") if name in trainer},
         "seed": settings["seed"],
     }

@@ -44,6 +44,12 @@ class Request:
         return digest(self.settings)
 
     @property
+    def monitor(self) -> str:
+        """The tag of the figure that decides; see molino.runs.measures. Empty where the settings name none."""
+        task = self.settings.get("task")
+        return str(task.get("monitor", "")) if isinstance(task, dict) else ""
+
+    @property
     def devices(self) -> int:
         """How many devices train the run on each machine."""
         return self._hardware("devices", 1, int)

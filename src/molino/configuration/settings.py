@@ -18,9 +18,11 @@ class DescribesModel(Protocol):
     def __call__(self, source: str) -> dict[str, Any]: ...
 
 
+# What runs of before there were tasks were trained for.
+EARLIER_TASK = "molino.tasks.language_model.LanguageModel"
 # What the configuration of a training consists of.
 SECTIONS = {
-    "name": str, "seed": int, "resume": str | None, "weights": str | None, "data": dict, "model": dict,
+    "name": str, "seed": int, "resume": str | None, "weights": str | None, "task": dict, "data": dict, "model": dict,
     "optimizer": dict, "scheduler": dict, "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict,
     "paths": dict,
 }  # fmt: skip
@@ -108,6 +110,7 @@ def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
     if isinstance(tokenizer, dict) and "path" in tokenizer and (run / TOKENIZER).is_file():
         # Where it once came from may be gone; the run has kept it.
         tokenizer["path"] = str(run / TOKENIZER)
+    stored = with_task(stored)
     # Runs of before there was this setting do not have it.
     stored.setdefault("weights", None)
     try:
@@ -115,6 +118,11 @@ def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
     except ConfigError as error:
         raise CheckpointError(f"{run / CONFIG} is damaged: {error}") from error
     return stored
+
+
+def with_task(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that say what is trained for. Those of before there were tasks do not: all were of one."""
+    return settings if "task" in settings else {**settings, "task": {"_target_": EARLIER_TASK}}
 
 
 def relocate(stored: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ cheap: the random numbers of any set of rows are computed at once, without a sta
 Shapes: S steps in a block, A micro-batches a step, B rows of this process, T time (tokens).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,20 +23,68 @@ EVALUATION_LOGITS = 2**24
 EVALUATION_TOKENS = 2**14
 
 
-class Block(NamedTuple):
-    """The batches of S consecutive steps.
+class Rows(NamedTuple):
+    """What examples of training data are, as a task makes them of row numbers of any shape: arrays that begin with it.
 
-    `weights[s][a]` is the factor of micro-batch a's mean loss that makes the sum over all micro-batches, averaged
-    over processes, the mean over every predicted token of the step.
+    `counts` says, of a part of the loss that is a mean over unequal numbers of things, how many of them each row holds.
     """
 
-    inputs_SABT: torch.Tensor
-    targets_SABT: torch.Tensor
-    weights_SA: list[list[float]]
+    fields: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
 
 
 class Draw(Protocol):
-    """Draws rows of training data: row numbers (any shape) -> windows_T1 of T + 1 tokens, and their targets' mask."""
+    """A pure function from the numbers of rows to what they are."""
+
+    def __call__(self, rows: np.ndarray) -> Rows: ...
+
+
+class Evaluation(Protocol):
+    """A split in batches, dicts of tensors, in order and the same every time; of several processes each has its own.
+
+    `describe()` tells in a table of facts how the split is read.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]: ...
+
+    def describe(self) -> dict[str, str]: ...
+
+
+class Step(NamedTuple):
+    """A micro-batch: its fields (B, ...), and the weight of each part of its loss."""
+
+    fields: dict[str, torch.Tensor]
+    weights: dict[str, float]
+
+
+class Block(NamedTuple):
+    """The batches of S consecutive steps, each field (S, A, B, ...).
+
+    `weights[part][s][a]` is the factor of a part's mean over micro-batch a that makes the sum over all micro-batches,
+    averaged over processes, the mean over whatever counts in the step.
+    """
+
+    fields: dict[str, torch.Tensor]
+    weights: dict[str, list[list[float]]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def steps(self) -> Iterator[list[Step]]:
+        """Yield the micro-batches of each step."""
+        # At once: to take a step out of a tensor costs as much as a small operation of a model.
+        rows = [field.flatten(0, 1).unbind(0) for field in self.fields.values()]
+        batches = [dict(zip(self.fields, row, strict=True)) for row in zip(*rows, strict=True)]
+        count = len(batches) // len(self)
+        for s in range(len(self)):
+            weights = [{part: each[s][a] for part, each in self.weights.items()} for a in range(count)]
+            yield [Step(*pair) for pair in zip(batches[s * count : (s + 1) * count], weights, strict=True)]
+
+
+class Windows(Protocol):
+    """Draws rows of a token stream: row numbers (any shape) -> windows_T1 of T + 1 tokens, and their targets' mask."""
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]: ...
 
@@ -56,7 +104,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def windows(split: Split, block_size: int, seed: int, padding_id: int | None) -> Draw:
+def windows(split: Split, block_size: int, seed: int, padding_id: int | None) -> Windows:
     """Draw windows of the token stream, each start equally likely.
 
     Raises:
@@ -76,7 +124,7 @@ def windows(split: Split, block_size: int, seed: int, padding_id: int | None) ->
     return draw
 
 
-def documents(split: Split, block_size: int, seed: int, padding_id: int | None) -> Draw:
+def documents(split: Split, block_size: int, seed: int, padding_id: int | None) -> Windows:
     """Draw a random window of each document, every document once an epoch in an order of the epoch's own.
 
     A document that fits is taken whole, from the <|endoftext|> before it to the one that closes it, and padded.
@@ -110,29 +158,39 @@ def documents(split: Split, block_size: int, seed: int, padding_id: int | None) 
     return draw
 
 
-BATCHES: dict[str, Callable[..., Draw]] = {"windows": windows, "documents": documents}
+BATCHES: dict[str, Callable[..., Windows]] = {"windows": windows, "documents": documents}
 
 
 def draw_block(
-    draw: Draw, steps_S: np.ndarray, accumulate: int, batch_size: int, rank: int = 0, world_size: int = 1
+    draw: Draw,
+    parts: Iterable[str],
+    steps_S: np.ndarray,
+    accumulate: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Block:
     """Return the batches of the given steps; process `rank` of `world_size` gets its rows of each.
 
     Args:
+        parts: of the loss. One of which `draw` counts nothing is a mean over rows that all count alike.
         batch_size: rows of a micro-batch over all processes.
     """
     size = accumulate * batch_size
     rows = (steps_S[:, None] * size + np.arange(size)).reshape(len(steps_S), accumulate, batch_size)
-    tokens, mask = draw(rows)
+    fields, counts_SAB = draw(rows)
     share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-    mine = torch.from_numpy(tokens[:, :, share].astype(np.int64))
-    inputs, targets = mine[..., :-1].contiguous(), mine[..., 1:].contiguous()
-    if mask is None:
-        return Block(inputs, targets, [[1.0 / accumulate] * accumulate] * len(steps_S))
-    # Not in place: inputs and targets of a single row are views of the same numbers.
-    targets = targets.masked_fill(~torch.from_numpy(mask[:, :, share]), IGNORE_INDEX)
-    counts = mask[:, :, share].sum(axis=(2, 3)) * world_size / mask.sum(axis=(1, 2, 3))[:, None]
-    return Block(inputs, targets, counts.tolist())
+    even = [[1.0 / accumulate] * accumulate] * len(steps_S)
+    weights = dict.fromkeys(parts, even)
+    for part, count_SAB in counts_SAB.items():
+        mine_SA = count_SAB[:, :, share].sum(axis=2) * world_size
+        weights[part] = (mine_SA / count_SAB.sum(axis=(1, 2))[:, None]).tolist()
+    return Block({name: _tensor(array[:, :, share]) for name, array in fields.items()}, weights)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Return an array as a tensor of its own: whole numbers as int64, others as float32."""
+    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, order="C"))
 
 
 class TrainingBlocks:
@@ -163,7 +221,7 @@ class EvaluationWindows:
     stride = block_size windows do not overlap; a smaller one gives each target at least block_size - stride tokens of
     context (where the document has them). Documents are read apart: no context crosses their borders.
 
-    Yields (inputs_BT, targets_BT) with IGNORE_INDEX where nothing is to be predicted. Of `world_size` processes each
+    Yields tokens_BT and targets_BT, with IGNORE_INDEX where nothing is to be predicted. Of `world_size` processes each
     gets every world_size-th window.
     """
 
@@ -177,13 +235,31 @@ class EvaluationWindows:
         self.window_ends = np.cumsum(count)
         self.window_starts = self.window_ends - count
         self.mine = range(rank, int(self.window_ends[-1]), world_size)
-        self.starts, self.ends = starts, ends
+        self.split, self.starts, self.ends = split, starts, ends
         self.tokens, self.block_size, self.stride, self.batch_size = split.tokens, block_size, stride, batch_size
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def describe(self) -> dict[str, str]:
+        predicted = int((self.ends - self.starts - 1).clip(min=0).sum())
+        block_size, stride = self.block_size, self.stride
+        if stride == block_size:
+            context = f"windows of {block_size} tokens that do not overlap: up to {block_size - 1} tokens before each"
+        else:
+            context = (
+                f"windows of {block_size} tokens every {stride}: {block_size - stride} or more tokens before each that "
+                "has them"
+            )
+        split, total = self.split, len(self.tokens)
+        return {
+            "context": context,
+            "text": f"{split.characters:,} characters, {split.bytes:,} bytes",
+            "tokens predicted": f"{predicted:,}",
+            "unknown tokens": f"{split.unknown:,} of {total:,} ({split.unknown / total:.2%})",
+        }
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         offsets = np.arange(self.block_size + 1)
         for at in range(0, len(self.mine), self.batch_size):
             windows = np.array(self.mine[at : at + self.batch_size])
@@ -194,7 +270,8 @@ class EvaluationWindows:
             window = torch.from_numpy(self.tokens[np.where(inside, index, 0)].astype(np.int64))
             fresh = np.where(number == 0, 0, self.block_size - self.stride)
             counted = inside[:, 1:] & (offsets[:-1] >= fresh[:, None])
-            yield window[:, :-1].contiguous(), window[:, 1:].masked_fill(~torch.from_numpy(counted), IGNORE_INDEX)
+            targets = window[:, 1:].masked_fill(~torch.from_numpy(counted), IGNORE_INDEX)
+            yield {"tokens": window[:, :-1].contiguous(), "targets": targets}
 
 
 def evaluation_windows(

@@ -1,21 +1,36 @@
 """The LightningDataModule: corpus, tokenizer and batches behind Lightning's interface."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from molino.base.errors import ConfigError
-from molino.data.batches import BATCHES, EvaluationWindows, TrainingBlocks, draw_block, evaluation_windows
+from molino.data.batches import BATCHES, Draw, Evaluation, TrainingBlocks, draw_block
 from molino.data.corpus import Corpus
 from molino.data.tokenizers import MakesTokenizer, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus, prepare
 
 
+class MakesBatches(Protocol):
+    """What a task says of batches; see molino.tasks.task.Task."""
+
+    parts: Mapping[str, float]
+
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw: ...
+
+    def evaluation(
+        self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
+    ) -> Evaluation: ...
+
+
 class TextDataModule(LightningDataModule):
-    """Text as blocks of training batches and as windows for exact evaluation.
+    """Text as blocks of training batches and as batches for exact evaluation.
 
     Args:
+        task: what a batch holds.
         corpus: what to read; see molino.data.corpus.
         tokenizer: makes a tokenizer of the training texts; see molino.data.tokenizers.
         batches: `windows` of the token stream or `documents` (a random window of each).
@@ -44,6 +59,7 @@ class TextDataModule(LightningDataModule):
         cache: str,
         distinct_batches: int | None = None,
         *,
+        task: MakesBatches,
         accumulate: int,
         max_steps: int,
         steps_per_block: int,
@@ -62,7 +78,7 @@ class TextDataModule(LightningDataModule):
                 raise ConfigError(f"data.{name}={value} must be at least 1")
         self.corpus, self.train_tokenizer, self.cache = corpus, tokenizer, Path(cache).expanduser()
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
-        self.distinct_batches = distinct_batches
+        self.distinct_batches, self.task = distinct_batches, task
         self.accumulate, self.max_steps, self.steps_per_block, self.seed = accumulate, max_steps, steps_per_block, seed
         self.text: TokenizedCorpus | None = None
 
@@ -95,8 +111,7 @@ class TextDataModule(LightningDataModule):
         # Lightning calls this too, when a run has long prepared its corpus.
         if self.text is None:
             self.text = prepare(self.corpus, self.train_tokenizer, self.cache)
-            train, padding_id = self.splits["train"], self.tokenizer.padding_id
-            self.draw = BATCHES[self.batches](train, self.block_size, self.seed, padding_id)
+            self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)
 
     def train_dataloader(self) -> TrainingBlocks:
         rank, world_size = self._processes()
@@ -106,14 +121,12 @@ class TextDataModule(LightningDataModule):
             steps = first_step + np.arange(count)
             if self.distinct_batches is not None:
                 steps %= self.distinct_batches
-            return draw_block(self.draw, steps, self.accumulate, self.batch_size, rank, world_size)
+            return draw_block(self.draw, self.task.parts, steps, self.accumulate, self.batch_size, rank, world_size)
 
         return TrainingBlocks(block, lambda: self.trainer.global_step, self.max_steps, self.steps_per_block)
 
-    def val_dataloader(self) -> EvaluationWindows:
-        return evaluation_windows(
-            self.splits["val"], self.block_size, self.block_size, self.tokenizer.size, *self._processes()
-        )
+    def val_dataloader(self) -> Evaluation:
+        return self.task.evaluation(self.text, "val", self.block_size, None, *self._processes())
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

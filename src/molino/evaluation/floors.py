@@ -8,7 +8,6 @@ import numpy as np
 
 from molino.base.console import working
 from molino.base.files import write_text
-from molino.data.tokens import TokenizedCorpus
 from molino.evaluation.ngrams import (
     best_bigram_loss,
     bigram_optimum,
@@ -18,44 +17,6 @@ from molino.evaluation.ngrams import (
 
 KEYS = frozenset({"floor/unigram", "floor/bigram", "floor/bigram_train", "floor/ngram", "floor/ngram_order"})
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)
-
-
-# What the floors are called in tables, in the order of their appearance there.
-NAMES = {
-    "floor/unigram": "unigram floor",
-    "floor/bigram": "bigram floor",
-    "floor/bigram_train": "bigram optimum on train",
-    "floor/ngram": "n-gram floor",
-    "floor/source": "true entropy",
-}
-
-
-def split_floors(text: TokenizedCorpus, name: str, cache: Path) -> dict[str, float]:
-    """Return the floors of split `name`, counted on the training split, once per corpus and tokenizer.
-
-    A corpus of known entropy adds `floor/source`: the loss that no model can be below for long.
-    """
-    split = text.splits[name]
-    path = Path(cache) / "floors" / f"{text.digest}-{name}.json"
-    found = cached_floors(path, text.splits["train"].tokens, split.tokens, text.tokenizer.size)
-    if name == "train":
-        # Scored on what was counted, n-grams recite; what is left to say of the training split is exact.
-        found = {key: found[key] for key in ("floor/unigram", "floor/bigram_train")}
-    entropy = getattr(text.corpus, "entropy_per_character", None)
-    if entropy is None:
-        return found
-    return {**found, "floor/source": entropy * split.characters / len(split.tokens)}
-
-
-def describe_floors(found: dict[str, float], loss: float | None = None) -> dict[str, str]:
-    """Return the floors as rows of a table, each with how far `loss`, measured on the same split, is from it."""
-    rows = {}
-    for key, name in NAMES.items():
-        if key in found:
-            away = "" if loss is None or key == "floor/bigram_train" else f" ({loss - found[key]:+.4f})"
-            order = f", order {found['floor/ngram_order']}" if key == "floor/ngram" else ""
-            rows[name] = f"{found[key]:.4f}{away}{order}"
-    return rows
 
 
 def floors(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> dict[str, float]:

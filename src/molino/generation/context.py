@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from molino.models.cache import KVCache
+from molino.models.capabilities import capabilities_of
 
 
 def window_start(end: int, block_size: int) -> int:
@@ -47,12 +48,12 @@ class Context:
         for row, prompt_T in enumerate(prompts):
             self.tokens_BT[row * samples : (row + 1) * samples, : len(prompt_T)] = prompt_T
         self.cache = None
-        if cached and hasattr(model, "cache_shape"):
+        if cached and (shape := capabilities_of(model).cache) is not None:
             capacity = min(model.block_size, self.tokens_BT.shape[1])
             dtype = next(model.parameters()).dtype
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
-            self.cache = KVCache(model.cache_shape, len(self.ends), capacity, device, dtype)
+            self.cache = KVCache(shape, len(self.ends), capacity, device, dtype)
             self._read_prompts()
 
     def logits(self) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import formats
 from molino.hub.formats import FORMATS, Format
+from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
@@ -90,7 +91,7 @@ def read_weights(model: nn.Module, source: str) -> None:
     parameters = dict(model.named_parameters())
     parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
     expected = {theirs for names in parts.values() for theirs in names}
-    tied = {"lm_head.weight"} - parameters.keys()
+    tied = set(capabilities_of(model).tied or ()) - parameters.keys()
     surplus = sorted(name for name in files.keys() - expected - tied if not COMPUTED.search(name))
     if missing := sorted(expected - files.keys()):
         raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")

@@ -14,31 +14,32 @@ from molino.base.errors import ConfigError
 from molino.hub.formats import FORMATS, GPT, LLAMA, Format
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
+from molino.models.capabilities import capabilities_of
 from molino.models.llama import default_inner
 from molino.models.shapes import shapes_only
 
 
-def find_format(target: str, settings: dict[str, Any], model_type: str | None = None) -> Format:
-    """Return the architecture of `transformers` that computes what a model of ours does.
+def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | None = None) -> Format:
+    """Return the architecture of `transformers` that computes what a model does, one of those that it declares.
 
     Args:
-        target, settings: the model's class, by its full name, and the arguments it was made with, `vocab_size` too.
+        settings: the arguments it was made with, `vocab_size` too.
         model_type: a particular one; None for the first that fits.
 
     Raises:
         ConfigError: there is none, or this one cannot; with the reason.
     """
-    candidates = [choose("format", model_type, FORMATS)] if model_type else FORMATS.values()
-    candidates = [form for form in candidates if form.target == target]
+    names = [choose("format", model_type, FORMATS).model_type] if model_type else FORMATS
+    candidates = [FORMATS[name] for name in names if name in capabilities_of(model).formats]
     reasons = []
     for form in candidates:
         try:
-            form.config(complete(target, settings))
+            form.config(complete(form.target, settings))
         except ConfigError as error:
             reasons.append(str(error))
         else:
             return form
-    family = target.rsplit(".", 1)[-1]
+    family = type(model).__name__
     raise ConfigError(
         "; ".join(reasons) or f"{family} has no counterpart in {model_type or 'transformers'}: it cannot be exported"
     )
@@ -62,10 +63,9 @@ def write_model(folder: Path, model: nn.Module, form: Format, settings: dict[str
 
 
 def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the defaults of the class for what they leave out."""
-    parameters = inspect.signature(FAMILIES[target]).parameters.values() if target in FAMILIES else ()
-    defaults = {parameter.name: parameter.default for parameter in parameters}
-    settings = {**defaults, **{name: value for name, value in settings.items() if not name.startswith("_")}}
+    """Return settings of a family, with its defaults for what they leave out."""
+    parameters = inspect.signature(FAMILIES[target]).parameters.values()
+    settings = {parameter.name: settings.get(parameter.name, parameter.default) for parameter in parameters}
     if target == LLAMA and settings["n_inner"] is None:
         settings["n_inner"] = default_inner(settings["n_embd"])
     return settings
@@ -77,6 +77,10 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
     whole = settings | {"bias": True} if form.target == GPT else settings
     with shapes_only():
         reference = FAMILIES[form.target](**whole)
+    expected_shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
+    for name, parameter in parameters.items():
+        if parameter.shape != expected_shapes.get(name):
+            raise ConfigError(f"{type(model).__name__} has {name}, which is none of {form.model_type}'s weights")
     for name, expected in reference.named_parameters():
         weight = parameters.get(name)
         weight = torch.zeros(expected.shape) if weight is None else weight.detach().cpu()

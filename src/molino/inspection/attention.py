@@ -8,6 +8,7 @@ Shape suffixes: B batch, H heads of queries, G heads of keys, T queries, S keys,
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from molino.models.capabilities import capabilities_of
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class AttentionCatcher(TorchFunctionMode):
 
 @torch.inference_mode()
 def read(model: nn.Module, ids: list[int]) -> tuple[Tensor, list[Attention]]:
-    """Let a model in eval mode read a text: logits (T, V), float32 on the CPU, and the attention of each layer."""
+    """Let a model in eval mode read a text: logits (T, V), float32 on the CPU, and the attention of each layer, if it
+    declares that it has some to look at."""
     device = next(model.parameters()).device
-    with AttentionCatcher() as catcher:
+    with AttentionCatcher() if capabilities_of(model).attention else nullcontext() as catcher:
         (logits_TV,) = model(torch.tensor([ids], device=device))
-    return logits_TV.float().cpu(), catcher.caught
+    return logits_TV.float().cpu(), catcher.caught if catcher else []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ResourceError
+from molino.models.capabilities import capabilities_of, tensor_of
 
 MOST_LABELS = 40  # tokens on an axis; more would be too small to read
 MOST_ROWS = 500  # of a bigram table: more than a picture has room for
@@ -68,18 +69,9 @@ def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:
 
 
 def position_tables(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's tables of positions by name, (T, C) or (T, head size): learned, sinusoidal or rotary.
-
-    A bigram has none.
-    """
-    known = {
-        "wpe.weight": "learned positions (wpe.weight)",
-        "wpe.table": "sinusoidal positions (wpe.table)",
-        "rotary.cos": "rotary positions: cosines (rotary.cos)",
-        "rotary.sin": "rotary positions: sines (rotary.sin)",
-    }
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {title: tensors[name].detach().float().cpu() for name, title in known.items() if name in tensors}
+    """Return a model's tables of positions by what they are, as it declares them."""
+    names = capabilities_of(model).positions
+    return {title: tensor_of(model, name).detach().float().cpu() for name, title in names.items()}
 
 
 def draw_positions(tables: dict[str, Tensor]) -> Any:

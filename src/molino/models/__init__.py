@@ -2,7 +2,7 @@
 
 Every model is a `torch.nn.Module` with
 
-    block_size: int, vocab_size: int, cache_shape: CacheShape
+    block_size: int, vocab_size: int, capabilities: Capabilities
     forward(tokens_BT: LongTensor, cache=None) -> logits_BTV   the scores of the token after each token
     loss(tokens_BT, targets_BT) -> scalar                      what `next_token_loss` says
 

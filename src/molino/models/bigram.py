@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from molino.models import next_token_loss, require_positive
 from molino.models.cache import CacheShape, KVCache
+from molino.models.capabilities import Capabilities
 
 
 class Bigram(nn.Module):
@@ -26,7 +27,7 @@ class Bigram(nn.Module):
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         self.vocab_size = vocab_size
         self.block_size = block_size
-        self.cache_shape = CacheShape(0, 0, 0)  # it remembers nothing
+        self.capabilities = Capabilities(cache=CacheShape(0, 0, 0), bigrams="table.weight")  # it remembers nothing
         self.table = nn.Embedding(vocab_size, vocab_size)
         initialise(self)
 

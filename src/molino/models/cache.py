@@ -35,7 +35,7 @@ class KVCache:
     A model calls `positions` before its layers, `extend` and `visible` in each, and `advance` after them.
 
     Args:
-        shape: the model's `cache_shape`.
+        shape: the model's `capabilities.cache`.
         batch_size: B.
         capacity: tokens a row has room for.
     """

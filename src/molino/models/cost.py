@@ -30,4 +30,4 @@ def flops_per_token(model: nn.Module, context: int) -> int:
 
 def cache_bytes_per_token(model: nn.Module) -> int:
     """Return the memory that a KV cache in the precision of the weights takes for one token of one text."""
-    return model.cache_shape.numbers_per_token * next(model.parameters()).dtype.itemsize
+    return model.capabilities.cache.numbers_per_token * next(model.parameters()).dtype.itemsize

@@ -28,6 +28,7 @@ from molino.models import (
 )
 from molino.models.attention import CausalSelfAttention
 from molino.models.cache import CacheShape, KVCache
+from molino.models.capabilities import Capabilities
 from molino.models.dropout import Dropout
 from molino.models.head import head_loss
 from molino.models.linear import Linear
@@ -98,6 +99,10 @@ class PostNormBlock(nn.Module):
 
 
 POSITIONS = {"learned": nn.Embedding, "sinusoidal": SinusoidalPositions}
+POSITION_TABLES = {
+    "learned": {"wpe.weight": "learned positions (wpe.weight)"},
+    "sinusoidal": {"wpe.table": "sinusoidal positions (wpe.table)"},
+}
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "relu": nn.ReLU}
 
@@ -156,7 +161,15 @@ class GPT(nn.Module):
         new_activation = choose("model.activation", activation, ACTIVATIONS)
         self.vocab_size = vocab_size
         self.block_size = block_size
-        self.cache_shape = CacheShape(n_layer, n_head, n_embd // n_head)
+        self.capabilities = Capabilities(
+            cache=CacheShape(n_layer, n_head, n_embd // n_head),
+            attention=True,
+            hidden=n_embd,
+            tied=("lm_head.weight", "wte.weight") if tie_weights else None,
+            embedding="wte.weight",
+            positions=POSITION_TABLES[positions],
+            formats=("gpt2", "openai-gpt"),
+        )
         self.embedding_scale = math.sqrt(n_embd) if scale_embeddings else 1.0
 
         new_norm = partial(nn.LayerNorm, n_embd, eps=norm_eps, bias=bias)
@@ -179,7 +192,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
-        return self.lm_head(self.hidden(tokens_BT, cache))
+        return self.head(self.hidden(tokens_BT, cache))
 
     def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads, (B, T, C)."""
@@ -190,6 +203,10 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         return self.ln_f(x_BTC)
+
+    def head(self, hidden_BTC: Tensor) -> Tensor:
+        """Logits (B, T, V) of what `hidden` returns."""
+        return self.lm_head(hidden_BTC)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""

@@ -30,6 +30,7 @@ from molino.models import (
 )
 from molino.models.attention import attend, divide
 from molino.models.cache import CacheShape, KVCache
+from molino.models.capabilities import Capabilities
 from molino.models.dropout import Dropout
 from molino.models.head import head_loss
 from molino.models.linear import Linear
@@ -207,7 +208,18 @@ class Llama(nn.Module):
         require_norm_eps(norm_eps)
         divide("model.n_head", n_head, "model.n_kv_head", n_kv_head)
         self.vocab_size, self.block_size = vocab_size, block_size
-        self.cache_shape = CacheShape(n_layer, n_kv_head, head_size)
+        self.capabilities = Capabilities(
+            cache=CacheShape(n_layer, n_kv_head, head_size),
+            attention=True,
+            hidden=n_embd,
+            tied=("lm_head.weight", "embed_tokens.weight") if tie_weights else None,
+            embedding="embed_tokens.weight",
+            positions={
+                "rotary.cos": "rotary positions: cosines (rotary.cos)",
+                "rotary.sin": "rotary positions: sines (rotary.sin)",
+            },
+            formats=("llama", "mistral", "qwen2", "qwen3", "phi3"),
+        )
 
         def block(layer: int) -> LlamaBlock:
             biases_and_norms = (qkv_bias, qk_norm, norm_eps)
@@ -227,7 +239,7 @@ class Llama(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
-        return self.lm_head(self.hidden(tokens_BT, cache))
+        return self.head(self.hidden(tokens_BT, cache))
 
     def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads, (B, T, C)."""
@@ -241,6 +253,10 @@ class Llama(nn.Module):
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         return self.norm(x_BTC)
+
+    def head(self, hidden_BTC: Tensor) -> Tensor:
+        """Logits (B, T, V) of what `hidden` returns."""
+        return self.lm_head(hidden_BTC)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
 from molino.models.cache import CacheShape, KVCache
+from molino.models.capabilities import Capabilities
 
 
 class Model(Protocol):
@@ -19,9 +20,8 @@ class Model(Protocol):
 
     - `block_size`: the longest text it reads, in tokens. Without, it is taken to read what it is trained on
       (data.block_size).
-    - `cache_shape`, a `molino.models.cache.CacheShape`, and `forward(tokens_BT, cache=None)`, which takes up a
-      `KVCache`: then it samples with one. Without, every new token has it read the whole context again.
-    - `hidden(tokens_BT) -> hidden_BTC`: what its head reads, for further heads.
+    - `capabilities`, a `molino.models.capabilities.Capabilities`: what else it can do, such as keep a cache. Without,
+      it is trained, evaluated and sampled, and nothing else.
     """
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ class Model(Protocol):
 MODEL = (nn.Module, Model)
 
 
-def is_ours(model: nn.Module) -> bool:
-    """Tell whether a model is of molino's own families, whose tests say what they return."""
-    return type(model).__module__.startswith("molino.")
+def is_ours(part: object) -> bool:
+    """Tell whether a part is of molino's own, whose tests say what it returns."""
+    return type(part).__module__.startswith("molino.")
 
 
 @torch.no_grad()
@@ -63,15 +63,34 @@ def check_model_by_use(model: nn.Module) -> None:
             loss = model.loss(tokens_BT, tokens_BT)
             if not (isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()):
                 raise ConfigError(f"{name}.loss(tokens_BT, targets_BT) must be a scalar tensor, not {_shown(loss)}")
-            if hasattr(model, "cache_shape"):
-                if not isinstance(model.cache_shape, CacheShape):
-                    raise ConfigError(f"{name}.cache_shape must be a CacheShape, but it is {_shown(model.cache_shape)}")
-                cache = KVCache(model.cache_shape, 1, len(tokens_BT[0]))
-                _check_logits(f"{name}.forward(tokens_BT, cache)", model(tokens_BT, cache), wanted)
-                if cache.length != len(tokens_BT[0]):
-                    raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
+            _check_capabilities(model, name, tokens_BT, wanted)
     finally:
         model.train(training)
+
+
+def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: tuple[int, ...]) -> None:
+    can = model.capabilities
+    if not isinstance(can, Capabilities):
+        raise ConfigError(f"{name}.capabilities must be Capabilities, but it is {_shown(can)}")
+    if can.cache is not None:
+        if not isinstance(can.cache, CacheShape):
+            raise ConfigError(f"{name}.capabilities.cache must be a CacheShape, but it is {_shown(can.cache)}")
+        cache = KVCache(can.cache, 1, len(tokens_BT[0]))
+        _check_logits(f"{name}.forward(tokens_BT, cache)", model(tokens_BT, cache), wanted)
+        if cache.length != len(tokens_BT[0]):
+            raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
+    if can.hidden is not None:
+        hidden_BTC = model.hidden(tokens_BT) if hasattr(model, "hidden") and hasattr(model, "head") else None
+        shape = (*tokens_BT.shape, can.hidden)
+        if not (isinstance(hidden_BTC, Tensor) and tuple(hidden_BTC.shape) == shape):
+            raise ConfigError(
+                f"{name} says that its hidden states are {can.hidden} wide: hidden(tokens_BT) must be of shape "
+                f"{shape}, and head(hidden_BTC) make logits of them"
+            )
+        _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    if can.tied is not None and (can.tied[0] not in names or names[can.tied[0]] is not names.get(can.tied[1])):
+        raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
 
 
 def _check_logits(call: str, logits: object, wanted: tuple[int, ...]) -> None:

@@ -39,7 +39,7 @@ class Status:
         exit_code: of a failed run, what its own command would have ended with; see molino.command.entry.
         failures: how often it has failed so far.
         progress: while it runs and after it stopped: `step`, `max_steps`, `train/loss`, `tokens_per_second`,
-            `seconds_left`, `val/loss`, as far as they are known.
+            `seconds_left` and, by its tag, what decides, as far as they are known.
         overrides: what a sweep asked for it; None for a run of its own.
         asked: digest of all settings a sweep asked for.
         summary: of a done run.

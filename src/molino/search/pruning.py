@@ -1,5 +1,6 @@
 """A run that is a trial of a search reports its held-out curve, and ends early where that promises nothing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.base.console import say
 from molino.base.errors import CheckpointError, MolinoError
+from molino.runs.measures import Metric
 from molino.search import with_optuna
 from molino.search.trial import TRIAL, read_trial
 
@@ -73,9 +75,24 @@ class Pruning(Callback):
         return self._trial
 
 
-def pruning_of(run: Path) -> list[Callback]:
-    """Return the callback of a run that may be pruned; none of any other run."""
-    return [Pruning(run)] if (run / TRIAL).is_file() else []
+def pruning_of(run: Path, metrics: Iterable[Metric]) -> list[Callback]:
+    """Return the callback of a run that may be pruned; none of any other run.
+
+    Args:
+        metrics: what it measures at each validation.
+
+    Raises:
+        CheckpointError: it is to be pruned by something else.
+    """
+    if not (run / TRIAL).is_file():
+        return []
+    pruning = Pruning(run)
+    if pruning.curve not in {metric.tag for metric in metrics}:
+        raise CheckpointError(
+            f"{run / TRIAL} has the run pruned by {pruning.curve}, which it does not measure: delete it to train "
+            "without pruning"
+        )
+    return [pruning]
 
 
 def verdict(trainer: Trainer) -> dict[str, bool]:

@@ -7,25 +7,43 @@ from typing import Any
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import write_text
 from molino.base.messages import suggest
+from molino.configuration.door import find_callable
+from molino.runs.measures import HELDOUT, OF_EVERY_RUN, Metric, learnt_tag, metric_tag
 
 TRIAL = "trial.json"
-# The numbers of summary.json that tell one run of a search from another.
-CURVES = ("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte")
-OBJECTIVES = (
-    *CURVES, "val/best_loss", "val/best_perplexity", "best_step", "train/loss", "train/perplexity",
-    "train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "steps", "tokens", "tokens_per_second",
-    "seconds", "parameters",
-)  # fmt: skip
 
 
-def check_objective(objective: str) -> None:
-    """Refuse what no run measures.
+def direction_of(objective: str, task: dict[str, Any]) -> str | None:
+    """Return in which direction an objective improves; None of one that does in neither.
+
+    Args:
+        task: the settings of the task, which tell it of its monitor. Of another of its metrics the task itself does,
+            and that brings torch.
 
     Raises:
-        ConfigError: the objective is none of OBJECTIVES.
+        ConfigError: the objective is not measured.
     """
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"hydra.sweeper.objective={objective} is not measured{suggest(objective, OBJECTIVES)}")
+    if metric_tag(objective) == task.get("monitor"):
+        return task["direction"]
+    if objective in OF_EVERY_RUN:
+        return OF_EVERY_RUN[objective]
+    known = objectives(find_callable(task.get("_target_"), "task._target_"))
+    if objective not in known:
+        raise ConfigError(f"hydra.sweeper.objective={objective} is not measured{suggest(objective, known)}")
+    return known[objective]
+
+
+def objectives(task: Any) -> dict[str, str | None]:
+    """Return the numbers of a summary but the floors, each with the direction in which it improves.
+
+    Args:
+        task: the class of a task, or a task.
+    """
+    metrics: dict[str, Metric] = {metric.name: metric for metric in getattr(task, "metrics", ())}
+    found = {metric.tag: metric.direction for metric in metrics.values()}
+    found |= {metric.best_tag: metric.direction for metric in metrics.values() if metric.shown}
+    learnt = {name: metrics.get(name, Metric(name)).direction for name in getattr(task, "learnt", ())}
+    return found | {learnt_tag(name): direction for name, direction in learnt.items()} | OF_EVERY_RUN
 
 
 def curve(objective: str) -> str:
@@ -34,12 +52,12 @@ def curve(objective: str) -> str:
     Raises:
         ConfigError: the objective is not measured before the end.
     """
-    if not objective.startswith("val/"):
+    if not objective.startswith(f"{HELDOUT}/"):
         raise ConfigError(
             f"hydra.sweeper.objective={objective} is known only at the end of a run, so none can be pruned: add "
             "hydra.sweeper.pruner=null"
         )
-    return objective.replace("best_", "")
+    return metric_tag(objective)
 
 
 def write_trial(run: Path, number: int, tag: str, pruner: dict[str, Any]) -> None:
@@ -58,8 +76,8 @@ def read_trial(run: Path) -> dict[str, Any]:
         told = json.loads(file.read_text("utf-8"))
         if told.keys() != {"trial", "curve", "pruner"}:
             raise ValueError("it does not tell trial, curve and pruner")
-        if told["curve"] not in CURVES:
-            raise ValueError(f"{told['curve']} is not measured")
+        if not isinstance(told["curve"], str):
+            raise ValueError(f"{told['curve']} is no name of a metric")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}): delete it to train without pruning") from error
     return told

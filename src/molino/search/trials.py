@@ -19,6 +19,7 @@ from molino.configuration.composer import Composer
 from molino.configuration.identity import changes, refuse_other
 from molino.configuration.request import Request
 from molino.runs.directory import LOCK
+from molino.runs.measures import MAXIMIZE
 from molino.runs.status import DONE, FAILED, enqueue, read_status
 from molino.search.internals import complete, reopen
 from molino.search.samplers import Grid
@@ -193,7 +194,8 @@ class Trials:
         if self.search.objective not in summary:
             raise ConfigError(f"hydra.sweeper.objective={self.search.objective} is not in {run / 'summary.json'}")
         # JSON has no infinity; see molino.runs.directory.write_summary.
-        return math.inf if summary[self.search.objective] is None else summary[self.search.objective]
+        worst = -math.inf if self.search.direction == MAXIMIZE else math.inf
+        return worst if summary[self.search.objective] is None else summary[self.search.objective]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in these states; without any, all but those that somebody has put in the study's queue."""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from molino.base.console import SECONDS_BETWEEN_LINES, console, say
 from molino.configuration.request import Request
+from molino.runs.measures import LEARNT, spoken
 from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
 
 # Of ended runs the table shows the last few, and no more rows than a screen has.
@@ -55,7 +56,8 @@ class Display:
         self.running.remove(request)
         self.ended = [*self.ended, (request, status)][-ENDED_ROWS:]
         self.counts[status.state] += 1
-        say(f"[{sum(self.counts.values())}/{self.total}] {status.state} {request.name}{_outcome(status)}")
+        ended, outcome = sum(self.counts.values()), _outcome(status, request.monitor)
+        say(f"[{ended}/{self.total}] {status.state} {request.name}{outcome}")
 
     def refresh(self) -> None:
         """Show how far the runs are."""
@@ -93,25 +95,26 @@ class Display:
         return table
 
 
-def _outcome(status: Status) -> str:
+def _outcome(status: Status, monitor: str) -> str:
     if status.state == FAILED:
         return f": {status.error}"
     if status.state != DONE:
         return ""
     pruned = f", pruned at step {status.summary['steps']}" if status.summary.get("pruned") else ""
-    return f": held-out loss {status.summary['val/loss']:.4f}{pruned}"
+    value = status.summary.get(monitor)
+    return (f": {spoken(monitor)} {value:.4f}" if isinstance(value, int | float) else "") + pruned
 
 
 def _columns(request: Request, status: Status) -> list[str]:
     """Return the cells of a run, in the order of COLUMNS."""
     progress = status.progress
-    held_out = (status.summary or progress).get("val/loss")
+    held_out = (status.summary or progress).get(request.monitor)
     running = status.state == RUNNING
     return [
         request.name,
         status.state,
         f"{progress['step']}/{progress['max_steps']}" if progress else "",
-        f"{progress['train/loss']:.4f}" if "train/loss" in progress else "",
+        f"{progress[LEARNT]:.4f}" if LEARNT in progress else "",
         f"{held_out:.4f}" if held_out is not None else "",
         f"{progress['tokens_per_second']:,}" if "tokens_per_second" in progress else "",
         f"{progress['seconds_left']:.0f} s" if running and "seconds_left" in progress else "",

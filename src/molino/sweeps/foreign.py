@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from molino.configuration.composer import Composer
+from molino.configuration.request import Request
 from molino.runs.directory import readable_name
 from molino.runs.status import DONE, read_status
 from molino.sweeps.devices import most_demanding
@@ -24,7 +25,7 @@ def launch(runs: Any, composer: Composer, job_overrides: Sequence[Sequence[str]]
         runs.train(iter(requests), most_demanding(requests), len(requests))
     finally:
         runs.close()
-    return [_returned(request.path, request.overrides) for request in requests]
+    return [_returned(request) for request in requests]
 
 
 def directory_of(hydra: Any) -> Path:
@@ -39,9 +40,9 @@ def name_of(overrides: list[str]) -> str:
     return readable_name([o for o in overrides if not o.lstrip("+").startswith("paths.")])
 
 
-def _returned(path: Path, overrides: list[str]) -> JobReturn:
-    status = read_status(path)
+def _returned(request: Request) -> JobReturn:
+    status, overrides = read_status(request.path), request.overrides
     if status.state == DONE:
-        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=status.summary["val/loss"])
-    error = RuntimeError(f"{path}: {status.state} {status.error or ''}")
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=status.summary[request.monitor])
+    error = RuntimeError(f"{request.path}: {status.state} {status.error or ''}")
     return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)

@@ -10,12 +10,16 @@ import torch
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.build import build, check_node
+from molino.configuration.settings import with_task
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.read import architecture, find_folder, load_model
+from molino.models.capabilities import Capabilities
 from molino.models.model import MODEL
 from molino.runs import directory
+from molino.tasks.language_model import LanguageModel
+from molino.tasks.task import Task, check_monitor
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class LoadedRun:
     Attributes:
         path: the run directory, or the Hugging Face folder.
         settings: what it was trained with; of a folder nothing is known.
+        task: what it was trained to do. A folder holds a language model.
+        model: the network of its task.
         step: optimizer steps the weights have seen; None of a folder.
         start_id: the token a text starts from that nothing is given for.
         prefix: tokens that stand before every text (Llama's <s>).
@@ -32,6 +38,7 @@ class LoadedRun:
 
     path: Path
     settings: dict[str, Any]
+    task: Task
     tokenizer: Tokenizer
     model: torch.nn.Module
     step: int | None
@@ -71,7 +78,7 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     # What ends a text also begins one, unless the folder says that the model has never seen it.
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
     start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
-    return LoadedRun(folder, {}, tokenizer, model, None, start_id, prefix)
+    return LoadedRun(folder, {}, LanguageModel(), tokenizer, model, None, start_id, prefix)
 
 
 def suppressed_tokens(folder: Path) -> list[int]:
@@ -107,7 +114,29 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
         model.vocab_size = vocab_size
     if not hasattr(model, "block_size"):
         model.block_size = _trained_length(settings)
+    if not hasattr(model, "capabilities"):
+        model.capabilities = Capabilities()
     return model
+
+
+def build_network(task: Task, model: torch.nn.Module) -> torch.nn.Module:
+    """Return what a task trains: it reads what its model reads."""
+    network = task.network(model)
+    for name in ("vocab_size", "block_size"):
+        if not hasattr(network, name):
+            setattr(network, name, getattr(model, name))
+    return network
+
+
+def build_task(settings: dict[str, Any]) -> Task:
+    """Build the task of a configuration; of one of before there were tasks, language modelling.
+
+    Raises:
+        ConfigError: it is no task, or its monitor is not measured.
+    """
+    task = build(with_task(settings)["task"], "task", Task)
+    check_monitor(task.monitor, task.direction, task.metrics)
+    return task
 
 
 def _trained_length(settings: dict[str, Any]) -> int:
@@ -136,7 +165,8 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     if not (run / directory.TOKENIZER).is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
     tokenizer = Tokenizer.load(run / directory.TOKENIZER)
-    model = build_model(settings, tokenizer.size).to(dtype)
+    task = build_task(settings)
+    model = build_network(task, build_model(settings, tokenizer.size)).to(dtype)
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
@@ -153,7 +183,8 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
-    return LoadedRun(run, settings, tokenizer, model.to(device).eval(), content["global_step"], content["start_id"])
+    step, start_id = content["global_step"], content["start_id"]
+    return LoadedRun(run, settings, task, tokenizer, model.to(device).eval(), step, start_id)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Checkpoints that are whole or absent, written when nothing of a step is pending.
 
-`checkpoints/last.ckpt` every N steps, at the end and on a signal; `checkpoints/best.ckpt` whenever the held-out loss
-is the lowest so far. They hold plain Python values and tensors, so that `weights_only=True` loads them.
+`checkpoints/last.ckpt` every N steps, at the end and on a signal; `checkpoints/best.ckpt` whenever the monitor of the
+task is the best so far. They hold plain Python values and tensors, so that `weights_only=True` loads them.
 """
 
 import os
 import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from molino.base.errors import CheckpointError, Interrupted
 from molino.base.files import atomic_write, remove_orphans
 from molino.base.processes import is_main_process
 from molino.runs.directory import BEST, LAST
+from molino.runs.measures import MAXIMIZE
+from molino.tasks import earlier
+from molino.tasks.task import Task
 from molino.trained.load import load_checkpoint
 
 # USR1 and USR2 are what clusters send before a job's time is up, as `sbatch --signal` has it.
@@ -57,6 +60,10 @@ class Checkpoints(Callback):
             is written after it, so that a resumed run neither repeats nor misses one.
         started: when this process took up the run, by time.perf_counter.
 
+    Attributes:
+        best: the held-out figures of the best step so far, by tag.
+        best_step: which that is.
+
     Raises:
         Interrupted: a signal came; the block was finished and a checkpoint saved. A second signal ends at once, and
             one that comes when nothing is left to train changes nothing.
@@ -66,7 +73,8 @@ class Checkpoints(Callback):
         self, run: Path, every: int, facts: dict[str, Any], validation_due: Callable[[int], bool], started: float
     ):
         self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
-        self.best_loss, self.best_step = float("inf"), 0
+        self.best: dict[str, float] = {}
+        self.best_step = 0
         self.stopped = False
         self.signal: int | None = None
         self._started, self._seconds_before = started, 0.0
@@ -77,11 +85,12 @@ class Checkpoints(Callback):
         return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        best = {"best_loss": self.best_loss, "best_step": self.best_step}
+        best = {"best": self.best, "best_step": self.best_step}
         return {**best, "stopped": self.stopped, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self.best = state["best"] if "best" in state else earlier.best_of(state)
+        self.best_step = state["best_step"]
         self.stopped, self._seconds_before = state["stopped"], state["seconds"]
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -103,9 +112,9 @@ class Checkpoints(Callback):
             self._between_blocks(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        loss, self.stopped = module.val_metrics["val/loss"], trainer.should_stop
-        if loss < self.best_loss:
-            self.best_loss, self.best_step = loss, trainer.global_step
+        self.stopped = trainer.should_stop
+        if is_better(module.val_metrics, self.best, module.task):
+            self.best, self.best_step = dict(module.val_metrics), trainer.global_step
             trainer.save_checkpoint(self.run / BEST)
         for logger in trainer.loggers:
             logger.log_metrics({"seconds": self.seconds}, step=trainer.global_step)
@@ -131,6 +140,14 @@ class Checkpoints(Callback):
         self.signal = number
         if is_main_process():
             os.write(2, b"\nfinishing the block of steps and saving; once more ends at once\n")
+
+
+def is_better(figures: Mapping[str, float], best: Mapping[str, float], task: Task) -> bool:
+    """Tell whether the monitor of a task is better than at the best step so far, of which nothing may be known."""
+    if task.monitor not in best:
+        return True
+    new, old = figures[task.monitor], best[task.monitor]
+    return new > old if task.direction == MAXIMIZE else new < old
 
 
 def resume_step(checkpoint: Path | None, data: str, max_steps: int) -> int:

@@ -3,8 +3,8 @@
 import csv
 import inspect
 import io
-import math
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from molino.base.files import write_text
 from molino.configuration.build import build
 from molino.configuration.door import find_part
 from molino.configuration.identity import compared
+from molino.runs.measures import HELDOUT, LEARNT, Floor, Metric
 from molino.training.run import Run
-
-# What TensorBoard's HParams tab shows for each run: the last value logged under these tags.
-HPARAMS_METRICS = ("val/loss", "val/perplexity", "train/loss")
 
 
 class TensorBoard(TensorBoardLogger):
@@ -41,15 +39,16 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
     @rank_zero_only
-    def log_settings(self, settings: dict[str, Any]) -> None:
+    def log_settings(self, settings: dict[str, Any], metrics: Iterable[Metric]) -> None:
         """Fill the HParams tab: settings, and the tags whose last values stand beside them.
 
         Lightning's own way would begin each of the metrics' charts with a made-up point.
         """
+        tags = [*(metric.tag for metric in metrics if metric.shown), LEARNT]
         from torch.utils.tensorboard.summary import hparams
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        for summary in hparams(plain, dict.fromkeys(HPARAMS_METRICS)):
+        for summary in hparams(plain, dict.fromkeys(tags)):
             self.experiment.file_writer.add_summary(summary)
         # A resumed run does not log them again.
         self.save()
@@ -115,7 +114,9 @@ class MetricsFile(Logger):
         self.save()
 
 
-def start_loggers(run: Run, floors: dict[str, float], first_step: int, max_steps: int) -> list[Logger]:
+def start_loggers(
+    run: Run, metrics: Iterable[Metric], floors: Iterable[Floor], first_step: int, max_steps: int
+) -> list[Logger]:
     """Build the loggers of a run; of one that begins, fill the HParams tab and draw the floors."""
     facts = {"directory": run.path, "first_step": first_step if run.exists else None}
     loggers = []
@@ -125,7 +126,7 @@ def start_loggers(run: Run, floors: dict[str, float], first_step: int, max_steps
             loggers.append(build(node, f"logger.{name}", Logger, **given))
     for logger in loggers:
         if isinstance(logger, TensorBoard) and not run.exists:
-            logger.log_settings(compared(run.settings, run.request.choices, run.request.overrides))
+            logger.log_settings(compared(run.settings, run.request.choices, run.request.overrides), metrics)
             log_floors(run.path / "floors", floors, max_steps)
     return loggers
 
@@ -149,17 +150,17 @@ def given_to(node: Any, key: str) -> list[str]:
     return [name for name in ("directory", "first_step") if name in inspect.signature(target).parameters]
 
 
-def log_floors(directory: Path, floors: dict[str, float], last_step: int) -> None:
-    """Draw each count-based floor as a level line in the chart of `val/loss` (and of `val/perplexity`).
+def log_floors(directory: Path, floors: Iterable[Floor], last_step: int) -> None:
+    """Draw each floor as a level line in the chart of the metric that it is of (and of those that follow from it).
 
     TensorBoard puts lines into one chart when they share a tag, so each floor is a small run of its own below the run.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    for tag in ("floor/unigram", "floor/bigram", "floor/ngram", "floor/source"):
-        if (loss := floors.get(tag)) is None:
+    for floor in floors:
+        if not floor.levels:
             continue
-        with SummaryWriter(str(directory / tag.removeprefix("floor/"))) as writer:
+        with SummaryWriter(str(directory / floor.tag.removeprefix("floor/"))) as writer:
             for step in (0, last_step):
-                writer.add_scalar("val/loss", loss, step)
-                writer.add_scalar("val/perplexity", math.exp(loss), step)
+                for name, level in floor.levels.items():
+                    writer.add_scalar(f"{HELDOUT}/{name}", level, step)

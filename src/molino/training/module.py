@@ -20,28 +20,32 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.utils import clip_grad_norm_
 
 from molino.base.errors import ConfigError, NonFiniteError
-from molino.data.batches import Block
-from molino.evaluation.loss import nll_sum, perplexity
+from molino.data.batches import Block, Step
+from molino.data.tokens import Split
+from molino.evaluation.totals import Totals
+from molino.runs.measures import HELDOUT, learnt_tag, spoken
+from molino.tasks.task import Batch, Task
 from molino.training.optimizers import optimizer_for
 
 
-class LanguageModel(LightningModule):
-    """Trains any model that has `loss(tokens_BT, targets_BT) -> scalar`.
+class TrainingModule(LightningModule):
+    """Trains a network for a task.
 
     Args:
-        model: the network; see molino.models.
+        task: says what is in a batch, what the loss is made of and what is measured; see molino.tasks.task.
+        model: the network of the task. It is called so for the names in checkpoints.
         optimizer: a partial that takes parameter groups, such as functools.partial(torch.optim.AdamW, lr=1e-3).
         schedule: a function (step, max_steps) -> factor of the learning rate; see molino.training.schedules.
         max_steps: optimizer steps of the run.
         log_every: steps between two lines of metrics.
         clip: largest gradient norm, or None.
         seed: decides, with the step, what dropout draws.
-        loss_units: factors from nats a token to other units, by name.
+        heldout: the split that is measured.
         token_peak: tokens a second at which the device's matrix units would do nothing but this; None where unknown.
 
-    Logs (to every logger) `train/loss` (mean over the last block), `train/perplexity`, `train/learning_rate`,
-    `train/gradient_norm` (before clipping), `train/tokens_per_second`, `val/loss` and `val/perplexity`;
-    where `token_peak` is known also `train/mfu`, the share of it.
+    Logs (to every logger) the task's figures of the training loss (mean over the last block), `train/learning_rate`,
+    `train/gradient_norm` (before clipping), `train/tokens_per_second`, where `token_peak` is known also `train/mfu`,
+    the share of it, and the task's metrics of the held-out split.
 
     Raises:
         NonFiniteError: the loss or the gradient is nan or inf at the end of a block.
@@ -49,6 +53,7 @@ class LanguageModel(LightningModule):
 
     def __init__(
         self,
+        task: Task,
         model: torch.nn.Module,
         optimizer: functools.partial,
         schedule: Callable[[int, int], float],
@@ -57,18 +62,19 @@ class LanguageModel(LightningModule):
         log_every: int,
         clip: float | None = None,
         seed: int = 0,
-        loss_units: dict[str, float] | None = None,
+        heldout: Split | None = None,
         token_peak: float | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.make_optimizer, self.schedule = model, optimizer, schedule
+        self.task, self.model, self.make_optimizer, self.schedule = task, model, optimizer, schedule
         # Asked now: a strategy that shards the model flattens what it shards.
         self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
-        self.loss_units, self.token_peak = loss_units or {}, token_peak
+        self.heldout, self.token_peak = heldout, token_peak
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
+        self.losses: dict[str, float] = {}  # those of train_metrics that the task tells
         self._seconds, self._tokens = 0.0, 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -107,14 +113,13 @@ class LanguageModel(LightningModule):
     def training_step(self, block: Block, batch_idx: int) -> None:
         started = time.perf_counter()
         first, losses = self.trainer.global_step, []
-        for s, weights_A in enumerate(block.weights_SA):
+        for s, micro_batches in enumerate(block.steps()):
             self._prepare_step(first + s)
-            last = s + 1 == len(block.weights_SA)
-            loss, norm = self._take_step(block.inputs_SABT[s], block.targets_SABT[s], weights_A, last)
-            losses.append(loss)
-        self._finish_block(first, torch.stack(losses), norm)
+            losses_P, norm = self._take_step(micro_batches, s + 1 == len(block))
+            losses += losses_P
+        self._finish_block(first, torch.stack(losses).view(len(block), -1), norm)
         self._seconds += time.perf_counter() - started
-        self._tokens += block.inputs_SABT.numel() * self.trainer.world_size
+        self._tokens += sum(block.fields[name].numel() for name in self.task.inputs) * self.trainer.world_size
         if self.trainer.global_step % self.log_every == 0 or self.trainer.global_step >= self.max_steps:
             self._log_training()
         if self.trainer.global_step >= self.max_steps:
@@ -128,32 +133,38 @@ class LanguageModel(LightningModule):
         for group, rate in zip(self._raw_optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
 
-    def _raw_step(self, inputs_ABT, targets_ABT, weights_A, last: bool):
-        total = None
-        for inputs_BT, targets_BT, weight in zip(inputs_ABT, targets_ABT, weights_A, strict=True):
-            loss = self.model.loss(inputs_BT, targets_BT)
-            if weight != 1.0:
-                loss = loss * weight
-            loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
+    def _raw_step(self, micro_batches: list[Step], last: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        losses_P = self._learn(micro_batches, torch.Tensor.backward)
         norm = self._clip(last)
         self._raw_optimizer.step()
         for parameter in self._trained:
             parameter.grad = None
-        return total, norm
+        return losses_P, norm
 
-    def _hooked_step(self, inputs_ABT, targets_ABT, weights_A, last: bool):
-        optimizer, total = self.optimizers(), 0.0
-        for inputs_BT, targets_BT, weight in zip(inputs_ABT, targets_ABT, weights_A, strict=True):
-            loss = self.model.loss(inputs_BT, targets_BT) * weight
-            self.manual_backward(loss)
-            total = total + loss.detach()
+    def _hooked_step(self, micro_batches: list[Step], last: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        optimizer = self.optimizers()
+        losses_P = self._learn(micro_batches, self.manual_backward)
         if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
             scaler.unscale_(self._raw_optimizer)
         norm = self._clip(last)
         optimizer.step()
         optimizer.zero_grad()
-        return total, norm
+        return losses_P, norm
+
+    def _learn(self, micro_batches: list[Step], backward: Callable[[torch.Tensor], None]) -> list[torch.Tensor]:
+        """Add up the gradients of a step; return the parts of its loss."""
+        parts = self.task.parts
+        sums: dict[str, torch.Tensor] = {}
+        for batch, weights in micro_batches:
+            losses, total = self.task.loss(self.model, batch), None
+            for name, factor in parts.items():
+                # What is multiplied by 1 is an operation less.
+                loss = losses[name] if weights[name] == 1.0 else losses[name] * weights[name]
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+                loss = loss if factor == 1.0 else loss * factor
+                total = loss if total is None else total + loss
+            backward(total)
+        return list(sums.values())
 
     def _clip(self, last: bool) -> torch.Tensor | None:
         """Clip the gradients; return their norm, which is computed without clipping only at the end of a block."""
@@ -161,25 +172,28 @@ class LanguageModel(LightningModule):
             return None
         return self._clip_norm(math.inf if self.clip is None else self.clip)
 
-    def _finish_block(self, first: int, losses_S: torch.Tensor, norm: torch.Tensor) -> None:
+    def _finish_block(self, first: int, losses_SP: torch.Tensor, norm: torch.Tensor) -> None:
         if self._take_step == self._raw_step:
             # Lightning counts the steps of its own optimizer wrapper only.
             progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-            progress.ready += len(losses_S)
-            progress.completed += len(losses_S)
-        losses_S = self.trainer.strategy.reduce(losses_S, reduce_op="mean")
-        mean, norm = losses_S.double().mean().item(), norm.item()
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            bad = (~torch.isfinite(losses_S)).nonzero().flatten()
-            what = f"the loss became {losses_S[bad[0]].item()}" if len(bad) else f"the gradient norm became {norm}"
-            step = first + int(bad[0]) + 1 if len(bad) else first + len(losses_S)
+            progress.ready += len(losses_SP)
+            progress.completed += len(losses_SP)
+        losses_SP = self.trainer.strategy.reduce(losses_SP, reduce_op="mean")
+        means, norm = [losses_S.mean().item() for losses_S in losses_SP.double().unbind(1)], norm.item()
+        if not (all(map(math.isfinite, means)) and math.isfinite(norm)):
+            bad = (~torch.isfinite(losses_SP)).nonzero()
+            what = (
+                f"the loss became {losses_SP[tuple(bad[0])].item()}" if len(bad) else f"the gradient norm became {norm}"
+            )
+            step = first + int(bad[0, 0]) + 1 if len(bad) else first + len(losses_SP)
             raise NonFiniteError(
                 f"{what} at step {step}: start a new run with a lower optimizer.lr or with trainer.clip; what this one "
                 "has saved is from before"
             )
+        figures = self.task.training_figures(dict(zip(self.task.parts, means, strict=True)))
+        self.losses = {learnt_tag(name): value for name, value in figures.items()}
         self.train_metrics |= {
-            "train/loss": mean,
-            "train/perplexity": perplexity(mean),
+            **self.losses,
             "train/learning_rate": self._raw_optimizer.param_groups[0]["lr"],
             "train/gradient_norm": norm,
         }
@@ -198,26 +212,27 @@ class LanguageModel(LightningModule):
     # Validation: the whole held-out split, exactly
 
     def on_validation_epoch_start(self) -> None:
-        self._nll, self._count = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        self._totals = Totals()
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with exactly(self.device):
-            nll, count = nll_sum(self.model, *batch)
-        self._nll += nll
-        self._count += count
+            self._totals.add(self.task.measure(self.model, batch))
 
     def on_validation_epoch_end(self) -> None:
-        sums = torch.stack([self._nll, self._nll.new_tensor(self._count)])
-        nll, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        loss = nll / count
-        self.val_metrics = {"val/loss": loss, "val/perplexity": perplexity(loss)}
-        self.val_metrics |= {f"val/{unit}": loss * factor for unit, factor in self.loss_units.items()}
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the held-out loss became {loss} at step {self.trainer.global_step}")
+        strategy = self.trainer.strategy
+        totals = self._totals.over(lambda tensor: strategy.reduce(tensor, reduce_op="sum"), self._gather)
+        figures = self.task.figures(totals, self.heldout)
+        self.val_metrics = {f"{HELDOUT}/{name}": value for name, value in figures.items()}
+        if not math.isfinite(decides := self.val_metrics[self.task.monitor]):
+            raise NonFiniteError(f"the {spoken(self.task.monitor)} became {decides} at step {self.trainer.global_step}")
         # For callbacks that watch trainer.callback_metrics, such as early stopping; the loggers are written below.
         # Every process has the same values; sync_dist says so to Lightning.
         self.log_dict(self.val_metrics, logger=False, sync_dist=True)
         self._write(self.val_metrics)
+
+    def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensors of all processes, one below the other."""
+        return self.trainer.strategy.all_gather(tensor).reshape(-1, *tensor.shape)
 
     def _write(self, metrics: dict[str, float]) -> None:
         for logger in self.trainer.loggers:

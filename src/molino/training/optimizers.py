@@ -53,4 +53,4 @@ def parameter_groups(model: nn.Module, matrices: Set[str]) -> list[dict]:
 def hidden_weights(model: nn.Module) -> set[nn.Parameter]:
     """Return the weights of linear layers, but for the head and so for what it shares with the embeddings."""
     modules = model.named_modules()
-    return {module.weight for name, module in modules if isinstance(module, nn.Linear) and name != "lm_head"}
+    return {module.weight for name, module in modules if isinstance(module, nn.Linear) and not name.endswith("head")}

@@ -12,7 +12,8 @@ from molino.configuration.build import bind, build, check_node
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
-from molino.trained.load import build_model, check_model
+from molino.tasks.task import Task
+from molino.trained.load import build_model, build_task, check_model
 from molino.training.callbacks import check_callbacks
 from molino.training.loggers import given_to
 from molino.training.optimizers import GIVEN, check_optimizer
@@ -31,6 +32,7 @@ class Parts:
         callbacks: those of the configuration.
     """
 
+    task: Task
     plan: Plan
     hardware: Hardware
     data: TextDataModule
@@ -49,21 +51,22 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     nodes = {name: node for name, node in settings["callbacks"].items() if node is not None}
     # Before any is built: one that is refused has not been preceded by others.
     _check_nodes(settings, nodes)
+    task = build_task(settings)
     callbacks = {name: build(node, f"callbacks.{name}", Callback) for name, node in nodes.items()}
     hardware = build(settings["hardware"], "hardware", Hardware)
     plan = build(settings["trainer"], "trainer", Plan)
     optimizer = bind(settings["optimizer"], "optimizer", Optimizer, GIVEN)
     schedule = build(settings["scheduler"], "scheduler", Schedule)
-    of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"]}
+    of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"], "task": task}
     data = build(settings["data"], "data", TextDataModule, **of_run)
-    check_callbacks(callbacks)
+    check_callbacks(callbacks, task.metrics)
     check_optimizer(optimizer)
     check_schedule(schedule, plan.max_steps)
     data.check_processes(hardware.processes)
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)
-    return Parts(plan, hardware, data, optimizer, schedule, list(callbacks.values()))
+    return Parts(task, plan, hardware, data, optimizer, schedule, list(callbacks.values()))
 
 
 def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
@@ -72,9 +75,10 @@ def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
             check_node(node, f"logger.{name}", Logger, given_to(node, f"logger.{name}"))
     for name, node in callbacks.items():
         check_node(node, f"callbacks.{name}", Callback)
+    check_node(settings["task"], "task", Task)
     check_node(settings["hardware"], "hardware", Hardware)
     check_node(settings["trainer"], "trainer", Plan)
     check_node(settings["optimizer"], "optimizer", Optimizer, GIVEN, later=True)
     check_node(settings["scheduler"], "scheduler", Schedule)
-    check_node(settings["data"], "data", TextDataModule, (*OF_PLAN, "seed"))
+    check_node(settings["data"], "data", TextDataModule, (*OF_PLAN, "seed", "task"))
     check_model(settings)

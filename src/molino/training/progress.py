@@ -7,13 +7,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from molino.base.console import SECONDS_BETWEEN_LINES, console, say
+from molino.runs.measures import LEARNT
 from molino.runs.status import update
 
 SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class ProgressDisplay(Callback):
-    """Shows step, loss, perplexity, tokens/s and the time left; a line for every validation."""
+    """Shows step, loss and what follows from it, tokens/s and the time left; a line for every validation."""
 
     def __init__(self):
         self.bar: Progress | None = None
@@ -41,11 +42,11 @@ class ProgressDisplay(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step, metrics=_describe(module.train_metrics))
+            self.bar.update(self.task, completed=trainer.global_step, metrics=_describe(module))
         elif self._line_due(trainer):
             done = trainer.global_step - self._first_step
             left = (trainer.max_steps - trainer.global_step) / done * (self._last_line - self._started)
-            self._say(trainer, f"{_describe(module.train_metrics)} | {left:.0f} s left")
+            self._say(trainer, f"{_describe(module)} | {left:.0f} s left")
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int, *_):
         text = f"held-out text: {(batch_idx + 1) / trainer.num_val_batches[0]:.0%}"
@@ -56,8 +57,8 @@ class ProgressDisplay(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            loss, perplexity = module.val_metrics["val/loss"], module.val_metrics["val/perplexity"]
-            self._say(trainer, f"held-out loss {loss:.4f} perplexity {perplexity:.2f}")
+            shown = {m.name: module.val_metrics[m.tag] for m in module.task.metrics if m.shown}
+            self._say(trainer, f"held-out {_told(shown)}")
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if self.bar is not None:
@@ -105,14 +106,21 @@ class StatusReport(Callback):
         if done := trainer.global_step - self._first_step:
             left = (trainer.max_steps - trainer.global_step) * (self._last - self._started) / done
             progress["seconds_left"] = round(left, 1)
-        for metrics, tags in ((module.train_metrics, ("train/loss",)), (module.val_metrics, ("val/loss",))):
-            progress |= {tag: metrics[tag] for tag in tags if tag in metrics}
+        for metrics, tag in ((module.train_metrics, LEARNT), (module.val_metrics, module.task.monitor)):
+            progress |= {tag: metrics[tag]} if tag in metrics else {}
         if rate := module.train_metrics.get("train/tokens_per_second"):
             progress["tokens_per_second"] = round(rate)
         update(self.run, progress=progress)
 
 
-def _describe(metrics: dict[str, float]) -> str:
-    text = f"loss {metrics['train/loss']:.4f} perplexity {metrics['train/perplexity']:.2f}"
-    rate = metrics.get("train/tokens_per_second")
+def _describe(module: LightningModule) -> str:
+    text = _told({tag.removeprefix("train/"): value for tag, value in module.losses.items()})
+    rate = module.train_metrics.get("train/tokens_per_second")
     return text if rate is None else f"{text} | {rate:,.0f} tokens/s"
+
+
+def _told(figures: dict[str, float]) -> str:
+    """Return figures in a line: what is 10 or more with two digits after the point, the others with four."""
+    return " ".join(
+        f"{name.replace('_', ' ')} {value:.{2 if abs(value) >= 10 else 4}f}" for name, value in figures.items()
+    )

@@ -6,20 +6,21 @@ from typing import Any
 
 from molino.base.console import say, show_facts
 from molino.data.module import TextDataModule
-from molino.evaluation.floors import describe_floors
-from molino.evaluation.loss import perplexity
+from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
+from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
+from molino.runs.measures import HELDOUT, LEARNT, Floor, spoken
 from molino.training.checkpoints import Checkpoints
-from molino.training.module import LanguageModel
+from molino.training.module import TrainingModule
 
 
 def introduce(
     run: Path,
     data: TextDataModule,
-    module: LanguageModel,
+    module: TrainingModule,
     hardware: Hardware,
-    floors: dict[str, float],
+    floors: list[Floor],
     first_step: int,
 ) -> None:
     """Print what was composed, before the first step."""
@@ -45,17 +46,17 @@ def introduce(
 
 
 def summarise(
-    module: LanguageModel, data: TextDataModule, checkpoints: Checkpoints, floors: dict[str, float]
+    module: TrainingModule, data: TextDataModule, checkpoints: Checkpoints, floors: list[Floor]
 ) -> dict[str, Any]:
     """Return the flat summary of a run, with TensorBoard's tags as keys."""
     steps, rate = module.trainer.global_step, module.train_metrics.get("train/tokens_per_second")
+    kept = [metric for metric in module.task.metrics if metric.shown or metric.tag == module.task.monitor]
     return {
         **module.val_metrics,
-        "val/best_loss": checkpoints.best_loss,
-        "val/best_perplexity": perplexity(checkpoints.best_loss),
+        **{metric.best_tag: checkpoints.best[metric.tag] for metric in kept},
         "best_step": checkpoints.best_step,
         **module.train_metrics,
-        **floors,
+        **{tag: value for floor in floors for tag, value in ({floor.tag: floor.value} | dict(floor.facts)).items()},
         "steps": steps,
         "tokens": steps * data.tokens_per_step,
         **({"tokens_per_second": rate} if rate else {}),
@@ -66,16 +67,21 @@ def summarise(
     }
 
 
-def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -> None:
+def conclude(
+    run: Path, outputs: str, summary: dict[str, Any], module: TrainingModule, floors: list[Floor], has_test: bool
+) -> None:
     """Print what came out, the last sample and what to type next."""
-    loss, rate = summary["val/loss"], summary.get("tokens_per_second")
+    task, rate = module.task, summary.get("tokens_per_second")
+    figures = {metric.name: summary[metric.tag] for metric in task.metrics}
+    best = summary[next(metric.best_tag for metric in task.metrics if metric.tag == task.monitor)]
+    told = describe_figures(task.metrics, figures)
+    first = next(iter(told))
     facts = {
-        "held-out loss": f"{loss:.4f} nats a token after step {summary['steps']:,}",
-        "perplexity": f"{summary['val/perplexity']:.4f}",
-        "bits per character": f"{summary['val/bits_per_character']:.4f}",
-        "best held-out loss": f"{summary['val/best_loss']:.4f} after step {summary['best_step']:,}",
-        "train loss": f"{summary['train/loss']:.4f}, mean of the last steps",
-        **describe_floors(summary, loss),
+        f"held-out {first}": f"{told.pop(first)} after step {summary['steps']:,}",
+        **told,
+        f"best {spoken(task.monitor)}": f"{best:.4f} after step {summary['best_step']:,}",
+        "train loss": f"{summary[LEARNT]:.4f}, mean of the last steps",
+        **describe_floors(floors, figures),
         "time": f"{summary['seconds']:.1f} s" + (f"; {rate:,.0f} tokens/s in training" if rate else ""),
         "run": run,
     }
@@ -84,6 +90,11 @@ def conclude(run: Path, outputs: str, summary: dict[str, Any], has_test: bool) -
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
     named = shlex.quote(f"run={run}")
-    say(f'next: python scripts/generate.py {named} prompt="..."')
-    say(f"      python scripts/evaluate.py {named} split={'test' if has_test else 'val'}")
-    say(f"      tensorboard --logdir {shlex.quote(outputs)}")
+    commands = [
+        f"python scripts/evaluate.py {named} split={'test' if has_test else HELDOUT}",
+        f"tensorboard --logdir {shlex.quote(outputs)}",
+    ]
+    if capabilities_of(module.model).next_token:
+        commands.insert(0, f'python scripts/generate.py {named} prompt="..."')
+    for number, command in enumerate(commands):
+        say(f"{'' if number else 'next:':5} {command}")

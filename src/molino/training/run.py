@@ -13,6 +13,7 @@ from molino.configuration.identity import complete, refuse_other
 from molino.configuration.request import HANDED, Request
 from molino.configuration.settings import begin_from, check_sections, restore, resume
 from molino.runs import directory
+from molino.runs.measures import Measures, write_measures
 from molino.runs.record import record
 from molino.runs.status import claim
 
@@ -41,11 +42,12 @@ class Run:
         """Where its tokenizer is kept."""
         return self.path / directory.TOKENIZER
 
-    def begin(self, settled: dict[str, Any]) -> None:
+    def begin(self, settled: dict[str, Any], measures: Measures) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
 
         Args:
             settled: of its hardware. A run that goes on elsewhere computes as it did here.
+            measures: what it will come to.
         """
         self.settings = self.settings | {"hardware": self.settings["hardware"] | settled}
         if self.path is None:
@@ -53,6 +55,7 @@ class Run:
             self.path = directory.create(self.settings["paths"]["outputs"], name)
             self._claimed.enter_context(claim(self.path))
         if is_main_process() and not self.exists:
+            write_measures(self.path, measures)
             whole = complete(self.settings)
             record(self.path, whole, self.request.overrides, self.request.choices)
 

@@ -28,7 +28,7 @@ def make_trainer(
     return Trainer(
         max_epochs=1,
         max_steps=plan.max_steps,
-        # In blocks. A validation also follows the last one; see LanguageModel.training_step.
+        # In blocks. A validation also follows the last one; see TrainingModule.training_step.
         val_check_interval=min(plan.val_every // plan.steps_per_block, -(-plan.max_steps // plan.steps_per_block)),
         # Else early stopping would wait for the end of the epoch where the interval is 1, which it reads as a fraction.
         check_val_every_n_epoch=None,

@@ -1,4 +1,4 @@
-"""python scripts/evaluate.py: a run's loss on a whole split, exactly, beside what counting alone achieves."""
+"""python scripts/evaluate.py: a run's figures on a whole split, exactly, beside what counting alone achieves."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import build, construct_arguments
 from molino.configuration.request import Request
 from molino.configuration.settings import relocate
-from molino.data.batches import evaluation_windows
 from molino.data.corpus import Corpus
-from molino.data.tokens import Split, prepare_tokens
-from molino.evaluation.floors import describe_floors, split_floors
-from molino.evaluation.loss import exact_loss, loss_units, perplexity
+from molino.data.tokens import prepare_tokens
+from molino.evaluation.describe import describe_figures, describe_floors
+from molino.evaluation.totals import measure_all
 from molino.machine.hardware import Hardware
+from molino.runs.measures import metric_name
 from molino.trained.load import LoadedRun, load
 
 
@@ -40,14 +40,14 @@ def evaluate(
     paths: dict[str, Any],
     corpus: Corpus | None = None,
 ) -> float:
-    """Print exact figures of a run on one split; return the loss in nats per token.
+    """Print exact figures of a run on one split; return the one that decides, such as the loss.
 
     Args:
         run, checkpoint: which run, and which of its checkpoints.
         source: in place of a run, a Hugging Face folder or hub id.
         split: `train`, `val` or `test`.
         stride: tokens between the starts of two windows; None for windows that do not overlap.
-        floors: count n-grams on the training split for comparison.
+        floors: count on the training split, for comparison.
         corpus: another corpus than the run's; it is encoded by the run's tokenizer.
     """
     hardware.apply()
@@ -61,41 +61,25 @@ def evaluate(
         raise ConfigError(f"split={split} is unknown: choose train, val or test")
     if split not in text.splits:
         raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(text.splits)}")
-    chosen, block_size = text.splits[split], loaded.model.block_size
-    stride = block_size if stride is None else stride
-    windows = evaluation_windows(chosen, block_size, stride, loaded.tokenizer.size)
+    task = loaded.task
+    batches = task.evaluation(text, split, loaded.model.block_size, stride)
     with hardware.autocast():
-        loss, count = exact_loss(loaded.model, progress(windows, f"evaluating {corpus.name}"), hardware.device)
+        telling = progress(batches, f"evaluating {corpus.name}")
+        figures = task.figures(measure_all(task.measure, loaded.model, telling, hardware.device), text.splits[split])
     facts = {
         **_describe_model(loaded, checkpoint),
         "corpus": f"{corpus.name}, {split} split, read whole and in order",
-        "context": _describe_context(block_size, stride),
-        **_describe_tokens(chosen, count),
-        "loss": f"{loss:.4f} nats a token",
-        "perplexity": f"{perplexity(loss):.4f}",
-        **{unit.replace("_", " "): f"{loss * factor:.4f}" for unit, factor in loss_units(chosen).items()},
+        **batches.describe(),
+        **describe_figures(task.metrics, figures),
     }
     if floors:
-        facts |= describe_floors(split_floors(text, split, Path(paths["cache"])), loss)
+        found = task.floors(text, split, loaded.model.block_size, Path(paths["cache"]))
+        facts |= describe_floors(found, figures)
     show_facts("evaluation", facts)
-    return loss
+    return figures[metric_name(task.monitor)]
 
 
 def _describe_model(loaded: LoadedRun, checkpoint: str) -> dict[str, str]:
     if loaded.step is None:
         return {"source": str(loaded.path)}
     return {"run": f"{loaded.path.name}, {checkpoint} checkpoint, after step {loaded.step:,}"}
-
-
-def _describe_context(block_size: int, stride: int) -> str:
-    if stride == block_size:
-        return f"windows of {block_size} tokens that do not overlap: up to {block_size - 1} tokens before each"
-    return (
-        f"windows of {block_size} tokens every {stride}: {block_size - stride} or more tokens before each that has them"
-    )
-
-
-def _describe_tokens(split: Split, count: int) -> dict[str, str]:
-    unknown = f"{split.unknown:,} of {len(split.tokens):,} ({split.unknown / len(split.tokens):.2%})"
-    size = f"{split.characters:,} characters, {split.bytes:,} bytes"
-    return {"text": size, "tokens predicted": f"{count:,}", "unknown tokens": unknown}

@@ -15,13 +15,13 @@ from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, make_directory
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.generation.prompt import ask_prompt, encode_prompt
+from molino.data.prompt import ask_prompt, encode_prompt
 from molino.inspection import pictures, tree
 from molino.inspection.attention import Attention, read
 from molino.inspection.predictions import label, predict, table
 from molino.inspection.projector import MOST_TOKENS, write_embeddings
 from molino.machine.hardware import Hardware
-from molino.models.bigram import Bigram
+from molino.models.capabilities import capabilities_of, require_next_token, tensor_of
 from molino.models.cost import cache_bytes_per_token, count_parameters, flops_per_token
 from molino.trained.load import LoadedRun, load
 
@@ -65,6 +65,7 @@ def explain(
         raise DataError('prompt="" is no text to look at: add some, such as prompt="In the beginning"')
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
+    require_next_token(loaded.model, "explain")
     if top > loaded.model.vocab_size:
         raise ConfigError(f"top={top} is too large: the model knows {loaded.model.vocab_size} tokens")
     ids = encode(prompt, loaded)
@@ -79,7 +80,7 @@ def explain(
         drawn = draw(folder, loaded, ids, layers)
     if not layers:
         say("it has no attention to draw")
-    say(f"pictures: {target} ({', '.join(drawn or ['the embeddings, for TensorBoard'])})")
+    say(f"pictures: {target} ({', '.join(drawn)})")
     say(f"next: tensorboard --logdir {shlex.quote(str(target))}")
 
 
@@ -107,13 +108,13 @@ def show_architecture(model: nn.Module) -> None:
         "parameters": f"{count_parameters(model):,}",
         "FLOPs per token": f"{flops_per_token(model, context):,} (forward, the last of {context:,} tokens)",
     }
-    if hasattr(model, "cache_shape"):
+    if capabilities_of(model).cache is not None:
         facts["KV cache per token"] = f"{cache_bytes_per_token(model):,} bytes"
     show_facts("\ncost", facts)
 
 
 def draw(folder: Path, loaded: LoadedRun, ids: list[int], layers: list[Attention]) -> list[str]:
-    """Write all pictures of a model, as PNG and for TensorBoard; return the names of the PNGs."""
+    """Write all pictures of a model, as PNG and for TensorBoard; return what there is."""
     from torch.utils.tensorboard import SummaryWriter
 
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -131,17 +132,12 @@ def draw(folder: Path, loaded: LoadedRun, ids: list[int], layers: list[Attention
         if tables := pictures.position_tables(model):
             keep(pictures.draw_positions(tables), "positions", "positions")
         labels = [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
-        if isinstance(model, Bigram):
-            keep(pictures.draw_bigrams(model.table.weight, labels), "bigrams", "bigrams")
-        elif (table_VC := embeddings(model)) is not None:
-            write_embeddings(writer, table_VC, labels)
-    return drawn
-
-
-def embeddings(model: nn.Module) -> Any:
-    """Return the table of token embeddings (V, C): the first that a model has; None if it has none."""
-    tables = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    return next((table_VC for table_VC in tables if len(table_VC) >= model.vocab_size), None)
+        can = capabilities_of(model)
+        if can.bigrams is not None:
+            keep(pictures.draw_bigrams(tensor_of(model, can.bigrams), labels), "bigrams", "bigrams")
+        if can.embedding is not None:
+            write_embeddings(writer, tensor_of(model, can.embedding), labels)
+    return drawn or ["the embeddings, for TensorBoard" if can.embedding else "none, for it declares nothing to draw"]
 
 
 @contextmanager

@@ -18,8 +18,11 @@ from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.hub.write import find_format, write_model
+from molino.models.capabilities import require_next_token
 from molino.models.cost import count_parameters
 from molino.runs import directory
+from molino.runs.measures import read_measures
+from molino.tasks import earlier
 from molino.trained.load import LoadedRun, load_run
 
 CARD = """---
@@ -48,10 +51,6 @@ The settings of the training:
 ```yaml
 {settings}```
 """
-FIGURES = (
-    *("val/loss", "val/perplexity", "val/bits_per_character", "val/bits_per_byte"),
-    *("floor/unigram", "floor/bigram", "floor/ngram"),
-)
 
 
 def run(request: Request) -> None:
@@ -77,8 +76,9 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     if target.exists():
         raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
     loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
+    require_next_token(loaded.model, "export")
     node = {**loaded.settings["model"], "vocab_size": loaded.model.vocab_size}
-    form = find_format(node["_target_"], node, format)
+    form = find_format(loaded.model, node, format)
     make_directory(target.parent)
     with explain_os_errors(target):
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -127,7 +127,9 @@ def card(loaded: LoadedRun, checkpoint: str, model_type: str) -> str:
     """Return the model card: corpus, losses beside their floors, settings."""
     summary = directory.read_summary(loaded.path) if directory.is_done(loaded.path) else {}
     corpus = loaded.settings["data"]["corpus"]
-    figures = {name: f"{summary[name]:.4f}" for name in FIGURES if name in summary}
+    measures = read_measures(loaded.path) or earlier.measures(summary)
+    tags = [metric.tag for metric in measures.metrics.values()] + list(measures.floors)
+    figures = {tag: f"{summary[tag]:.4f}" for tag in tags if isinstance(summary.get(tag), int | float)}
     rows = {"checkpoint": f"{checkpoint}, after step {loaded.step:,}", **figures}
     return CARD.format(
         name=loaded.path.name,

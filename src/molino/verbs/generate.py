@@ -10,12 +10,13 @@ from molino.base.errors import ConfigError
 from molino.base.streams import printable
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
+from molino.data.prompt import ask_prompt, encode_prompt, remark
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.generation.decode import decode_text, generate
 from molino.generation.filters import check_settings
-from molino.generation.prompt import ask_prompt, encode_prompt, remark
 from molino.machine.hardware import Hardware
+from molino.models.capabilities import require_next_token
 from molino.trained.load import load
 
 
@@ -55,6 +56,7 @@ def sample(
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     tokenizer, model = loaded.tokenizer, loaded.model
+    require_next_token(model, "generate")
     prompt = ask_prompt('; an empty one, prompt="", starts from nothing') if prompt is None else prompt
     # A prompt may hold no token at all, such as white space where tokens are words.
     ids = (encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else []) or [loaded.start_id]

@@ -11,10 +11,11 @@ from molino.base.errors import CheckpointError, ConfigError
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.pictures import require_matplotlib
 from molino.comparison.report import check_target, write_report
-from molino.comparison.rows import make_rows
+from molino.comparison.rows import make_rows, monitors
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check_arguments
 from molino.configuration.request import Request
+from molino.tasks import earlier
 
 FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}
 
@@ -33,7 +34,7 @@ def run(request: Request) -> None:
 
 def results(
     runs: list[str],
-    metric: list[str],
+    metric: list[str] | None,
     group_by: list[str] | None,
     format: str,
     to: str | None,
@@ -44,7 +45,7 @@ def results(
 
     Args:
         runs: sweeps by name, folders and runs by path; none for everything below the outputs.
-        metric: of the summaries; rows are sorted by the first.
+        metric: of the summaries; rows are sorted by the first. None for what decides in each run.
         group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
         format: `table`, `csv`, `markdown` or `json`.
         to: a folder for a page with the table and pictures.
@@ -57,7 +58,7 @@ def results(
     """
     if format != "table" and format not in FORMATS:
         raise ConfigError(f"format={format} is unknown: choose table, {', '.join(FORMATS)}")
-    if not metric or group_by == []:
+    if metric == [] or group_by == []:
         raise ConfigError("metric=[] and group_by=[] name nothing: name one, or leave them out")
     target = Path(to).expanduser() if to else None
     if target:
@@ -73,7 +74,9 @@ def results(
     # What other programs read holds nothing else.
     telling = working if format == "table" else nullcontext
     with telling("reading runs"):
-        rows = make_rows(read_runs(found), metric, group_by)
+        read = read_runs(found, earlier.measures)
+        rows = make_rows(read, metric, group_by)
+        metric = metric or monitors(read)
     if format == "table":
         print_table(rows, metric)
     else:

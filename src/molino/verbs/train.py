@@ -6,16 +6,18 @@ import torch
 
 from molino.base.processes import is_main_process
 from molino.configuration.request import Request
+from molino.data.module import TextDataModule
 from molino.data.start import start_token
-from molino.evaluation.floors import split_floors
-from molino.evaluation.loss import loss_units
 from molino.hub.read import read_weights
 from molino.models.model import check_model_by_use, is_ours
+from molino.runs.measures import HELDOUT, measures_of
 from molino.search.pruning import pruning_of, verdict
-from molino.trained.load import build_model
+from molino.tasks.check import check_task_by_use
+from molino.tasks.task import Task
+from molino.trained.load import build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.loggers import start_loggers
-from molino.training.module import LanguageModel
+from molino.training.module import TrainingModule
 from molino.training.parts import build_parts
 from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
@@ -24,10 +26,10 @@ from molino.training.trainer import make_trainer
 
 
 def run(request: Request) -> float:
-    """Train, or go on training; return the held-out loss in nats per token."""
+    """Train, or go on training; return the figure of the held-out split that decides, such as the loss."""
     started = time.perf_counter()
     with open_run(request) as found:
-        return train(found, started) if found.summary is None else found.summary["val/loss"]
+        return train(found, started) if found.summary is None else found.summary[build_task(found.settings).monitor]
 
 
 def train(run: Run, started: float) -> float:
@@ -40,42 +42,39 @@ def train(run: Run, started: float) -> float:
     """
     seed, main = run.settings["seed"], is_main_process()
     parts = build_parts(run.settings)
-    plan, hardware, data = parts.plan, parts.hardware, parts.data
+    task, plan, hardware, data = parts.task, parts.plan, parts.hardware, parts.data
 
     data.setup()
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
-    model = build_model(run.settings, data.tokenizer.size)
-    if not is_ours(model):
-        check_model_by_use(model)
-    if run.checkpoint is None and run.settings["weights"]:
-        read_weights(model, run.settings["weights"])
-    hardware = hardware.settle(model, data.block_size, data.tokens_per_step, plan.max_steps)
-    hardware.prepare(model)
-    module = LanguageModel(
-        model,
+    network = begin_network(run, task, data)
+    hardware = hardware.settle(network, data.block_size, data.tokens_per_step, plan.max_steps)
+    hardware.prepare(network)
+    module = TrainingModule(
+        task,
+        network,
         parts.optimizer,
         parts.schedule,
         max_steps=plan.max_steps,
         log_every=plan.log_every,
         clip=plan.clip,
         seed=seed,
-        loss_units=loss_units(data.splits["val"]),
-        token_peak=hardware.token_peak(model, data.block_size),
+        heldout=data.splits[HELDOUT],
+        token_peak=hardware.token_peak(network, data.block_size),
     )
-    floors = split_floors(data.text, "val", data.cache) if main else {}
+    floors = task.floors(data.text, HELDOUT, data.block_size, data.cache) if main else []
 
-    run.begin(hardware.settled)
+    run.begin(hardware.settled, measures_of(task.monitor, task.metrics, floors))
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps)
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)
         introduce(run.path, data, module, hardware, floors, first_step)
-        loggers = start_loggers(run, floors, first_step, plan.max_steps)
+        loggers = start_loggers(run, task.metrics, floors, first_step, plan.max_steps)
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
-    watching = [*pruning_of(run.path), *sampling(run.path, data.tokenizer, start_id, plan, hardware, seed)]
+    watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed)]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, *watching, checkpoints])
     with run.handed_over(hardware.processes):
         trainer.fit(module, data, ckpt_path=run.checkpoint)
@@ -83,5 +82,18 @@ def train(run: Run, started: float) -> float:
     if main:
         summary = summarise(module, data, checkpoints, floors) | verdict(trainer)
         run.end(summary)
-        conclude(run.path, run.settings["paths"]["outputs"], summary, "test" in data.splits)
-    return module.val_metrics["val/loss"]
+        conclude(run.path, run.settings["paths"]["outputs"], summary, module, floors, "test" in data.splits)
+    return module.val_metrics[task.monitor]
+
+
+def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module:
+    """Return what the task trains, with the weights that it begins from."""
+    model = build_model(run.settings, data.tokenizer.size)
+    if not is_ours(model):
+        check_model_by_use(model)
+    if run.checkpoint is None and run.settings["weights"]:
+        read_weights(model, run.settings["weights"])
+    network = build_network(task, model)
+    if not is_ours(task):
+        check_task_by_use(task, network, data.text, data.batches, data.block_size)
+    return network

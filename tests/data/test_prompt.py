@@ -5,8 +5,8 @@ import io
 import pytest
 
 from molino.base.errors import ConfigError
+from molino.data.prompt import ask_prompt, encode_prompt
 from molino.data.tokenizers import train_char
-from molino.generation.prompt import ask_prompt, encode_prompt
 
 
 @pytest.fixture

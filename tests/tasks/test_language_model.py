@@ -1,5 +1,6 @@
-"""The held-out loss against sums in plain float64, and its units against closed forms."""
+"""The loss of a language model against sums in plain float64, its units against closed forms, its floors."""
 
+import functools
 import itertools
 import math
 
@@ -8,12 +9,27 @@ import pytest
 import torch
 
 from molino.data.batches import EvaluationWindows
-from molino.data.tokens import Split
-from molino.evaluation.loss import exact_loss, loss_units, nll_sum, perplexity
+from molino.data.corpora.grammar import Grammar
+from molino.data.tokenizers import train_word
+from molino.data.tokens import Split, prepare
+from molino.evaluation.floors import floors
+from molino.evaluation.ngrams import unigram_loss
+from molino.evaluation.totals import measure_all
 from molino.models import IGNORE_INDEX
 from molino.models.bigram import Bigram
+from molino.tasks.figures import perplexity
+from molino.tasks.language_model import LanguageModel, loss_units
 
 CPU = torch.device("cpu")
+TASK = LanguageModel()
+
+
+def exact_loss(model: torch.nn.Module, batches) -> tuple[float, int]:
+    """The loss over all batches, and how many targets there are."""
+    totals = measure_all(TASK.measure, model, batches, CPU)
+    figures = TASK.figures(totals, split(range(10)))
+    assert figures["perplexity"] == perplexity(figures["loss"])
+    return figures["loss"], totals["tokens"]
 
 
 def bigram(vocab_size: int = 7) -> Bigram:
@@ -38,7 +54,7 @@ def split(tokens, characters: int = 1, size: int = 1, marks=None) -> Split:
 def test_every_token_of_the_split_counts_once(block_size, stride, batch_size):
     tokens = np.random.default_rng(0).integers(0, 7, 403).tolist()
     model = bigram()
-    loss, count = exact_loss(model, EvaluationWindows(split(tokens), block_size, stride, batch_size), CPU)
+    loss, count = exact_loss(model, EvaluationWindows(split(tokens), block_size, stride, batch_size))
     assert count == 402
     assert loss == pytest.approx(nll_by_hand(model, itertools.pairwise(tokens)) / 402, rel=1e-6)
 
@@ -49,7 +65,7 @@ def test_it_is_no_mean_of_batch_means():
     pairs = [list(itertools.pairwise(tokens))[:8], list(itertools.pairwise(tokens))[8:]]
     sums = [nll_by_hand(model, part) for part in pairs]
     mean_of_means = (sums[0] / 8 + sums[1] / 3) / 2
-    loss, _ = exact_loss(model, batches, CPU)
+    loss, _ = exact_loss(model, batches)
     assert loss == pytest.approx(sum(sums) / 11, rel=1e-6)
     assert abs(loss - mean_of_means) > 0.01
 
@@ -57,11 +73,12 @@ def test_it_is_no_mean_of_batch_means():
 def test_ignored_targets_count_nowhere():
     model, ignore = bigram(), IGNORE_INDEX
     inputs, targets = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([[1, ignore, 3], [ignore, ignore, 6]])
-    nll, count = nll_sum(model, inputs, targets)
-    assert (nll.dtype, count) == (torch.float64, 3)
+    measured = TASK.measure(model, {"tokens": inputs, "targets": targets})
+    nll, count = measured["nll"], measured["tokens"]
+    assert (nll.dtype, count.item()) == (torch.float64, 3)
     assert nll.item() == pytest.approx(nll_by_hand(model, [(0, 1), (2, 3), (5, 6)]), rel=1e-6)
-    padding = (inputs, torch.full_like(targets, ignore))
-    assert exact_loss(model, [padding, (inputs, targets)], CPU) == pytest.approx((nll.item() / 3, 3))
+    padding = {"tokens": inputs, "targets": torch.full_like(targets, ignore)}
+    assert exact_loss(model, [padding, {"tokens": inputs, "targets": targets}]) == pytest.approx((nll.item() / 3, 3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -70,7 +87,7 @@ def test_a_large_sum_loses_nothing(batch_size):
     with torch.no_grad():
         model.table.weight[0, 1] = -(2.0**24)
     # 0 -> 1 costs 2**24 nats and 1 -> 0 costs ln 2; in float32 their sum would be 2**24.
-    loss, count = exact_loss(model, EvaluationWindows(split([0, 1, 0]), 1, 1, batch_size), CPU)
+    loss, count = exact_loss(model, EvaluationWindows(split([0, 1, 0]), 1, 1, batch_size))
     assert count == 2 and 2 * loss == pytest.approx(2**24 + math.log(2), abs=1e-6)
 
 
@@ -86,11 +103,11 @@ def test_the_model_is_left_as_it_was():
     batches = EvaluationWindows(split([0, 1, 2, 3, 4, 5, 6]), 4, 4, 2)
     model = Dropped().train()
     state = torch.get_rng_state()
-    loss, _ = exact_loss(model, batches, CPU)
-    assert loss == exact_loss(model.bigram, batches, CPU)[0]
+    loss, _ = exact_loss(model, batches)
+    assert loss == exact_loss(model.bigram, batches)[0]
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training and model.dropout.training
-    assert exact_loss(model.eval(), batches, CPU)[0] == loss and not model.training
+    assert exact_loss(model.eval(), batches)[0] == loss and not model.training
 
 
 def test_units_of_a_text_of_characters():
@@ -113,3 +130,34 @@ def test_units_do_not_depend_on_how_a_text_is_cut():
 @pytest.mark.parametrize(("loss", "value"), [(0.0, 1.0), (math.log(65), 65.0), (699.0, math.exp(699)), (1e6, math.inf)])
 def test_perplexity_never_overflows(loss, value):
     assert perplexity(loss) == pytest.approx(value)
+
+
+def test_each_split_has_its_own_floors(tmp_path):
+    """Words, of which a character's entropy makes another figure in every split."""
+    corpus = Grammar(characters=20_000)
+    text = prepare(corpus, functools.partial(train_word), tmp_path)
+    found = {name: {f.tag: f for f in TASK.floors(text, name, 8, tmp_path)} for name in ("train", "val")}
+    for name, part in text.splits.items():
+        source = corpus.entropy_per_character * part.characters / len(part.tokens)
+        assert found[name]["floor/source"].value == pytest.approx(source, rel=1e-12)
+        assert not found[name]["floor/source"].beatable
+    assert found["train"]["floor/source"].value != found["val"]["floor/source"].value
+    train, val = text.splits["train"].tokens, text.splits["val"].tokens
+    wanted = floors(train, val, text.tokenizer.size)
+    shown = {tag: value for f in found["val"].values() for tag, value in ({f.tag: f.value} | f.facts).items()}
+    assert {key: shown[key] for key in wanted} == wanted
+    assert found["train"]["floor/unigram"].value == unigram_loss(train, train, text.tokenizer.size)
+    assert found["train"].keys() == {"floor/unigram", "floor/bigram_train", "floor/source"}
+    # A floor of the loss is one of the perplexity; the optimum on the training split is none of this one.
+    for tag, floor in found["val"].items():
+        levels = {} if tag == "floor/bigram_train" else {"loss": floor.value, "perplexity": math.exp(floor.value)}
+        assert floor.levels == pytest.approx(levels)
+    assert found["val"]["floor/ngram"].brief == f"{wanted['floor/ngram_order']}-gram"
+
+
+def test_a_sample_starts_from_nothing_and_is_the_same_again(tmp_path):
+    text = prepare(Grammar(characters=20_000), functools.partial(train_word), tmp_path)
+    model = bigram(text.tokenizer.size)
+    state = torch.get_rng_state()
+    one, again, other = (TASK.sample(model, text, 9, seed) for seed in (1, 1, 2))
+    assert one == again != other and torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,67 @@
+"""What a network can do beside being trained: declared by it, and asked for by whoever needs it. Nothing is guessed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from molino.base.errors import ConfigError
+from molino.models.cache import CacheShape
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """As a network declares it, under `capabilities`.
+
+    Attributes:
+        next_token: `forward(tokens_BT)` is the logits of the token after each token, so it can go on with a text.
+        cache: what it keeps of a token in a KVCache, which `forward(tokens_BT, cache)` takes up; None if it takes none.
+        attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
+        hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
+            heads can; None if it has no such thing.
+        tied: names of two parameters that are one, the head's and the table's; None if none are.
+        embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
+        bigrams: name of a parameter whose rows are the logits of what follows a token (V, V); None if it has none.
+        positions: tables of positions, (T, C) or (T, D): name of the tensor -> what it is.
+        formats: architectures of `transformers` that compute the same, for some settings at least; those of
+            molino.hub.formats, whose names of weights it has.
+    """
+
+    next_token: bool = True
+    cache: CacheShape | None = None
+    attention: bool = False
+    hidden: int | None = None
+    tied: tuple[str, str] | None = None
+    embedding: str | None = None
+    bigrams: str | None = None
+    positions: Mapping[str, str] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+
+
+NONE = Capabilities(next_token=False)
+
+
+def capabilities_of(network: nn.Module) -> Capabilities:
+    """Return what a network declares; of one that says nothing nothing is expected."""
+    return getattr(network, "capabilities", NONE)
+
+
+def tensor_of(network: nn.Module, name: str) -> Tensor:
+    """Return a tensor that a network's capabilities name: a parameter or a buffer."""
+    owner, _, last = name.rpartition(".")
+    return getattr(network.get_submodule(owner), last)
+
+
+def require_next_token(network: nn.Module, what: str) -> None:
+    """Refuse a network that cannot go on with a text.
+
+    Args:
+        what: whoever needs that.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not capabilities_of(network).next_token:
+        raise ConfigError(
+            f"{what} needs a language model, and {type(network).__name__} tells no next token: evaluate it instead"
+        )

@@ -1,0 +1,184 @@
+"""What a run measures: its figures by name, which of them decides, and what counting reaches. Told by its task.
+
+The run's directory holds it as `metrics.json`, so that sweeps, searches and tables know in which direction a figure
+improves without the code of the task. Tags are TensorBoard's and those of `summary.json`: the split, and the name of a
+metric (`val/loss` is the `loss` of the held-out split); what ends in `best_...` is that of the best step.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from molino.base.errors import CheckpointError
+from molino.base.files import read_text, write_text
+
+METRICS = "metrics.json"
+HELDOUT = "val"  # the split that is looked at during training
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+# What every run measures, whatever its task, and in which direction it improves; None where that is a matter of taste.
+OF_EVERY_RUN = {
+    "train/tokens_per_second": MAXIMIZE, "train/mfu": MAXIMIZE, "train/learning_rate": None,
+    "train/gradient_norm": None, "tokens_per_second": MAXIMIZE, "seconds": MINIMIZE, "steps": None, "best_step": None,
+    "tokens": None, "parameters": MINIMIZE,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure over a whole split.
+
+    Attributes:
+        direction: `minimize` or `maximize`, the way in which it improves.
+        unit: as it stands behind the number, such as "nats a token".
+        per_token: it compares only between runs with the same tokenizer.
+        shown: it is told while a run trains, kept of the best step, and stands in TensorBoard's HParams tab.
+        overflows: it may be infinite, for which a summary has null.
+    """
+
+    name: str
+    direction: str = MINIMIZE
+    unit: str = ""
+    per_token: bool = False
+    shown: bool = True
+    overflows: bool = False
+
+    @property
+    def tag(self) -> str:
+        """What it is called where it is that of the held-out split."""
+        return f"{HELDOUT}/{self.name}"
+
+    @property
+    def best_tag(self) -> str:
+        """What it is called where it is that of the best step."""
+        return f"{HELDOUT}/best_{self.name}"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What counting reaches of a metric: a model has to be better.
+
+    Attributes:
+        tag: its name in the summary, such as `floor/ngram`.
+        title: what it is called in a table of facts.
+        brief: what it is called beside a number, such as "5-gram".
+        levels: the lines it draws: the value of each metric (by name) that it amounts to, the one it is of first. None
+            where it is of no metric of this split.
+        remark: what else there is to say of it.
+        beatable: a model can be better for long; not so of the entropy of a source.
+        facts: further numbers for the summary.
+    """
+
+    tag: str
+    value: float
+    title: str
+    brief: str
+    levels: Mapping[str, float] = field(default_factory=dict)
+    remark: str = ""
+    beatable: bool = True
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is recorded of all that.
+
+    Attributes:
+        monitor: the tag of the figure that decides: by which a checkpoint is the best, runs are ranked and pruned.
+        metrics: by name.
+        floors: tag -> what it is called beside a number, and the name of the metric it is of.
+    """
+
+    monitor: str
+    metrics: Mapping[str, Metric]
+    floors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def metric(self, tag: str) -> Metric | None:
+        """Return the metric that a tag is a figure of; None where it is of none."""
+        return self.metrics.get(metric_name(tag))
+
+    def maximized(self, tag: str) -> bool:
+        """Tell whether the figure improves upwards."""
+        if tag in OF_EVERY_RUN:
+            return OF_EVERY_RUN[tag] == MAXIMIZE
+        metric = self.metric(tag) or (self.metrics.get(self.floors[tag][1]) if tag in self.floors else None)
+        return metric is not None and metric.direction == MAXIMIZE
+
+    def per_token(self, tag: str) -> bool:
+        """Tell whether a figure compares only between runs with the same tokenizer. A part of a training loss does."""
+        if tag in OF_EVERY_RUN:
+            return tag.startswith("train/")
+        metric = self.metric(tag) or (self.metrics.get(self.floors[tag][1]) if tag in self.floors else None)
+        return tag.startswith("train/") if metric is None else metric.per_token
+
+    def floors_of(self, tag: str) -> dict[str, str]:
+        """Return the floors of a held-out figure: tag -> what it is called."""
+        name = metric_name(tag) if tag.startswith(f"{HELDOUT}/") else None
+        return {floor: brief for floor, (brief, of) in self.floors.items() if of == name}
+
+
+def measures_of(monitor: str, metrics: Iterable[Metric], floors: Iterable[Floor]) -> Measures:
+    """Return what is recorded of a run with these metrics and floors."""
+    beside = {floor.tag: (floor.brief, next(iter(floor.levels))) for floor in floors if floor.levels and floor.beatable}
+    return Measures(monitor, {metric.name: metric for metric in metrics}, beside)
+
+
+def metric_name(tag: str) -> str:
+    """Return the name of the metric in a tag: `loss` of `val/loss` and of `val/best_loss`."""
+    return tag.partition("/")[2].removeprefix("best_")
+
+
+def learnt_tag(name: str) -> str:
+    """Return what a figure of the training loss is called: `train/loss` of `loss`."""
+    return f"train/{name}"
+
+
+LEARNT = learnt_tag("loss")  # what is learnt by, whatever the task
+
+
+def metric_tag(tag: str) -> str:
+    """Return the tag of each validation for that of the best: `val/loss` of `val/best_loss`."""
+    return tag.replace("/best_", "/")
+
+
+def spoken(tag: str) -> str:
+    """Return a tag in words: `held-out loss` of `val/loss`."""
+    split, _, name = tag.partition("/")
+    words = {HELDOUT: "held-out"}.get(split, split)
+    return f"{words} {name}".replace("_", " ").strip()
+
+
+def write_measures(run: Path, measures: Measures) -> None:
+    """Record what a run measures in its directory."""
+    metrics = {name: {k: v for k, v in asdict(m).items() if k != "name"} for name, m in measures.metrics.items()}
+    floors = {tag: {"brief": brief, "metric": name} for tag, (brief, name) in measures.floors.items()}
+    content = {"monitor": measures.monitor, "metrics": metrics, "floors": floors}
+    write_text(Path(run) / METRICS, json.dumps(content, indent=2) + "\n")
+
+
+def read_measures(run: Path) -> Measures | None:
+    """Return what a run measures; None of one that has not recorded it.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    path = Path(run) / METRICS
+    try:
+        return _parse(json.loads(read_text(path)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {type(error).__name__} {' '.join(str(error).split())}"
+        ) from error
+
+
+def _parse(content: Any) -> Measures:
+    metrics = {name: Metric(name, **values) for name, values in content["metrics"].items()}
+    floors = {tag: (str(each["brief"]), str(each["metric"])) for tag, each in content["floors"].items()}
+    if not isinstance(content["monitor"], str) or any(
+        m.direction not in (MINIMIZE, MAXIMIZE) for m in metrics.values()
+    ):
+        raise ValueError("it names no monitor, or no direction")
+    return Measures(content["monitor"], metrics, floors)

@@ -1,0 +1,105 @@
+"""What a task is: whatever a network is trained to do, told in one place to everybody else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from molino.base.errors import ConfigError
+from molino.base.messages import suggest
+from molino.data.batches import Draw, Evaluation
+from molino.data.tokens import Split, TokenizedCorpus
+from molino.evaluation.totals import Measured
+from molino.runs.measures import MAXIMIZE, Floor, Metric
+
+Batch = Mapping[str, Tensor]
+
+
+class Task(Protocol):
+    """What a task says. Nothing outside of it knows what is in a batch, what the loss is made of, or what is measured.
+
+    Attributes:
+        monitor: the tag of the metric that decides, such as `val/loss`: a setting of every task, and so is
+        direction: `minimize` or `maximize`, in which it improves. Searches need both before there is a run.
+        metrics: what is measured of a split.
+        parts: the parts of the loss, each with its factor in the total. Where there is one alone it is the total.
+        learnt: what `training_figures` tells of; the total is called `loss`.
+        inputs: the fields of a batch that the network reads. Their elements are the tokens that speeds count.
+    """
+
+    monitor: str
+    direction: str
+    metrics: tuple[Metric, ...]
+    parts: Mapping[str, float]
+    learnt: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """Return what is trained: the model, or a module around it, with heads of its own."""
+        ...
+
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
+        """Return what turns numbers of rows into examples of the training split.
+
+        Args:
+            batches: the way to draw from it, as data.batches says.
+            block_size: tokens that the network reads of each.
+        """
+        ...
+
+    def evaluation(
+        self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
+    ) -> Evaluation:
+        """Return a whole split in batches.
+
+        Args:
+            stride: tokens between two windows; None for windows that do not overlap.
+        """
+        ...
+
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return each part of the loss, the mean over whatever counts in it, by `network.loss`, which is compiled where
+        that is asked for."""
+        ...
+
+    def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return what is told of the loss in training, by the names of `learnt`.
+
+        Args:
+            losses: the parts, means over the steps of a block.
+        """
+        ...
+
+    def measure(self, network: nn.Module, batch: Batch) -> Measured:
+        """Return what a batch of `evaluation` comes to: sums over its examples, by whatever names."""
+        ...
+
+    def figures(self, totals: Mapping[str, Any], split: Split) -> dict[str, float]:
+        """Return the metrics of a split, by name, from what all its batches come to."""
+        ...
+
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int, cache: Path) -> list[Floor]:
+        """Return what counting alone reaches on a split; what takes long is counted once, and kept in the cache."""
+        ...
+
+    def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
+        """Return what shows a person what the network can do by now, about so many tokens long; empty if nothing does.
+        Training's own random numbers are not touched."""
+        ...
+
+
+def check_monitor(monitor: str, direction: str, metrics: tuple[Metric, ...]) -> None:
+    """Refuse a monitor that is not measured, and a direction that is not its own.
+
+    Raises:
+        ConfigError: as above.
+    """
+    own = {metric.tag: metric.direction for metric in metrics}
+    if monitor not in own:
+        raise ConfigError(f"task.monitor={monitor} is not measured{suggest(monitor, own)}")
+    if direction != own[monitor]:
+        better = "higher" if own[monitor] == MAXIMIZE else "lower"
+        raise ConfigError(
+            f"task.direction={direction}, but {monitor} is better when {better}: set task.direction={own[monitor]}"
+        )
