@@ -88,7 +88,7 @@ def test_only_these_take_parts_in_turn():
                 kinds = [each for each in options if each not in PLAIN]
                 if any(admits(other, kind) for other, _ in everything for kind in kinds):
                     taking.add(f"{thing.__name__}.{name}")
-    # A data module is told its task by the run, which is no setting; Samples wants a Path and a text, which none can be.
+    # The task of a data module is no setting, the run tells it; the text of Samples is nothing that settings can be.
     assert taking == {"TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "Samples.text"}
 
 

@@ -34,8 +34,12 @@ def sweep_of(home: Path) -> Path:
 
 
 def study_of(home: Path) -> optuna.Study:
+    return study_in(sweep_of(home))
+
+
+def study_in(sweep: Path) -> optuna.Study:
     """The study as the documentation says that others read it."""
-    storage = JournalStorage(JournalFileBackend(str(sweep_of(home) / "study.journal")))
+    storage = JournalStorage(JournalFileBackend(str(sweep / "study.journal")))
     return optuna.load_study(study_name="s", storage=storage)
 
 

@@ -153,12 +153,12 @@ class OrderNetwork(nn.Module):
         return self.order_head(hidden_BTC[:, -1])[:, 0].float(), hidden_BTC
 
     def language(self, hidden_BTC: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed negative log likelihood of the targets that count, and how many do."""
+        """Return the summed negative log likelihood of the targets that count (float64), and how many do."""
         logits_BTV = self.model.head(hidden_BTC).float()
-        nll = F.cross_entropy(
-            logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        nll_N = F.cross_entropy(
+            logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
-        return nll, (targets_BT != IGNORE_INDEX).sum()
+        return nll_N.double().sum(), (targets_BT != IGNORE_INDEX).sum()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, swapped_B: Tensor) -> dict[str, Tensor]:
         """Return both parts of the loss, by one reading."""
@@ -167,7 +167,7 @@ class OrderNetwork(nn.Module):
         # Of a batch that is swapped all over nothing counts.
         return {
             "task_loss": F.binary_cross_entropy_with_logits(score_B, swapped_B),
-            "lm_loss": nll / count.clamp(min=1),
+            "lm_loss": (nll / count.clamp(min=1)).float(),
         }
 
 
