@@ -75,8 +75,6 @@ def run_command(verb: str, *arguments: str) -> Outcome:
         with (
             mock.patch.dict(os.environ),
             mock.patch.object(sys, "argv", [script, *arguments]),
-            # Hydra composes all once more to look for hydra.mode, a quarter of a command; here -m says it.
-            mock.patch("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None),
             mock.patch.object(sys, "stdin", io.StringIO()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -40,8 +41,6 @@ WITHOUT = {
     "sweeps": TRAINING,
     "comparison": TRAINING,
 }
-# What a table of runs of before there were tasks needs of theirs.
-LIGHT_FILES = ("molino.tasks.earlier",)
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,15 @@ def test_some_rooms_stand_on_nothing_else(room, ground):
     assert_none([each for each in own if each.room not in ground], f"{room} imports of molino only {ground}")
 
 
+def test_only_tasks_name_what_they_measure():
+    own = re.compile(r"(val|train|test)/(loss|perplexity|bits)|best_loss|bits_per_")
+    files = [file for file in sorted(PACKAGE.rglob("*.py")) if "tasks" not in file.parts]
+    lines = [(file, line) for file in files for line in file.read_text("utf-8").splitlines() if own.search(line)]
+    # The training loss is a figure of every task; a docstring tells of it.
+    wrong = [f"{file.relative_to(SOURCE)}: {line}" for file, line in lines if "`train/loss`" not in line]
+    assert_none(wrong, "tasks/ alone knows it")
+
+
 def test_command_imports_verbs_by_name_only():
     wrong = [each for each in imports() if each.importer == "command" and each.name.startswith("molino.verbs")]
     assert_none(wrong, "a verb is imported when it is called")
@@ -191,3 +199,13 @@ def test_functions_import_only_what_is_heavy():
 def test_some_rooms_are_imported_without_torch(room):
     found = reached(room)
     assert_none([where for package, where in found.items() if package in WITHOUT[room]], f"{room} is light")
+
+
+def test_runs_of_before_there_were_tasks_are_compared_without_torch():
+    todo, seen = files_of("molino.tasks.earlier"), set()
+    while todo:
+        if (file := todo.pop()) not in seen:
+            seen.add(file)
+            top = [each for each in read(file) if not each.nested]
+            assert_none([each for each in top if each.package in TRAINING], "results.py is light")
+            todo += [other for each in top if each.package == "molino" for other in files_of(each.name)]

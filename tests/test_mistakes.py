@@ -59,6 +59,7 @@ def assert_one_line(outcome, verb, status, *parts):
         ),
         (["model._target_=1"], ["model._target_=1 names no class and no function"]),
         (["hydra.run.dir=/proc/x"], ["hydra.run.dir=/proc/x has no effect", "paths.outputs"]),
+        (["hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN has no effect", "-m"]),
         (["+optimizer.params=[]"], ["optimizer.params is not a setting"]),
         (["seed=-1"], ["seed=-1 must be a whole number"]),
         (["seed=abc"], ["seed=abc must be a whole number"]),

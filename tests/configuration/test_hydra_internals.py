@@ -7,6 +7,7 @@ from conftest import CPU, ROOT
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -25,6 +26,14 @@ def test_they_take_what_they_took():
 def test_flags_and_settings_are_told_apart():
     parsed = internals.arguments_parser().parse_args(["-m", "--config-dir", "conf", "seed=1", "model=gpt"])
     assert parsed.multirun and parsed.config_dir == "conf" and parsed.overrides == ["seed=1", "model=gpt"]
+
+
+def test_a_command_is_composed_once(loader):
+    assert list(inspect.signature(Hydra.get_mode).parameters) == ["self", "config_name", "overrides"]
+    looks = Hydra.get_mode
+    with internals.composed_once():
+        assert Hydra.get_mode(None, config_name="train", overrides=["hydra.mode=MULTIRUN"]) is None
+    assert Hydra.get_mode is looks
 
 
 def test_choices_of_groups_are_told_from_settings(loader):

@@ -19,7 +19,7 @@ from molino.base.processes import is_main_process
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.composer import refuse_resume, request_of
-from molino.configuration.internals import arguments_parser
+from molino.configuration.internals import arguments_parser, composed_once
 from molino.configuration.overrides import check_hydras, check_resumed
 from molino.configuration.request import HANDED, Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
@@ -39,7 +39,8 @@ def run_command(verb: str, conf: Path) -> int:
         check_resumed(typed.overrides)
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
+    with composed_once():
+        hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
     if task.error is not None:
         raise task.error
     return task.status

@@ -5,10 +5,13 @@ is no public way. `tests/configuration/test_hydra_internals.py` fails when one o
 """
 
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -19,6 +22,17 @@ BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 def arguments_parser() -> ArgumentParser:
     """Return what parses a command line into Hydra's flags and overrides."""
     return get_args_parser()
+
+
+@contextmanager
+def composed_once() -> Iterator[None]:
+    """Have Hydra compose a command once. It would once more, to look for hydra.mode; here -m alone says it."""
+    looks = Hydra.get_mode
+    Hydra.get_mode = lambda self, config_name, overrides: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = looks
 
 
 def chooses_group(loader: Any, override: Override) -> bool:

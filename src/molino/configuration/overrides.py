@@ -107,6 +107,8 @@ def check_hydras(overrides: list[str]) -> None:
         ConfigError: there is one.
     """
     for override in overrides:
+        if override.lstrip("+~").startswith("hydra.mode="):
+            raise ConfigError(f"{override} has no effect: -m, and nothing else, makes it a sweep")
         if override.lstrip("+~").startswith("hydra.run.dir="):
             raise ConfigError(
                 f"{override} has no effect: a run lies below paths.outputs, and its name begins with name="

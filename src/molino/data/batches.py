@@ -74,13 +74,13 @@ class Block(NamedTuple):
 
     def steps(self) -> Iterator[list[Step]]:
         """Yield the micro-batches of each step."""
-        # At once: to take a step out of a tensor costs as much as a small operation of a model.
-        rows = [field.flatten(0, 1).unbind(0) for field in self.fields.values()]
-        batches = [dict(zip(self.fields, row, strict=True)) for row in zip(*rows, strict=True)]
-        count = len(batches) // len(self)
-        for s in range(len(self)):
-            weights = [{part: each[s][a] for part, each in self.weights.items()} for a in range(count)]
-            yield [Step(*pair) for pair in zip(batches[s * count : (s + 1) * count], weights, strict=True)]
+        # All at once: to take a step out of a tensor costs as much as a small operation of a model.
+        rows = zip(*(field.flatten(0, 1).unbind(0) for field in self.fields.values()), strict=True)
+        for weights in zip(*self.weights.values(), strict=True):
+            yield [
+                Step(dict(zip(self.fields, next(rows), strict=True)), dict(zip(self.weights, each, strict=True)))
+                for each in zip(*weights, strict=True)
+            ]
 
 
 class Windows(Protocol):
@@ -190,7 +190,8 @@ def draw_block(
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
     """Return an array as a tensor of its own: whole numbers as int64, others as float32."""
-    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, order="C"))
+    dtype = torch.int64 if array.dtype.kind in "iub" else torch.float32
+    return torch.from_numpy(array).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 class TrainingBlocks:

@@ -112,7 +112,7 @@ def read_config(run: Path) -> dict[str, Any]:
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json`, flat, with TensorBoard's tags as keys. From then on the run counts as done.
 
-    A perplexity beyond the largest number is null: JSON has no infinity.
+    A figure beyond the largest number is null: JSON has no infinity.
     """
     values = {tag: None if value == math.inf else value for tag, value in summary.items()}
     write_text(Path(run) / SUMMARY, json.dumps(values, indent=2, allow_nan=False) + "\n")

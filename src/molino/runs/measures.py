@@ -2,7 +2,7 @@
 
 The run's directory holds it as `metrics.json`, so that sweeps, searches and tables know in which direction a figure
 improves without the code of the task. Tags are TensorBoard's and those of `summary.json`: the split, and the name of a
-metric (`val/loss` is the `loss` of the held-out split); what ends in `best_...` is that of the best step.
+metric (`val/accuracy` is the `accuracy` of the held-out split); what ends in `best_...` is that of the best step.
 """
 
 import json
@@ -125,7 +125,7 @@ def measures_of(monitor: str, metrics: Iterable[Metric], floors: Iterable[Floor]
 
 
 def metric_name(tag: str) -> str:
-    """Return the name of the metric in a tag: `loss` of `val/loss` and of `val/best_loss`."""
+    """Return the name of the metric in a tag: `accuracy` of `val/accuracy` and of `val/best_accuracy`."""
     return tag.partition("/")[2].removeprefix("best_")
 
 
@@ -138,12 +138,12 @@ LEARNT = learnt_tag("loss")  # what is learnt by, whatever the task
 
 
 def metric_tag(tag: str) -> str:
-    """Return the tag of each validation for that of the best: `val/loss` of `val/best_loss`."""
+    """Return the tag of each validation for that of the best: `val/accuracy` of `val/best_accuracy`."""
     return tag.replace("/best_", "/")
 
 
 def spoken(tag: str) -> str:
-    """Return a tag in words: `held-out loss` of `val/loss`."""
+    """Return a tag in words: `held-out accuracy` of `val/accuracy`."""
     split, _, name = tag.partition("/")
     words = {HELDOUT: "held-out"}.get(split, split)
     return f"{words} {name}".replace("_", " ").strip()

@@ -134,7 +134,7 @@ class TrainingModule(LightningModule):
             group["lr"] = rate * factor
 
     def _raw_step(self, micro_batches: list[Step], last: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        losses_P = self._learn(micro_batches, torch.Tensor.backward)
+        losses_P, _graph = self._learn(micro_batches, torch.Tensor.backward)
         norm = self._clip(last)
         self._raw_optimizer.step()
         for parameter in self._trained:
@@ -143,7 +143,7 @@ class TrainingModule(LightningModule):
 
     def _hooked_step(self, micro_batches: list[Step], last: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         optimizer = self.optimizers()
-        losses_P = self._learn(micro_batches, self.manual_backward)
+        losses_P, _graph = self._learn(micro_batches, self.manual_backward)
         if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
             scaler.unscale_(self._raw_optimizer)
         norm = self._clip(last)
@@ -151,8 +151,14 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad()
         return losses_P, norm
 
-    def _learn(self, micro_batches: list[Step], backward: Callable[[torch.Tensor], None]) -> list[torch.Tensor]:
-        """Add up the gradients of a step; return the parts of its loss."""
+    def _learn(
+        self, micro_batches: list[Step], backward: Callable[[torch.Tensor], None]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Add up the gradients of a step; return the parts of its loss, and the last loss with its graph.
+
+        Whoever takes the step keeps that until it is taken: where memory is given back sooner, what is then handed out
+        is so much further apart that steps of a small GPT take 3 % longer (benchmarks/steps.py).
+        """
         parts = self.task.parts
         sums: dict[str, torch.Tensor] = {}
         for batch, weights in micro_batches:
@@ -164,7 +170,7 @@ class TrainingModule(LightningModule):
                 loss = loss if factor == 1.0 else loss * factor
                 total = loss if total is None else total + loss
             backward(total)
-        return list(sums.values())
+        return list(sums.values()), total
 
     def _clip(self, last: bool) -> torch.Tensor | None:
         """Clip the gradients; return their norm, which is computed without clipping only at the end of a block."""
