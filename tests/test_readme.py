@@ -147,7 +147,7 @@ def test_choices_in_the_table_are_those_there_are():
     for group, text in rows.items():
         named = set(re.findall(r"`([a-z0-9_]+)`", text)) - {"basic"}  # Hydra's own
         assert named == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}, group
-    assert len(rows) == 10
+    assert len(rows) == 11
 
 
 def test_links_lead_somewhere():

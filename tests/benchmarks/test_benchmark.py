@@ -17,8 +17,9 @@ from benchmarks import common, generation, loops, preparation, preparing, recipe
 from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split
-from molino.evaluation.loss import exact_loss
+from molino.evaluation.totals import measure_all
 from molino.models.dropout import Dropout
+from molino.tasks.language_model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"vocab_size": 65, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
@@ -243,5 +244,7 @@ def test_the_plain_recipe_is_judged_by_the_whole_split(tmp_path):
          "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "bias": False}}
     )  # fmt: skip
     split = Split("val", tokens, np.array([0, len(tokens) - 1]), len(tokens), len(tokens), 0)
-    exact, count = exact_loss(model, evaluation_windows(split, 64, 64, 20), torch.device("cpu"))
+    windows = evaluation_windows(split, 64, 64, 20)
+    totals = measure_all(LanguageModel().measure, model, windows, torch.device("cpu"))
+    exact, count = totals["nll"] / totals["tokens"], totals["tokens"]
     assert count == len(tokens) - 1 and found == pytest.approx(exact, rel=1e-5)

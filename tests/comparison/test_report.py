@@ -12,9 +12,10 @@ from molino.comparison import pictures
 from molino.comparison.collect import find_runs, read_runs
 from molino.comparison.curves import average, read_validations
 from molino.comparison.pictures import draw_curves, draw_setting, numeric_settings
-from molino.comparison.report import check_target, write_report
+from molino.comparison.report import check_target, draw, write_report
 from molino.comparison.rows import make_rows
 from molino.comparison.tables import table
+from molino.runs.measures import MAXIMIZE, Floor, Metric, measures_of, write_measures
 from molino.tasks.earlier import measures
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -228,3 +229,20 @@ def test_only_an_earlier_report_is_replaced(sweep, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         check_target(tmp_path / "file")
+
+
+def test_a_figure_of_which_more_is_better_is_drawn_by_its_name(tmp_path):
+    floor = Floor("floor/majority", 0.5, "majority floor", "majority", {"accuracy": 0.5})
+    for number, accuracy in enumerate((0.9, 0.91, 0.92, 0.93, 0.94, 0.1)):
+        summary = {"val/accuracy": accuracy, "floor/majority": 0.89}
+        run = make_run(tmp_path / str(number), f"model.n_layer={number}", loss=1.0, summary=summary)
+        write_measures(run, measures_of("val/accuracy", [Metric("accuracy", MAXIMIZE, "of 1")], [floor]))
+        (run / "metrics.csv").write_text(f"step,val/accuracy,seconds\n100,0.9,1.0\n200,{accuracy},2.0\n")
+    rows = make(tmp_path, "val/accuracy")
+    for figure in (draw_curves(rows, "val/accuracy", "steps"), draw_setting(rows, "val/accuracy", "model.n_layer")):
+        (panel,) = figure.axes
+        assert panel.get_ylim()[0] > 0.8 and panel.get_title(loc="right") == "1 beyond the bottom"
+        assert [text.get_text() for text in panel.texts] == ["majority floor 0.8900"]
+    assert draw_curves(rows, "val/accuracy", "steps").axes[0].get_ylabel() == "held-out accuracy, of 1"
+    assert draw_curves(rows, "val/loss", "steps") is None
+    assert {"held-out accuracy by steps", "held-out accuracy by seconds"} < draw(rows, ["val/accuracy"]).keys()

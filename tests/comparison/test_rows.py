@@ -8,7 +8,8 @@ from scipy import stats
 
 from molino.base.errors import ConfigError
 from molino.comparison.collect import find_runs, read_runs
-from molino.comparison.rows import make_rows
+from molino.comparison.rows import make_rows, monitors
+from molino.runs.measures import MAXIMIZE, Floor, Metric, measures_of, write_measures
 from molino.tasks.earlier import measures
 
 
@@ -204,3 +205,36 @@ def test_the_floor_is_the_best_that_counting_achieves(tmp_path, rows):
     assert rows()[0].floor == ("5-gram", 1.43)
     make_run(tmp_path / "a2", "model=bigram", loss=0.9, summary={"floor/ngram": 2.5})
     assert rows()[0].floor == ("bigram", 2.24)
+
+
+def test_where_more_is_better_the_largest_is_best(tmp_path, rows):
+    """As its directory says; runs of two tasks have a best row each."""
+    told = (Metric("accuracy", MAXIMIZE), Metric("loss"))
+    bag = Floor("floor/bag", 0.7, "", "bag of words", {"accuracy": 0.7})
+    floors = (bag, Floor("floor/m", 0.5, "", "m", {"accuracy": 0.5}))
+    for number, accuracy in enumerate((0.8, 0.9, 0.6)):
+        summary = {"val/accuracy": accuracy, "val/best_accuracy": accuracy, "floor/bag": 0.7, "floor/m": 0.5}
+        run = make_run(tmp_path / str(number), f"optimizer.lr={number}", loss=1 - accuracy, summary=summary)
+        write_measures(run, measures_of("val/accuracy", told, floors))
+    for metric in ("val/accuracy", "val/best_accuracy"):
+        assert labels(rows(metric)) == [(1,), (0,), (2,)] and [row.best for row in rows(metric)] == [True, False, False]
+        assert rows(metric)[0].floor == ("bag of words", 0.7)
+    assert labels(rows("val/loss"))[0] == (1,) and rows("val/loss")[0].floor is None
+    waiting = {"state": "queued"}
+    make_run(tmp_path / "waits", "optimizer.lr=5", config=False, status=waiting)
+    found = read_runs(find_runs([tmp_path]), measures)
+    assert monitors(found) == ["val/accuracy"] and {run.measures.monitor for run in found} == {"val/accuracy"}
+    make_run(tmp_path / "lm", "optimizer.lr=0", "task=language_model", loss=2.0)
+    found = read_runs(find_runs([tmp_path]), measures)
+    assert sorted(monitors(found)) == ["val/accuracy", "val/loss"]
+    both = make_rows(found, None, None)
+    best = {row.metric: row.samples[row.metric].mean for row in both if row.best}
+    assert best == {"val/accuracy": 0.9, "val/loss": 2.0}
+
+
+def test_a_damaged_record_of_metrics_is_a_failure_that_is_told(tmp_path, rows):
+    run = make_run(tmp_path / "run", loss=1.0)
+    make_run(tmp_path / "good", "model=bigram", loss=2.0)
+    (run / "metrics.json").write_text("{")
+    good, bad = rows()
+    assert good.best and bad.unfinished[0].status.state == "failed" and "metrics.json" in bad.unfinished[0].status.error
