@@ -315,6 +315,12 @@ class Dumb(Net):
 class Headless(Net):
     capabilities = Capabilities(hidden=4)
 
+class Misnamed(Net):
+    capabilities = Capabilities(embedding="wte.weight")
+
+class Deaf(Net):
+    capabilities = Capabilities(cache=CacheShape(0, 0, 0))
+
 class Loose(Net):
     capabilities = Capabilities(tied=("table.weight", "head.weight"))
 
@@ -370,6 +376,8 @@ def breaks(step, max_steps):
         ("model", "Shapeless", "Shapeless.capabilities.cache must be a CacheShape, but it is a tuple"),
         ("model", "Dumb", "Dumb.capabilities must be Capabilities, but it is a str"),
         ("model", "Headless", "its hidden states are 4 wide: hidden(tokens_BT) must be of shape (1, 2, 4), and head"),
+        ("model", "Misnamed", "Misnamed.capabilities name wte.weight, which is no tensor of it"),
+        ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net.forward() takes 2"),
         ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),
         ("model", "Sizeless", "model: faulty.Sizeless has no parameter vocab_size, which molino passes"),
         ("model", "Silent", "model: ValueError"),

@@ -6,6 +6,7 @@ Its batches hold other fields, its loss has two parts, and of what decides more 
 import csv
 import itertools
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -154,6 +155,23 @@ def test_each_part_of_the_loss_is_the_mean_over_what_counts_in_it(order, accumul
         assert cut == pytest.approx(whole, rel=1e-6)
 
 
+def test_a_step_in_which_nothing_counts_for_a_part_is_learnt_without_it(train, tmp_path):
+    """Batches of two: in a quarter of the steps no text is in order."""
+    assert train("data.batch_size=2").status == 0
+    (run,) = directory.list_runs(tmp_path)
+    assert all(math.isfinite(float(row["train/loss"])) for row in metrics(run) if row["train/loss"])
+
+
+def test_a_search_over_two_tasks_needs_a_figure_of_both(train, tmp_path):
+    tasks = ("hydra/sweeper=optuna", "task=choice(order,language_model)", "hydra.sweeper.n_trials=2")
+    own = (*OWN[:2], OWN[3])
+    done = train("-m", "sweep=s", *tasks, "hydra.sweeper.sampler=grid", "hydra.sweeper.objective=val/loss", own=own)
+    assert done.status == 0 and study_in(tmp_path / "sweeps" / "s").direction.name == "MINIMIZE", done.err
+    for objective, says in (("val/accuracy", "val/accuracy is not measured"), ("val/auk", "is not measured")):
+        done = train("-m", "sweep=t", *tasks, f"hydra.sweeper.objective={objective}", own=own)
+        assert done.status == 2 and says in done.err and not (tmp_path / "sweeps" / "t").exists()
+
+
 # Through molino
 
 
@@ -298,13 +316,15 @@ def test_a_search_maximises_and_prunes_what_is_low(train, tmp_path):
             "callbacks.stop.mode=min takes the worse val/accuracy for the better: set callbacks.stop.mode=max",
         ),
         (("-m", *SEARCH, "hydra.sweeper.objective=val/auk"), "did you mean val/auc?"),
+        (("-m", *SEARCH, "task.monitor=val/loss"), "set task.direction=minimize"),
+        (("-m", *SEARCH, "task.monitor=val/los"), "task.monitor=val/los is not measured; did you mean val/loss?"),
         (
             ("-m", *SEARCH, "hydra.sweeper.objective=steps", "hydra.sweeper.pruner=null"),
-            "hydra.sweeper.objective=steps is no better for being higher or lower",
+            "hydra.sweeper.objective=steps is better in neither direction",
         ),
         (
             ("-m", "hydra/sweeper=optuna", "task=choice(order,language_model)"),
-            "several monitors, val/accuracy maximize and val/loss minimize",
+            "several monitors, val/accuracy and val/loss: add hydra.sweeper.objective=<metric>",
         ),
     ],
 )
@@ -339,9 +359,9 @@ class Fewer(Order):
     def figures(self, totals, split):
         return {"accuracy": 1.0}
 
-class Nan(Order):
+class Words(Order):
     def figures(self, totals, split):
-        return dict.fromkeys(("accuracy", "auc", "loss", "lm_loss"), float("nan"))
+        return dict.fromkeys(("accuracy", "auc", "loss", "lm_loss"), "good")
 
 class Blind(Order):
     inputs = ("token",)
@@ -353,6 +373,27 @@ class Bare(Order):
 class Lossless(Order):
     def network(self, model):
         return model.lm_head
+
+class Deaf(Order):
+    def __init__(self, monitor="val/accuracy", direction="maximize"):
+        super().__init__()
+
+class Listed(Order):
+    def evaluation(self, text, split, block_size, stride, rank=0, world_size=1):
+        return list(super().evaluation(text, split, block_size, stride, rank, world_size))
+
+class Floorless(Order):
+    def floors(self, text, split, block_size, cache):
+        return None
+
+class Empty(Order):
+    parts = {}
+    def __init__(self, monitor="val/accuracy", direction="maximize"):
+        self.monitor, self.direction = monitor, direction
+
+class Stumbles(Order):
+    def network(self, model):
+        return model.nothing
 
 class Silent(Order):
     def training_figures(self, losses):
@@ -371,10 +412,15 @@ class Silent(Order):
             "Fewer",
             "Fewer.figures(totals, split) must be a dict of accuracy, auc, loss, lm_loss, but it is a dict of",
         ),
-        ("Nan", "Nan.figures(totals, split): accuracy must be a number, but it is nan"),
+        ("Words", "Words.figures(totals, split): accuracy must be a number, but it is 'good'"),
         ("Blind", "Blind.inputs names token, which is no field of its batches: tokens, targets, swapped"),
         ("Bare", "Bare.draw(...)(rows) must be Rows"),
         ("Lossless", "Lossless.network(model) must be a torch.nn.Module with loss(...), not a Linear"),
+        ("Deaf, monitor: val/auc", "task.monitor=val/auc is not taken up by Deaf: it keeps val/accuracy"),
+        ("Listed", "Listed.evaluation(...) must have __len__, __iter__ and describe()"),
+        ("Floorless", "Floorless.floors(...) must be a list of Floor"),
+        ("Empty", "Empty.parts must be a dict of the parts of its loss with their factors"),
+        ("Stumbles", "Stumbles.network(model) fails for GPT: 'GPT' object has no attribute 'nothing'"),
         ("Silent", "Silent.training_figures(losses) must be a dict of loss"),
     ],
 )
@@ -383,6 +429,9 @@ def test_what_a_task_does_otherwise_is_said_before_anything_is_written(train, tm
     monkeypatch.setenv(ALLOW, "mylab,wrong")
     monkeypatch.syspath_prepend(str(tmp_path))
     let_in()
-    done = train(f"task._target_=wrong.{name}")
+    name, _, monitor = name.partition(", monitor: ")
+    more = [f"task.monitor={monitor}"] if monitor else []
+    coefficient = [] if name not in ("Deaf", "Empty") else ["~task.lm_coef"]
+    done = train(f"task._target_=wrong.{name}", *more, *coefficient)
     assert done.status == 2 and done.err.count("\n") == 1 and says in done.err, done.err
     assert not directory.list_runs(tmp_path)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import yaml
 from comparison.tree import age, make_run
 from scipy import stats
 
@@ -238,3 +239,23 @@ def test_a_damaged_record_of_metrics_is_a_failure_that_is_told(tmp_path, rows):
     (run / "metrics.json").write_text("{")
     good, bad = rows()
     assert good.best and bad.unfinished[0].status.state == "failed" and "metrics.json" in bad.unfinished[0].status.error
+
+
+def test_runs_of_one_task_are_ranked_by_one_metric_whatever_decided_in_each(tmp_path):
+    told = (Metric("loss"), Metric("bits"))
+    for number, (monitor, loss) in enumerate((("val/loss", 2.0), ("val/bits", 1.0))):
+        run = make_run(tmp_path / str(number), f"optimizer.lr={number}", loss=loss, summary={"val/bits": loss / 2})
+        write_measures(run, measures_of(monitor, told, ()))
+    found = make_rows(read_runs(find_runs([tmp_path]), measures), None, None)
+    assert [row.metric for row in found] == ["val/loss"] * 2 and [row.best for row in found] == [True, False]
+    assert found[0].labels == {"optimizer.lr": 1}
+
+
+def test_a_run_that_has_lost_its_record_is_read_by_its_settings(tmp_path, rows):
+    for number, accuracy in enumerate((0.5, 0.9)):
+        run = make_run(tmp_path / str(number), f"optimizer.lr={number}", loss=1.0, summary={"val/accuracy": accuracy})
+        task = {"_target_": "mylab.tasks.Order", "monitor": "val/accuracy", "direction": "maximize"}
+        config = yaml.safe_load((run / "config.yaml").read_text()) | {"task": task}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    found = make_rows(read_runs(find_runs([tmp_path]), measures), None, None)
+    assert found[0].best and found[0].labels == {"optimizer.lr": 1} and found[0].metric == "val/accuracy"

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from molino.base.errors import CheckpointError
+from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import read_text
 from molino.configuration import identity
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, check_extent
-from molino.runs.measures import Measures, read_measures
+from molino.runs.measures import Measures, Metric, metric_name, read_measures
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
@@ -183,13 +183,25 @@ def _read_run(path: Path, earlier: Callable[[dict[str, Any]], Measures]) -> Run:
         flatten(nested),
         typed,
         choices,
-        measures or earlier(status.summary or {}),
+        measures or _measures_asked(nested) or earlier(status.summary or {}),
         identity=canonical(asked),
         task=_task(nested),
         corpus=canonical(choices.get("data")),
         tokenizer=canonical(choices.get("data/tokenizer")),
         corpus_name=str(name),
     )
+
+
+def _measures_asked(settings: dict[str, Any]) -> Measures | None:
+    """Return what a run was asked to measure that has lost its record of it: what decides, and nothing else."""
+    task = settings.get("task")
+    if not isinstance(task, dict) or not isinstance(task.get("monitor"), str):
+        return None
+    name = metric_name(task["monitor"])
+    try:
+        return Measures(task["monitor"], {name: Metric(name, task.get("direction"))})
+    except ConfigError:
+        return None
 
 
 def _task(settings: dict[str, Any]) -> str:

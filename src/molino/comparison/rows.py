@@ -90,7 +90,15 @@ class Row:
 
 def monitors(runs: list[Run]) -> list[str]:
     """Return what decides in these runs: one metric, or one for each of several tasks."""
-    return list(dict.fromkeys(run.measures.monitor for run in [run for run in runs if run.done] or runs))
+    return list(dict.fromkeys(monitors_of_tasks(runs).values()))
+
+
+def monitors_of_tasks(runs: list[Run]) -> dict[str, str]:
+    """Return what decides in the runs of each task; of one in which several things do, the first that does."""
+    found: dict[str, str] = {}
+    for run in [run for run in runs if run.done] or runs:
+        found.setdefault(run.task, run.measures.monitor)
+    return found
 
 
 def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | None) -> list[Row]:
@@ -103,6 +111,7 @@ def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | 
     Raises:
         ConfigError: a setting or a metric is unknown.
     """
+    deciding = monitors_of_tasks(runs)
     shown = monitors(runs) if metrics is None else metrics
     check_metrics(runs, shown)
     check_settings(runs, group_by or [])
@@ -111,7 +120,7 @@ def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | 
         own = tuple(map(run.value, group_by)) if group_by is not None else (run.identity,)
         # What is pooled compares in every metric.
         key = (*own, *(text_of(run, metric) for metric in shown))
-        by = run.measures.monitor if metrics is None and run.measures.monitor in shown else shown[0]
+        by = deciding.get(run.task, shown[0]) if metrics is None else shown[0]
         row = rows.setdefault((key, run.pruned), Row(key, by, text_of(run, by)))
         (row.runs if run.done else row.unfinished).append(run)
     for row in rows.values():

@@ -42,10 +42,10 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
     cells = []
     for row in rows:
         sample = row.samples[first]
-        line = [*map(show_value, row.labels.values()), _count(row, first), show_number(sample.mean)]
+        line = [*map(show_value, row.labels.values()), _count(row, row.metric), show_number(sample.mean)]
         if spread:
             interval = NOTHING if sample.sd is None else f"{show_number(sample.low)} .. {show_number(sample.high)}"
-            line += [show_number(sample.sd), interval, show_p(row)]
+            line += [show_number(sample.sd), interval, show_p(row) if row.metric == first else NOTHING]
         line += [row.verdict or NOTHING, *(_mean_and_sd(row.samples[metric]) for metric in others)]
         if floors:
             line.append(f"{row.floor[1]:.4f} ({row.floor[0]})" if row.floor else NOTHING)
@@ -77,8 +77,11 @@ def notes(rows: list[Row], metrics: list[str]) -> list[str]:
     if any(row.p is not None for row in rows):
         lines.append("p: Welch's t-test against the best row of the same text; worse: significant at 5 %")
     if sum(row.best for row in rows) > 1:
-        ranked_by = " and ".join(dict.fromkeys(row.metric for row in rows))
-        lines.append(f"{ranked_by} compares only on the same text and tokens: each has a best row of its own")
+        named = list(dict.fromkeys(row.metric for row in rows))
+        verb = "compares" if len(named) == 1 else "compare"
+        lines.append(
+            f"{' and '.join(named)} {verb} only on the same text, task and tokens: each has a best row of its own"
+        )
     if any(row.pruned for row in rows):
         lines.append("pruned: stopped early by a search, so neither averaged nor compared with full runs")
     if repeats := [run for row in rows for run in row.repeats]:
@@ -113,7 +116,7 @@ def as_csv(rows: list[Row], metrics: list[str]) -> str:
             values = [x for sample in samples for x in (sample.mean, sample.sd, sample.low, sample.high)]
             state = "pruned" if row.pruned else "done"
             floor = row.floor[1] if row.floor else None
-            writer.writerow([*start, state, samples[0].n, *values, floor, row.p, row.verdict, *[None] * 4])
+            writer.writerow([*start, state, row.samples[row.metric].n, *values, floor, row.p, row.verdict, *[None] * 4])
         for run in row.unfinished:
             empty = [None] * (len(statistics) + 3)
             writer.writerow([*start, run.status.state, None, *empty, run.path.name, *run.steps, run.status.error])

@@ -184,7 +184,9 @@ def draw_block(
     weights = dict.fromkeys(parts, even)
     for part, count_SAB in counts_SAB.items():
         mine_SA = count_SAB[:, :, share].sum(axis=2) * world_size
-        weights[part] = (mine_SA / count_SAB.sum(axis=(1, 2))[:, None]).tolist()
+        # Of a step in which nothing counts each share is nothing.
+        total_S1 = count_SAB.sum(axis=(1, 2))[:, None]
+        weights[part] = (mine_SA / np.where(total_S1 > 0, total_S1, 1)).tolist()
     return Block({name: _tensor(array[:, :, share]) for name, array in fields.items()}, weights)
 
 

@@ -76,7 +76,13 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
         if not isinstance(can.cache, CacheShape):
             raise ConfigError(f"{name}.capabilities.cache must be a CacheShape, but it is {_shown(can.cache)}")
         cache = KVCache(can.cache, 1, len(tokens_BT[0]))
-        _check_logits(f"{name}.forward(tokens_BT, cache)", model(tokens_BT, cache), wanted)
+        try:
+            logits_BTV = model(tokens_BT, cache)
+        except TypeError as error:
+            raise ConfigError(
+                f"{name}.forward(tokens_BT, cache) fails, which its capabilities promise: {error}"
+            ) from error
+        _check_logits(f"{name}.forward(tokens_BT, cache)", logits_BTV, wanted)
         if cache.length != len(tokens_BT[0]):
             raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
     if can.hidden is not None:
@@ -89,6 +95,10 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
             )
         _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
     names = dict(model.named_parameters(remove_duplicate=False))
+    tensors = names.keys() | {buffer for buffer, _ in model.named_buffers()}
+    for said in (can.embedding, can.bigrams, *can.positions):
+        if said is not None and said not in tensors:
+            raise ConfigError(f"{name}.capabilities name {said}, which is no tensor of it")
     if can.tied is not None and (can.tied[0] not in names or names[can.tied[0]] is not names.get(can.tied[1])):
         raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
 

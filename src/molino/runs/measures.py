@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from molino.base.errors import CheckpointError
+from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import read_text, write_text
+from molino.base.messages import suggest
 
 METRICS = "metrics.json"
 HELDOUT = "val"  # the split that is looked at during training
@@ -43,6 +44,14 @@ class Metric:
     per_token: bool = False
     shown: bool = True
     overflows: bool = False
+
+    def __post_init__(self):
+        if not self.name.isidentifier() or self.name.startswith("best_"):
+            raise ConfigError(f"a metric cannot be called {self.name}: its tags begin with a split, or with best_")
+        if self.direction not in (MINIMIZE, MAXIMIZE):
+            raise ConfigError(
+                f"the metric {self.name} improves in direction {self.direction}: say minimize or maximize"
+            )
 
     @property
     def tag(self) -> str:
@@ -118,6 +127,22 @@ class Measures:
         return {floor: brief for floor, (brief, of) in self.floors.items() if of == name}
 
 
+def check_monitor(monitor: str, direction: str, metrics: Iterable[Metric]) -> None:
+    """Refuse a monitor that is not measured, and a direction that is not its own.
+
+    Raises:
+        ConfigError: as above.
+    """
+    own = {metric.tag: metric.direction for metric in metrics}
+    if monitor not in own:
+        raise ConfigError(f"task.monitor={monitor} is not measured{suggest(monitor, own)}")
+    if direction != own[monitor]:
+        better = "higher" if own[monitor] == MAXIMIZE else "lower"
+        raise ConfigError(
+            f"task.direction={direction}, but {monitor} is better when {better}: set task.direction={own[monitor]}"
+        )
+
+
 def measures_of(monitor: str, metrics: Iterable[Metric], floors: Iterable[Floor]) -> Measures:
     """Return what is recorded of a run with these metrics and floors."""
     beside = {floor.tag: (floor.brief, next(iter(floor.levels))) for floor in floors if floor.levels and floor.beatable}
@@ -168,7 +193,7 @@ def read_measures(run: Path) -> Measures | None:
         return _parse(json.loads(read_text(path)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__} {' '.join(str(error).split())}"
         ) from error

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from molino.base.errors import ConfigError
 from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
-from molino.configuration.request import Request
+from molino.configuration.identity import canonical
 from molino.runs.measures import MAXIMIZE, MINIMIZE
 from molino.search.samplers import make_sampler
 from molino.search.space import corners, describe, search_space
 from molino.search.study import Pruner, open_study
-from molino.search.trial import curve, direction_of
+from molino.search.trial import check_declared, curve, direction_of
 from molino.search.trials import Runs, Trials
 from molino.sweeps.devices import most_demanding
 from molino.sweeps.launchers import make_launcher
@@ -39,7 +39,7 @@ class Search:
     """The settings of a search; conf/hydra/sweeper/optuna.yaml tells what each means."""
 
     n_trials: int
-    objective: str
+    objective: str | None
     direction: str | None
     sampler: str
     seed: int
@@ -58,25 +58,40 @@ class Search:
         if self.direction not in (None, MINIMIZE, MAXIMIZE):
             raise ConfigError(f"hydra.sweeper.direction={self.direction} is unknown: choose minimize or maximize")
         self.pruning.build()
-        if self.pruner is not None:
-            curve(self.objective)
 
     @property
     def pruning(self) -> Pruner:
         return Pruner(self.pruner, self.pruner_startup_trials, self.pruner_warmup_steps)
 
-    def towards(self, direction: str | None) -> "Search":
-        """Return this search with the direction of its objective, if it does not say another.
+    def towards(self, tasks: list[dict[str, Any]]) -> "Search":
+        """Return this search with its objective, by itself what decides, and the direction in which that improves.
+
+        Args:
+            tasks: settings of the tasks of its runs.
 
         Raises:
-            ConfigError: the objective has none.
+            ConfigError: it is not measured by all, or improves in several directions, or in none.
         """
-        if self.direction is None and direction is None:
+        monitors = {str(task["monitor"]) for task in tasks}
+        if self.objective is None and len(monitors) > 1:
             raise ConfigError(
-                f"hydra.sweeper.objective={self.objective} is no better for being higher or lower: add "
-                "hydra.sweeper.direction=minimize or maximize"
+                f"the runs of this search have several monitors, {' and '.join(sorted(monitors))}: add "
+                "hydra.sweeper.objective=<metric>, one that all of them measure"
             )
-        return replace(self, direction=self.direction or direction)
+        objective = self.objective or monitors.pop()
+        directions = {direction_of(objective, task) for task in tasks}
+        if self.direction is None and (len(directions) > 1 or directions == {None}):
+            why = (
+                "improves in another direction in each task"
+                if len(directions) > 1
+                else "is better in neither direction"
+            )
+            raise ConfigError(
+                f"hydra.sweeper.objective={objective} {why}: add hydra.sweeper.direction=minimize or maximize"
+            )
+        if self.pruner is not None:
+            curve(objective)
+        return replace(self, objective=objective, direction=self.direction or directions.pop())
 
     def sampler_of(self, trial: int, space: dict[str, BaseDistribution]) -> BaseSampler:
         """Return what proposes the trial of this number."""
@@ -94,19 +109,17 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
         SweepFailed: some runs failed.
     """
     search = Search(**construct_arguments(Search, settings, "hydra.sweeper"))
-    search = search.towards(direction_of(search.objective, task_of(config)))
     overrides = read_overrides(arguments, search.params, context.config_loader)
     space = search_space(overrides)
     search.sampler_of(0, space)  # a sampler that is not for this space shows here
     swept, fixed = split(overrides)
+    search = search.towards(tasks_of(Runs(space, fixed, Composer(context.config_loader, config))))
     words = {key: describe(distribution) for key, distribution in space.items()}
     goal = [f"objective={search.objective},{search.direction}", *(f"{key}={text}" for key, text in words.items())]
     directory = place(config, sweep_names(swept, [*fixed, *goal], prefix="search-"))
     runs = Runs(space, fixed, Composer(context.config_loader, config))
     # Every choice and every end of a range has to compose, or nothing is trained.
     samples = [runs.request(params) for params in corners(space)]
-    if search.objective == task_of(config)["monitor"]:
-        check_monitors(samples)
     launcher = make_launcher(context, task, config, samples)
     if not launcher.waits:
         raise ConfigError("a search waits for its runs: add hydra.launcher.wait=true")
@@ -121,30 +134,22 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     trials.conclude(directory, launcher)
 
 
-def task_of(config: DictConfig) -> dict[str, Any]:
-    """Return the settings of the task of a command.
+def tasks_of(runs: Runs) -> list[dict[str, Any]]:
+    """Return the settings of the tasks of some runs, each once.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: one names no monitor, or another direction than that has. Of one that is set as it was made nothing
+            is asked: its class brings torch.
     """
-    task = OmegaConf.to_container(config.task, resolve=True) if OmegaConf.is_dict(config.get("task")) else None
-    if not isinstance(task, dict) or not {"monitor", "direction"} <= task.keys():
-        raise ConfigError(f"task={task} names no monitor and direction to search by: choose one with task=<name>")
-    return task
-
-
-def check_monitors(samples: list[Request]) -> None:
-    """Refuse runs that are to be compared by what decides in each, and that is not the same.
-
-    Raises:
-        ConfigError: they are such.
-    """
-    found = {(request.monitor, str(request.settings["task"].get("direction"))): request for request in samples}
-    if len(found) > 1:
-        names = " and ".join(" ".join(pair) for pair in found)
-        raise ConfigError(
-            f"the runs of this search have several monitors, {names}: add hydra.sweeper.objective=<metric>"
-        )
+    own = any(key.startswith("task") for key in runs.space)
+    points = corners(runs.space) if own else [next(iter(corners(runs.space)))]
+    found = {canonical(task): task for task in (runs.request(params).settings.get("task") for params in points)}
+    for task in found.values():
+        if not isinstance(task, dict) or not {"monitor", "direction"} <= task.keys():
+            raise ConfigError(f"task={task} names no monitor and direction to search by: choose one with task=<name>")
+        if any(override.lstrip("+").startswith("task.") for override in (*runs.fixed, *runs.space)):
+            check_declared(task)
+    return list(found.values())
 
 
 def read_overrides(arguments: list[str], params: dict[str, Any] | None, loader: Any) -> list[Override]:

@@ -8,7 +8,7 @@ from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import write_text
 from molino.base.messages import suggest
 from molino.configuration.door import find_callable
-from molino.runs.measures import HELDOUT, OF_EVERY_RUN, Metric, learnt_tag, metric_tag
+from molino.runs.measures import HELDOUT, OF_EVERY_RUN, Metric, check_monitor, learnt_tag, metric_tag
 
 TRIAL = "trial.json"
 
@@ -27,10 +27,23 @@ def direction_of(objective: str, task: dict[str, Any]) -> str | None:
         return task["direction"]
     if objective in OF_EVERY_RUN:
         return OF_EVERY_RUN[objective]
-    known = objectives(find_callable(task.get("_target_"), "task._target_"))
+    known = objectives(_class_of(task))
     if objective not in known:
         raise ConfigError(f"hydra.sweeper.objective={objective} is not measured{suggest(objective, known)}")
     return known[objective]
+
+
+def check_declared(task: dict[str, Any]) -> None:
+    """Refuse a monitor that a task does not measure, and a direction that is not its own.
+
+    Raises:
+        ConfigError: as above.
+    """
+    check_monitor(task["monitor"], task["direction"], getattr(_class_of(task), "metrics", ()))
+
+
+def _class_of(task: dict[str, Any]) -> Any:
+    return find_callable(task.get("_target_"), "task._target_")
 
 
 def objectives(task: Any) -> dict[str, str | None]:

@@ -1,8 +1,7 @@
 """A task of people's own, tried on two examples before anything is written: what it returns is what `Task` says."""
 
-import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from molino.base.errors import ConfigError, MolinoError
 from molino.data.batches import Rows, draw_block
 from molino.data.tokens import TokenizedCorpus
 from molino.evaluation.totals import Pairs, measure_all
-from molino.runs.measures import HELDOUT
+from molino.runs.measures import HELDOUT, Floor
 from molino.tasks.task import Task
 
 EXAMPLES = 2
@@ -27,6 +26,8 @@ def check_task_by_use(task: Task, network: nn.Module, text: TokenizedCorpus, bat
         ConfigError: something that it returns is not what `Task` says.
     """
     name = type(task).__name__
+    if not task.parts or not all(isinstance(factor, int | float) for factor in task.parts.values()):
+        raise ConfigError(f"{name}.parts must be a dict of the parts of its loss with their factors, not {task.parts}")
     with torch.random.fork_rng(devices=[]):
         batch = _training_batch(task, name, text, batches, block_size)
         if not (isinstance(network, nn.Module) and callable(getattr(network, "loss", None))):
@@ -35,16 +36,31 @@ def check_task_by_use(task: Task, network: nn.Module, text: TokenizedCorpus, bat
             losses = task.loss(network, batch)
         _check_losses(task, name, losses)
         with _explained(f"{name}.evaluation(...)"):
-            heldout = next(iter(task.evaluation(text, HELDOUT, block_size, None)))
-            few = {field: tensor[:EXAMPLES] for field, tensor in heldout.items()}
+            heldout = task.evaluation(text, HELDOUT, block_size, None)
+            if not all(hasattr(heldout, each) for each in ("__len__", "__iter__", "describe")):
+                raise ConfigError(
+                    f"{name}.evaluation(...) must have __len__, __iter__ and describe(), as Evaluation has"
+                )
+            few = {field: tensor[:EXAMPLES] for field, tensor in next(iter(heldout)).items()}
         with _explained(f"{name}.measure(network, batch)"):
             measured = task.measure(network, few)
         if not (isinstance(measured, Mapping) and all(isinstance(v, Tensor | Pairs) for v in measured.values())):
             raise ConfigError(f"{name}.measure(network, batch) must be a dict of tensors and Pairs")
-        with _explained(f"{name}.figures(totals, split)"):
-            totals = measure_all(task.measure, network, [few], next(network.parameters()).device)
-            figures = task.figures(totals, text.splits[HELDOUT])
-    _check_figures(f"{name}.figures(totals, split)", figures, [metric.name for metric in task.metrics])
+        call = f"{name}.figures(totals, split)"
+        totals = measure_all(task.measure, network, [few], next(network.parameters()).device)
+        # Of two examples a correlation may be undefined that of all of them is not.
+        with _explained(call), suppress(ArithmeticError):
+            _check_figures(call, task.figures(totals, text.splits[HELDOUT]), [metric.name for metric in task.metrics])
+
+
+def check_floors(task: Task, floors: Any) -> None:
+    """Refuse floors that are none.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(floors, list) or not all(isinstance(floor, Floor) for floor in floors):
+        raise ConfigError(f"{type(task).__name__}.floors(...) must be a list of Floor, empty where there are none")
 
 
 def _training_batch(
@@ -81,7 +97,7 @@ def _check_figures(call: str, figures: Any, names: list[str], more: tuple[str, .
     if not isinstance(figures, Mapping) or not set(names) <= figures.keys() <= {*names, *more}:
         raise ConfigError(f"{call} must be a dict of {', '.join(names)}, but it is {_shown(figures)}")
     for name, value in figures.items():
-        if not isinstance(value, int | float) or math.isnan(value):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise ConfigError(f"{call}: {name} must be a number, but it is {value!r}")
 
 

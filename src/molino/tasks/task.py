@@ -6,12 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from molino.base.errors import ConfigError
-from molino.base.messages import suggest
 from molino.data.batches import Draw, Evaluation
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Measured
-from molino.runs.measures import MAXIMIZE, Floor, Metric
+from molino.runs.measures import Floor, Metric
 
 Batch = Mapping[str, Tensor]
 
@@ -59,8 +57,8 @@ class Task(Protocol):
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each part of the loss, the mean over whatever counts in it, by `network.loss`, which is compiled where
-        that is asked for."""
+        """Return each part of the loss, the mean over whatever counts in it (0 where nothing does), by `network.loss`,
+        which is compiled where that is asked for."""
         ...
 
     def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
@@ -87,19 +85,3 @@ class Task(Protocol):
         """Return what shows a person what the network can do by now, about so many tokens long; empty if nothing does.
         Training's own random numbers are not touched."""
         ...
-
-
-def check_monitor(monitor: str, direction: str, metrics: tuple[Metric, ...]) -> None:
-    """Refuse a monitor that is not measured, and a direction that is not its own.
-
-    Raises:
-        ConfigError: as above.
-    """
-    own = {metric.tag: metric.direction for metric in metrics}
-    if monitor not in own:
-        raise ConfigError(f"task.monitor={monitor} is not measured{suggest(monitor, own)}")
-    if direction != own[monitor]:
-        better = "higher" if own[monitor] == MAXIMIZE else "lower"
-        raise ConfigError(
-            f"task.direction={direction}, but {monitor} is better when {better}: set task.direction={own[monitor]}"
-        )

@@ -18,8 +18,9 @@ from molino.hub.read import architecture, find_folder, load_model
 from molino.models.capabilities import Capabilities
 from molino.models.model import MODEL
 from molino.runs import directory
+from molino.runs.measures import check_monitor
 from molino.tasks.language_model import LanguageModel
-from molino.tasks.task import Task, check_monitor
+from molino.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,16 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
 
 
 def build_network(task: Task, model: torch.nn.Module) -> torch.nn.Module:
-    """Return what a task trains: it reads what its model reads."""
-    network = task.network(model)
+    """Return what a task trains: it reads what its model reads.
+
+    Raises:
+        ConfigError: the task makes nothing of this model.
+    """
+    try:
+        network = task.network(model)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{type(task).__name__}.network(model) fails for {type(model).__name__}: {reason}") from error
     for name in ("vocab_size", "block_size"):
         if not hasattr(network, name):
             setattr(network, name, getattr(model, name))
@@ -134,8 +143,13 @@ def build_task(settings: dict[str, Any]) -> Task:
     Raises:
         ConfigError: it is no task, or its monitor is not measured.
     """
-    task = build(with_task(settings)["task"], "task", Task)
+    node = with_task(settings)["task"]
+    task = build(node, "task", Task)
     check_monitor(task.monitor, task.direction, task.metrics)
+    if task.monitor != node.get("monitor", task.monitor):
+        raise ConfigError(
+            f"task.monitor={node['monitor']} is not taken up by {type(task).__name__}: it keeps {task.monitor}"
+        )
     return task
 
 

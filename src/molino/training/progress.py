@@ -57,7 +57,8 @@ class ProgressDisplay(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            shown = {m.name: module.val_metrics[m.tag] for m in module.task.metrics if m.shown}
+            told = (m for m in module.task.metrics if m.shown or m.tag == module.task.monitor)
+            shown = {metric.name: module.val_metrics[metric.tag] for metric in told}
             self._say(trainer, f"held-out {_told(shown)}")
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -12,7 +12,7 @@ from molino.hub.read import read_weights
 from molino.models.model import check_model_by_use, is_ours
 from molino.runs.measures import HELDOUT, measures_of
 from molino.search.pruning import pruning_of, verdict
-from molino.tasks.check import check_task_by_use
+from molino.tasks.check import check_floors, check_task_by_use
 from molino.tasks.task import Task
 from molino.trained.load import build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
@@ -64,6 +64,7 @@ def train(run: Run, started: float) -> float:
     )
     floors = task.floors(data.text, HELDOUT, data.block_size, data.cache) if main else []
 
+    check_floors(task, floors)
     run.begin(hardware.settled, measures_of(task.monitor, task.metrics, floors))
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps)
     loggers = []
