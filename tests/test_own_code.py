@@ -377,7 +377,7 @@ def breaks(step, max_steps):
         ("model", "Dumb", "Dumb.capabilities must be Capabilities, but it is a str"),
         ("model", "Headless", "its hidden states are 4 wide: hidden(tokens_BT) must be of shape (1, 2, 4), and head"),
         ("model", "Misnamed", "Misnamed.capabilities name wte.weight, which is no tensor of it"),
-        ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net.forward() takes 2"),
+        ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net."),
         ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),
         ("model", "Sizeless", "model: faulty.Sizeless has no parameter vocab_size, which molino passes"),
         ("model", "Silent", "model: ValueError"),
