@@ -26,6 +26,7 @@ from molino.models.gpt import GPT
 from molino.runs import directory
 from molino.runs.measures import read_measures
 from molino.trained.load import load_run
+from molino.training.optimizers import hidden_weights
 
 MYLAB = ROOT / "examples" / "mylab"
 OWN = ("--config-dir", str(MYLAB / "conf"), "task=order", "data=text")
@@ -170,6 +171,16 @@ def test_a_search_over_two_tasks_needs_a_figure_of_both(train, tmp_path):
     for objective, says in (("val/accuracy", "val/accuracy is not measured"), ("val/auk", "is not measured")):
         done = train("-m", "sweep=t", *tasks, f"hydra.sweeper.objective={objective}", own=own)
         assert done.status == 2 and says in done.err and not (tmp_path / "sweeps" / "t").exists()
+
+
+def test_no_head_is_hidden_from_muon(order):
+    """Wherever it stands: the language model's is inside the network by another name."""
+    network = order.network(GPT(9, 8, n_layer=1, n_head=2, n_embd=8, tie_weights=False))
+    hidden = {
+        name for name, each in network.named_parameters() if any(each is other for other in hidden_weights(network))
+    }
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert hidden == {f"model.h.0.{layer}.weight" for layer in layers}
 
 
 # Through molino

@@ -79,7 +79,7 @@ class Task:
         return None
 
     def run(self, request: Request) -> Any:
-        """Do what is asked; of a training return the held-out loss."""
+        """Do what is asked; of a training return the figure that decides, such as the held-out loss."""
         with until_nobody_reads():
             return import_verb(self.verb).run(request)
 

@@ -128,7 +128,7 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def checkpoint_path(run: Path, which: str) -> Path:
-    """Return the path of a run's checkpoint: `best` (by held-out loss; `last` where there is none yet) or `last`.
+    """Return the path of a run's checkpoint: `best` (by its monitor; `last` where there is none yet) or `last`.
 
     Raises:
         ConfigError: `which` is neither.

@@ -51,6 +51,6 @@ def parameter_groups(model: nn.Module, matrices: Set[str]) -> list[dict]:
 
 
 def hidden_weights(model: nn.Module) -> set[nn.Parameter]:
-    """Return the weights of linear layers, but for the head and so for what it shares with the embeddings."""
+    """Return the weights of linear layers, but for heads (such as `lm_head`) and what those share with tables."""
     modules = model.named_modules()
     return {module.weight for name, module in modules if isinstance(module, nn.Linear) and not name.endswith("head")}
