@@ -1,6 +1,6 @@
-"""Measure a run exactly on a whole split. `python scripts/evaluate.py --help` lists the settings."""
+"""Measure a run exactly on a whole split. `molino evaluate --help` lists the settings."""
 
 from molino.command.entry import command
 
 if __name__ == "__main__":
-    command(__file__)
+    command("evaluate")

@@ -1,6 +1,6 @@
-"""Look inside a trained model. `python scripts/explain.py --help` lists the settings."""
+"""Look inside a trained model. `molino explain --help` lists the settings."""
 
 from molino.command.entry import command
 
 if __name__ == "__main__":
-    command(__file__)
+    command("explain")

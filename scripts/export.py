@@ -1,6 +1,6 @@
-"""Write a run as a folder that transformers loads. `python scripts/export.py --help` lists the settings."""
+"""Write a run as a folder that transformers loads. `molino export --help` lists the settings."""
 
 from molino.command.entry import command
 
 if __name__ == "__main__":
-    command(__file__)
+    command("export")

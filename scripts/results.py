@@ -1,6 +1,6 @@
-"""Compare finished runs in a table, and in pictures. `python scripts/results.py --help` lists the settings."""
+"""Compare finished runs in a table, and in pictures. `molino results --help` lists the settings."""
 
 from molino.command.entry import command
 
 if __name__ == "__main__":
-    command(__file__)
+    command("results")

@@ -57,7 +57,7 @@ class Outcome:
 
 @pytest.fixture(scope="session")
 def molino() -> Callable[..., Outcome]:
-    """Run scripts/<verb>.py with these arguments in this process, many times faster than in one of its own."""
+    """Run `molino <verb>` with these arguments in this process, many times faster than in one of its own."""
     return run_command
 
 
@@ -68,19 +68,18 @@ def run_command(verb: str, *arguments: str) -> Outcome:
     from molino.command import entry as cli
 
     out, err, status, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
-    script = str(ROOT / "scripts" / f"{verb}.py")
     GlobalHydra.instance().clear()
     try:
         # What the command and Lightning put into the environment ends with the command.
         with (
             mock.patch.dict(os.environ),
-            mock.patch.object(sys, "argv", [script, *arguments]),
+            mock.patch.object(sys, "argv", ["molino", *arguments]),
             mock.patch.object(sys, "stdin", io.StringIO()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             warnings.catch_warnings(),
         ):
-            cli.command(script)
+            cli.command(verb)
     except SystemExit as left:
         status = left.code or 0
     finally:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import ROOT
 
 from molino.runs import directory
 from molino.trained.load import load_checkpoint
@@ -20,9 +19,9 @@ TIMINGS = {"train/tokens_per_second", "tokens_per_second", "seconds"}
 
 
 def start(home: Path, *settings: str) -> subprocess.Popen:
-    """Start scripts/train.py in a process of its own, in the folder `home`."""
+    """Start `molino train` in a process of its own, in the folder `home`."""
     home.mkdir(exist_ok=True)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"paths.cache={home.parent / 'cache'}", *settings]
+    command = [sys.executable, "-m", "molino", "train", f"paths.cache={home.parent / 'cache'}", *settings]
     # For two processes: a port that the system gives to nobody else before they meet there.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
     return subprocess.Popen(

@@ -123,7 +123,7 @@ def test_hardware(train, tiny, tmp_path, name):
 def test_experiments(train, mirror, tmp_path, name):
     first_lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:6]
     assert first_lines[0] == "# @package _global_"
-    assert any(line.startswith(f"# COMMAND: python scripts/train.py experiment={name}") for line in first_lines)
+    assert any(line.startswith(f"# COMMAND: molino train experiment={name}") for line in first_lines)
     assert sum(line.startswith(("# TIME: ", "# RESULT: ")) for line in first_lines) == 2
     sizes = ["data.batch_size=4", "trainer.sample_tokens=5"]
     if "bigram" not in name:

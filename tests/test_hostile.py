@@ -127,7 +127,7 @@ def with_value(settings, place, value):
 
 @pytest.fixture(scope="module")
 def asked():
-    """What `python scripts/<verb>.py` asks for."""
+    """What `molino <verb>` asks for."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

@@ -201,7 +201,7 @@ def test_a_full_disk(tmp_path, tiny):
 
     done = subprocess.run([*command, *settings], capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 5
-    assert done.stderr.startswith("train.py: no space left to write ")
+    assert done.stderr.startswith("molino: no space left to write ")
     assert done.stderr.count("\n") == 1
     (run,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert not (run / "summary.json").exists()

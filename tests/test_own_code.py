@@ -202,14 +202,14 @@ def test_help_lists_own_choices_and_a_misspelt_one_is_met_with_the_nearest(molin
         assert done.status == 2 and done.err.endswith("did you mean model=gru?\n") and done.err.count("\n") == 1
     for more in ([], ["--help"]):
         done = molino("train", "--config-dir", "nowhere", *more)
-        assert done.status == 2 and done.err == "train.py: --config-dir nowhere is no folder\n"
+        assert done.status == 2 and done.err == "molino: --config-dir nowhere is no folder\n"
 
 
 def test_a_choice_with_a_name_that_is_taken_is_not_left_out_in_silence(molino, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "gpt.yaml").write_text("_target_: mylab.models.GRU\n")
     done = molino("train", "--config-dir", str(tmp_path), "model=gpt")
-    assert done.status == 2 and done.err.startswith(f"train.py: {tmp_path}/model/gpt.yaml bears the name of a choice")
+    assert done.status == 2 and done.err.startswith(f"molino: {tmp_path}/model/gpt.yaml bears the name of a choice")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_the_page_is_followed_from_an_empty_folder(molino, cache, tmp_path, monk
         Path(name).write_text(text)
     assert re.search(r"export (\w+)=(\w+)", page).groups() == (ALLOW, "mylab")
     monkeypatch.setenv(ALLOW, "mylab")
-    lines = re.findall(r"^(?:cd \S+/mylab && )?python \.\./\S*scripts/(\w+)\.py(.*)$", page, re.MULTILINE)
+    lines = re.findall(r"^(?:cd \S+/mylab && )?molino (\w+)(.*)$", page, re.MULTILINE)
     assert len(lines) == 7
     sizes = ("data=grammar", "data.corpus.characters=20000", "debug=fast", *CPU)
     for verb, arguments in lines:

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, small_text
@@ -18,7 +17,7 @@ COMMANDS = [
     line
     for block in BLOCKS
     for line in block.replace("\\\n", "").splitlines()
-    if line.startswith(("python scripts/", "tensorboard"))
+    if line.startswith(("molino ", "python scripts/benchmark", "tensorboard"))
 ]
 SMALL = ("data.block_size=8", "data.batch_size=4", "debug=fast")
 
@@ -29,7 +28,7 @@ def test_the_test_command_is_what_ci_runs():
 
 
 def test_the_main_job_is_the_default_run(molino, tmp_path):
-    (command,) = [line for block in BLOCKS for line in block.splitlines() if line.endswith("scripts/train.py")]
+    (command,) = [line for block in BLOCKS for line in block.splitlines() if line.endswith("/molino train")]
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e . && ")
     less = ("debug=fast", "data.corpus.train_fraction=0.98")
     done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
@@ -49,7 +48,9 @@ def test_the_main_job_is_the_default_run(molino, tmp_path):
 ELSEWHERE = ("ddp", "resume", "source=", "slurm", "sweep=first")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c and not any(x in c for x in ELSEWHERE)])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("molino train") and not any(x in c for x in ELSEWHERE)]
+)
 def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
     # Shells take the quotes away and leave the pattern to the program.
     (tmp_path / "my texts").mkdir()
@@ -68,10 +69,10 @@ def test_training_commands(molino, mirror, tmp_path, monkeypatch, command):
 
 
 def test_commands_about_a_run(molino, tiny):
-    about = [c for c in COMMANDS if ("evaluate.py" in c or "generate.py" in c) and "source=" not in c]
+    about = [c for c in COMMANDS if c.startswith(("molino evaluate", "molino generate")) and "source=" not in c]
     assert len(about) == 3
     for command in about:
-        verb = Path(command.split()[1]).stem
+        verb = command.split()[1]
         # Sampling needs no corpus, so it knows no cache.
         settings = [s for s in tiny.settings if verb != "generate" or not s.startswith("paths.cache")]
         done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
@@ -82,10 +83,10 @@ def test_commands_about_a_folder(molino, tiny, tmp_path, monkeypatch):
     """Look inside a run, export it, sample from the folder, train on from it: in the order of the README."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny.path, tmp_path / "outputs" / tiny.path.name)
-    about = [c for c in COMMANDS if "my-model" in c or "explain.py" in c]
-    assert [Path(c.split()[1]).stem for c in about] == ["explain", "export", "generate", "train"]
+    about = [c for c in COMMANDS if "my-model" in c or "explain" in c]
+    assert [c.split()[1] for c in about] == ["explain", "export", "generate", "train"]
     for command in about:
-        verb, settings = Path(command.split()[1]).stem, []
+        verb, settings = command.split()[1], []
         if verb == "train":
             settings = ["data=text", f"data.path={tiny.file}", f"paths.cache={tiny.cache}", *SMALL]
         done = molino(verb, *shlex.split(command, comments=True)[2:], *settings)
@@ -94,7 +95,9 @@ def test_commands_about_a_folder(molino, tiny, tmp_path, monkeypatch):
 
 def test_commands_that_compare(molino, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    about = [shlex.split(c, comments=True)[2:] for c in COMMANDS if "results.py" in c and " first " not in c]
+    about = [
+        shlex.split(c, comments=True)[2:] for c in COMMANDS if c.startswith("molino results") and " first " not in c
+    ]
     assert about == [[], ["to=report"]]
     for arguments in about:
         done = molino("results", *arguments, f"paths.outputs={tiny.outputs}")

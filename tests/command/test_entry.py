@@ -36,14 +36,14 @@ from molino.command.entry import command
 verb = sys.argv[1]
 sys.argv = [verb, "--help"]
 try:
-    command(f"scripts/{verb}.py")
+    command(verb)
 finally:
     print(json.dumps(sorted({"torch", "lightning", "tokenizers", "numpy"} & sys.modules.keys())))
 """
     for verb in ("train", "generate", "evaluate"):
         done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert f"python scripts/{verb}.py" in done.stdout
+        assert f"Usage: molino {verb} " in done.stdout
         assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
@@ -140,7 +140,7 @@ def test_in_a_locale_that_is_not_utf_8_text_is_escaped_and_the_prompt_is_read(ti
     done = subprocess.run([*command, "prompt=¡señor! €"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("\\xa1se\\xf1or! \\u20ac"), done.stderr
     # Of the prompt's characters the text of the run lacks this one alone.
-    assert done.stderr == "generate.py: not in the vocabulary, read as <unk>: '\\u20ac'\n"
+    assert done.stderr == "molino: not in the vocabulary, read as <unk>: '\\u20ac'\n"
 
 
 def test_arguments_are_read_as_utf_8(monkeypatch):
@@ -178,7 +178,7 @@ def test_an_empty_variable_is_as_if_it_were_not_set(molino, tiny, tmp_path, monk
     assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs"}
     for name in ("cache", "outputs"):
         done = molino("train", f"paths.{name}=")
-        assert done.status == 2 and done.err == f"train.py: paths.{name} is empty: name a folder\n"
+        assert done.status == 2 and done.err == f"molino: paths.{name} is empty: name a folder\n"
 
 
 @pytest.mark.parametrize(
@@ -209,4 +209,4 @@ def test_a_working_directory_that_is_gone_is_one_line(molino, tmp_path, monkeypa
     (tmp_path / "gone").rmdir()
     done = molino("train", *arguments)
     assert done.status == 2
-    assert done.err == "train.py: the working directory has been deleted: change to one that exists\n"
+    assert done.err == "molino: the working directory has been deleted: change to one that exists\n"

@@ -191,7 +191,7 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else(sweep, tmp_path):
     make_run(sweep / "x", "model=gpt", status={"state": "failed", "error": "<script>alert(1)</script> & more"})
     rows, target = make(sweep), tmp_path / "page"
-    index = write_report(target, rows, ["val/loss"], "python scripts/results.py 'a<b'")
+    index = write_report(target, rows, ["val/loss"], "molino results 'a<b'")
     names = ["held-out-loss-by-seconds.png", "held-out-loss-by-steps.png", "index.html", "val-loss-by-optimizer.lr.png"]
     assert sorted(path.name for path in target.iterdir()) == names and index == target / "index.html"
     text = index.read_text("utf-8")
@@ -206,7 +206,7 @@ def test_the_page_needs_nothing_else(sweep, tmp_path):
     assert [value for tag, name, value in page.attributes if (tag, name, value) == ("tr", "class", "best")] == [
         "best"
     ] * 2
-    assert "prefers-color-scheme: dark" in text and "python scripts/results.py &#x27;a&lt;b&#x27;" in text
+    assert "prefers-color-scheme: dark" in text and "molino results &#x27;a&lt;b&#x27;" in text
 
 
 def test_only_an_earlier_report_is_replaced(sweep, tmp_path):

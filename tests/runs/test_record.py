@@ -88,10 +88,10 @@ def test_without_a_commit(run, checkout, monkeypatch, why):
 
 
 def test_versions_and_command(run, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/scripts/train.py", "seed=1"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/molino", "seed=1"])
     record(run, CONFIG, [], {})
     environment = written(run)
-    assert environment["command"] == ["train.py", "seed=1"]
+    assert environment["command"] == ["molino", "train", "seed=1"]
     assert environment["packages"]["torch"] == metadata.version("torch")
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
     assert environment["cores"] >= 1

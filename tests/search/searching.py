@@ -66,6 +66,6 @@ def journal(home: Path) -> list[dict]:
 def assert_refused(outcome: Outcome, status: int, part: str, home: Path) -> None:
     """The command left with one line that holds `part`, and trained nothing."""
     assert outcome.status == status, outcome.err
-    assert outcome.err.startswith("train.py: ") and outcome.err.count("\n") == 1, outcome.err
+    assert outcome.err.startswith("molino: ") and outcome.err.count("\n") == 1, outcome.err
     assert part in outcome.err and outcome.out == ""
     assert not list((home / "outputs").rglob("config.yaml"))

@@ -18,6 +18,7 @@ import yaml
 from conftest import CPU, ROOT, small_text
 from sweeping import SMALL, places, run_of, runs_of, sweep_dir, weights
 
+from molino.base.messages import typed
 from molino.runs import directory
 from molino.runs.status import CUT_OFF, DONE, STATUS, read_status
 
@@ -40,7 +41,7 @@ def test_the_same_command_trains_what_is_new_and_skips_what_is_done(molino, tiny
     more = molino("train", "seed=2,1,0", *reversed(SMALL), *places(tiny, tmp_path), "-m")
     assert more.status == 0 and "3 runs: 1 new, 2 done" in more.out, more.out
     assert stamps(sweep_dir(tmp_path)).items() > first.items()
-    assert f"next: python scripts/results.py {sweep_dir(tmp_path)}\n" in more.out
+    assert f"next: {typed('results', str(sweep_dir(tmp_path)))}\n" in more.out
 
 
 def test_a_run_that_was_cut_off_goes_on(molino, tiny, tmp_path):
@@ -71,7 +72,7 @@ def test_what_failed_is_tried_again_up_to_a_limit(molino, tiny, tmp_path):
         assert read_status(bad).failures == min(number, 2)
         assert "optimizer.lr=-1" in done.out and "optimizer: Invalid learning rate: -1" in done.out
         assert (
-            f"train.py: 1 of 2 runs failed: see traceback.txt and log.txt in their directories, such as {bad}\n"
+            f"molino: 1 of 2 runs failed: see traceback.txt and log.txt in their directories, such as {bad}\n"
             in done.err
         )
         assert read_status(run_of(tmp_path, "optimizer.lr=0.1")).state == DONE
@@ -163,7 +164,7 @@ def test_two_sweeps_at_once_train_each_run_once(tiny, tmp_path):
     # Every run began once: it says so when it starts, and nothing was resumed.
     for run in runs:
         assert (run / "samples.txt").read_text().count("--- step 20 ---") == 1
-        assert sum(out.count(f"next: python scripts/generate.py run={run} ") for out in outputs) == 1
+        assert sum(out.count(f"next: {typed('generate', f'run={run}')} ") for out in outputs) == 1
     assert not any("resumed" in out for out in outputs)
 
 

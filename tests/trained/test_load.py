@@ -155,7 +155,7 @@ def test_a_tokenizer_of_another_run(copy, tiny, molino, tmp_path):
         done = molino(verb, f"run={copy}", "checkpoint=last", "hardware=cpu", more)
         assert done.status == 4 and done.err == f"{verb}.py: {says}"
     done = molino("export", f"run={copy}", "checkpoint=last", f"to={tmp_path / 'out'}")
-    assert done.status == 4 and done.err == f"export.py: {says}" and not (tmp_path / "out").exists()
+    assert done.status == 4 and done.err == f"molino: {says}" and not (tmp_path / "out").exists()
 
 
 def test_checkpoints_of_before_know_no_tokenizer(copy):

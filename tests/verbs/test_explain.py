@@ -1,4 +1,4 @@
-"""explain.py: what it prints, what it draws, and what it says of bad input."""
+"""molino: what it prints, what it draws, and what it says of bad input."""
 
 import re
 import shutil
@@ -138,7 +138,7 @@ def test_a_source_leaves_its_pictures_below_the_outputs(molino, explain, run, tm
 def test_without_matplotlib_the_tables_are_there(explain, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = explain()
-    assert (done.status, done.err) == (5, 'explain.py: pictures need matplotlib: pip install -e ".[plots]"\n')
+    assert (done.status, done.err) == (5, "molino: pictures need matplotlib: pip install matplotlib\n")
     assert "what it expects" in done.out and "FLOPs" in done.out
     assert not (run / "explain").exists()
 
@@ -146,7 +146,7 @@ def test_without_matplotlib_the_tables_are_there(explain, run, monkeypatch):
 def test_unknown_characters_are_named(explain, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     remark = explain(prompt="a€字€").err.splitlines()[0]
-    assert remark == "explain.py: not in the vocabulary, read as <unk>: '€' '字'"
+    assert remark == "molino: not in the vocabulary, read as <unk>: '€' '字'"
 
 
 def test_a_prompt_is_neither_markup_nor_mathematics(explain, run):
@@ -179,4 +179,4 @@ def test_bad_input_ends_in_one_line(explain, run, settings, status, message):
 
 def test_without_a_prompt(molino, run):
     done = molino("explain", f"run={run}", *CPU)
-    assert (done.status, done.err) == (2, 'explain.py: there is no prompt: add prompt="..."\n')
+    assert (done.status, done.err) == (2, 'molino: there is no prompt: add prompt="..."\n')

@@ -1,4 +1,4 @@
-"""generate.py: what comes out, where it goes, and that a seed decides it."""
+"""molino: what comes out, where it goes, and that a seed decides it."""
 
 import itertools
 import subprocess
@@ -63,14 +63,14 @@ def test_samples_are_titled_and_the_first_is_always_the_same(generate):
 
 def test_of_a_long_prompt_the_model_sees_the_last_tokens(generate):
     long = "de la Mancha, de cuyo nombre "
-    remark = "generate.py: the prompt has 29 tokens; the model sees the last 16, its context\n"
+    remark = "molino: the prompt has 29 tokens; the model sees the last 16, its context\n"
     out = generate(prompt=long, remarks=remark)
     assert out.startswith(long)
     assert out.removeprefix(long) == generate(prompt=long[-16:]).removeprefix(long[-16:])
 
 
 def test_unknown_characters_are_named(generate):
-    remark = "generate.py: not in the vocabulary, read as <unk>: '€' '字'\n"
+    remark = "molino: not in the vocabulary, read as <unk>: '€' '字'\n"
     assert generate(prompt="a€字€", remarks=remark).startswith("a€字€")
 
 
@@ -101,7 +101,7 @@ def test_a_document_ends_where_the_model_ends_it(molino, tiny_documents):
 
 
 def test_a_reader_who_leaves_is_no_error(tiny):
-    script = [sys.executable, "scripts/generate.py", f"run={tiny.path}", *CPU, "prompt=a"]
+    script = [sys.executable, "-m", "molino", "generate", f"run={tiny.path}", *CPU, "prompt=a"]
     command = [*script, "max_new_tokens=100000", f"paths.outputs={tiny.outputs}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

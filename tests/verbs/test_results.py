@@ -1,4 +1,4 @@
-"""results.py: from the command line to tables in four formats, a page, and one line for each mistake."""
+"""molino: from the command line to tables in four formats, a page, and one line for each mistake."""
 
 import csv
 import io
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from comparison.tree import make_run
 from conftest import ROOT
+
+from molino.base.messages import typed
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_formats_are_for_other_programs(results, monkeypatch):
 def test_a_page(results, outputs, tmp_path):
     done = results("models", f"to={tmp_path / 'page'}")
     assert (done.status, done.err) == (0, "") and f"page: {tmp_path / 'page' / 'index.html'}" in done.out
-    assert "python scripts/results.py" in (tmp_path / "page" / "index.html").read_text()
+    assert "molino results" in (tmp_path / "page" / "index.html").read_text()
     done = results("models", "format=json", f"to={tmp_path / 'page'}")
     assert json.loads(done.out) and done.err.startswith("page: ")
 
@@ -90,7 +92,7 @@ def test_what_is_not_finished_is_a_table_too(results, outputs):
     ("arguments", "status", "parts"),
     [
         (["nothing"], 4, ["there is no sweep nothing in ", "the sweeps there are models"]),
-        (["{outputs}/empty"], 4, ["there is no run below ", "train one with python scripts/train.py"]),
+        (["{outputs}/empty"], 4, ["there is no run below ", "train one with {train}"]),
         (["metric=val/los"], 2, ["metric=val/los is in no summary; did you mean val/loss?"]),
         (["group_by=[optimiser.lr]"], 2, ["group_by=optimiser.lr is no setting", "did you mean optimizer.lr?"]),
         (["format=xml"], 2, ["format=xml is unknown: choose table, markdown, csv, json"]),
@@ -103,14 +105,14 @@ def test_what_is_not_finished_is_a_table_too(results, outputs):
 def test_mistakes_are_one_line(results, outputs, arguments, status, parts):
     (outputs / "empty").mkdir()
     done = results(*(argument.format(outputs=outputs) for argument in arguments))
-    assert done.status == status and done.err.startswith("results.py: ") and done.err.count("\n") == 1, done.err
-    assert all(part in done.err for part in parts), done.err
+    assert done.status == status and done.err.startswith("molino: ") and done.err.count("\n") == 1, done.err
+    assert all(part.replace("{train}", typed("train")) in done.err for part in parts), done.err
 
 
 def test_without_matplotlib(results, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = results("models", f"to={tmp_path / 'page'}")
-    assert (done.status, done.err) == (5, 'results.py: pictures need matplotlib: pip install -e ".[plots]"\n')
+    assert (done.status, done.err) == (5, "molino: pictures need matplotlib: pip install matplotlib\n")
     assert not (tmp_path / "page").exists()
     assert results("models").status == 0
 
@@ -120,6 +122,7 @@ def test_it_imports_nothing_heavy(outputs):
     code = """
 import sys
 sys.argv[0] = sys.argv[1]; del sys.argv[1]
+from molino.base.messages import typed
 from molino.command.entry import command
 command(sys.argv[0])
 print(sorted({"torch", "lightning", "matplotlib", "tokenizers"} & set(sys.modules)))

@@ -13,6 +13,7 @@ import torch
 from conftest import small_text
 from running import assert_same_run, finish, free_port, metrics, only_run, start, tensorboard, wait_for_step, weights
 
+from molino.base.messages import typed
 from molino.runs import directory
 from molino.runs.status import exclusive
 from molino.trained.load import load_checkpoint
@@ -73,7 +74,7 @@ def test_a_signal_ends_the_block_saves_and_says_how_to_go_on(tmp_path, text, und
         message = finish(process, status)
         run = only_run(home)
         again = f"resume={run.relative_to(home)}"
-        assert f"saved; go on with python scripts/train.py {again}\n" in message and "Traceback" not in message
+        assert f"saved; go on with {typed('train')} {again}\n" in message and "Traceback" not in message
         assert load_checkpoint(run / directory.LAST)["global_step"] % 5 == 0 and not directory.is_done(run)
         process = start(home, again)
     finish(process)
@@ -143,7 +144,7 @@ def test_processes_that_do_not_meet_are_one_line(molino, tiny, tmp_path, monkeyp
     two = ("hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=1", "hardware.num_nodes=2")
     places = (f"data.path={tiny.file}", f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}")
     done = molino("train", "data=text", *two, "model=bigram", "debug=fast", *places)
-    assert done.status == 5 and done.err.startswith("train.py: the processes of the run did not find each other: Timed")
+    assert done.status == 5 and done.err.startswith("molino: the processes of the run did not find each other: Timed")
     assert done.err.count("\n") == 1 and not directory.is_done(directory.find("latest", tmp_path))
 
 
@@ -249,7 +250,7 @@ def test_a_failing_run_of_a_sweep_is_named_and_does_not_stop_the_others(molino, 
     settings = [s for s in SMALL if not s.startswith(("trainer", "scheduler"))]
     places = (f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
     done = molino("train", "-m", *settings, f"data.path={text}", "debug=fast", *places, "optimizer.lr=-1,0.1")
-    assert done.status == 2 and "train.py: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n" in done.err
+    assert done.status == 2 and "molino: optimizer.lr=-1: optimizer: Invalid learning rate: -1\n" in done.err
     (run,) = directory.list_runs(tmp_path / "sweeps")
     assert run.name == "optimizer.lr=0.1" and directory.is_done(run)
 

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,11 +61,23 @@ def one_line(error: BaseException) -> str:
 
 
 def complain(error: BaseException) -> None:
-    """Say on standard error, after the command's name, what went wrong."""
+    """Say on standard error what went wrong."""
     # All processes of a distributed run meet these.
     if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
         return
-    print(printable(f"{Path(sys.argv[0]).name}: {one_line(error)}"), file=sys.stderr)
+    print(printable(f"molino: {one_line(error)}"), file=sys.stderr)
+
+
+def typed(verb: str, *words: str) -> str:
+    """Return a command of molino's as one types it: by its name, or by its path where the shell does not find it."""
+    own, found = Path(sys.executable).with_name("molino"), shutil.which("molino")
+    if found and (not own.exists() or own.samefile(found)):
+        name = "molino"
+    elif own.exists():
+        name = str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+    else:
+        name = "python -m molino"
+    return " ".join([name, verb, *map(shlex.quote, words)])
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:

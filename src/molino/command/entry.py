@@ -1,4 +1,4 @@
-"""What every script does around its verb: answer --help at once, run, and say what went wrong in one line.
+"""What every command does around its verb: answer --help at once, run, and say what went wrong in one line.
 
 Exit status: 2 configuration, 3 data, 4 checkpoint, 5 resources, 6 non-finite numbers, 128 + n for signal n, 1 for
 anything else (a defect: that comes with its traceback). `debug=traceback` shows the traceback of the others too.
@@ -6,45 +6,51 @@ anything else (a defect: that comes with its traceback). `debug=traceback` shows
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from molino.base.errors import ConfigError
-from molino.base.messages import complain, explain
+from molino.base.messages import complain, explain, suggest
 from molino.base.streams import open_streams
-from molino.command.help import help_text
+from molino.command.completion import SHELLS
+from molino.command.help import help_text, overview
 from molino.command.output import until_nobody_reads
+from molino.command.verbs import VERBS, WORDS
+from molino.configuration.choices import CONF
 from molino.configuration.overrides import arrange, check_config_dir, gather, take_config_dir, wants_traceback
-
-# Verbs that take plain words: the setting which lists them, and how --help calls them.
-WORDS = {"results": ("runs", "[sweep or folder ...]")}
+from molino.configuration.request import HANDED
 
 
-def command(script: str) -> None:
-    """Run the verb that a script is named after, with the configuration `conf/<verb>.yaml`.
+def main() -> None:
+    """`molino <verb> ...`: run a verb, or tell which there are."""
+    words = sys.argv[1:]
+    if HANDED in os.environ:  # a further process of a run, which is started with what was typed for the first
+        command("train")
+    elif words and words[0] in VERBS:
+        del sys.argv[1]
+        command(words[0])
+    else:
+        _guarded(lambda: _about(words))
 
-    `scripts/train.py` calls `command(__file__)`, which has conf/train.yaml composed and calls `molino.verbs.train.run`
-    with the settings. Nothing heavy is imported before that, so that `--help` and mistakes answer at once.
+
+def command(verb: str) -> None:
+    """Run a verb with the configuration `conf/<verb>.yaml` and what was typed: `molino.verbs.<verb>.run`.
+
+    Nothing heavy is imported before that, so that `--help` and mistakes answer at once.
     """
+    _guarded(lambda: _run(verb))
+
+
+def _guarded(run: Callable[[], int]) -> None:
+    """Leave with the status that `run` returns, or with that of what went wrong, which is said in one line."""
     open_streams()
-    verb, conf = Path(script).stem, Path(script).resolve().parent.parent / "conf"
     # Around all of it: sweeps say more than their runs do.
     with until_nobody_reads():
         try:
             prepare_environment()
-            own = take_config_dir(sys.argv[1:])[0]
-            if own is not None:
-                check_config_dir(Path(own), conf)
-            if {"-h", "--help"} & set(sys.argv):
-                print(help_text(verb, conf, WORDS.get(verb, ("", ""))[1], Path(own) if own else None))
-                return
-            share_cores(verb)
-            if verb in WORDS:
-                sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
-            sys.argv[1:] = arrange(sys.argv[1:])
-            # By its name: it brings Hydra.
-            status = import_module("molino.command.task").run_command(verb, conf)
+            status = run()
         except KeyboardInterrupt:
             status = 130
         except Exception as error:
@@ -55,6 +61,45 @@ def command(script: str) -> None:
             status = explained.exit_code
     if status:
         sys.exit(status)
+
+
+def _run(verb: str) -> int:
+    own = take_config_dir(sys.argv[1:])[0]
+    if own is not None:
+        check_config_dir(Path(own), CONF)
+    if {"-h", "--help"} & set(sys.argv):
+        print(help_text(verb, CONF, WORDS.get(verb, ("", ""))[1], Path(own) if own else None))
+        return 0
+    share_cores(verb)
+    if verb in WORDS:
+        sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
+    sys.argv[1:] = arrange(sys.argv[1:])
+    # By its name: it brings Hydra.
+    return import_module("molino.command.task").run_command(verb)
+
+
+def _about(words: list[str]) -> int:
+    """Do what takes no verb.
+
+    Raises:
+        ConfigError: there is no such verb.
+    """
+    match words:
+        case [] | ["-h" | "--help"]:
+            print(overview(VERBS))
+        case ["--version"]:
+            # By its name: it brings torch, to ask for the device.
+            print(import_module("molino.machine.versions").versions())
+        case ["completion", shell] if shell in SHELLS:
+            print(SHELLS[shell], end="")
+        case ["completion", *_]:
+            raise ConfigError(f"completion takes one of {', '.join(SHELLS)}: such as molino completion bash")
+        case ["complete", line]:
+            # By its name: it brings Hydra.
+            print("\n".join(import_module("molino.command.candidates").candidates(line)))
+        case [word, *_]:
+            raise ConfigError(f"there is no molino {word}{suggest(word, VERBS)}")
+    return 0
 
 
 def prepare_environment() -> None:

@@ -3,6 +3,7 @@
 Hydra's help composes a configuration for every group, which takes a second; reading the files takes none.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -19,7 +20,7 @@ def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -
     taken = " ".join(part for part in (words, "[group=choice ...]" if groups else "", "[setting=value ...]") if part)
     settings = "Settings (those of a choice are in its file under conf/):" if groups else "Settings:"
     listed = f"Groups:\n{groups}\n\n" if groups else ""
-    return f"""Usage: python scripts/{verb}.py {taken}
+    return f"""Usage: molino {verb} {taken}
 
 {listed}{settings}
 
@@ -29,6 +30,34 @@ More: --cfg job --resolve  prints all settings with their values, as they would 
       --config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)
       --hydra-help         Hydra's own flags
 """
+
+
+def overview(verbs: Mapping[str, str]) -> str:
+    """Return what `molino` alone prints.
+
+    Args:
+        verbs: a line on each.
+    """
+    listed = "\n".join(f"  {verb:<10} {line}" for verb, line in verbs.items())
+    return f"""molino: text goes in, language models come out.
+
+Usage: molino <verb> [group=choice ...] [setting=value ...]
+
+{listed}
+
+To begin with:
+  molino train                                     a small GPT on the Python manual, offline, in a minute or two
+  molino generate run=latest prompt="The list of"  text from it
+
+More: molino <verb> --help     choices and settings
+      molino --version         versions, and the device
+      molino completion bash   (zsh, fish) completes verbs, choices and settings: eval "$(molino completion bash)"
+"""
+
+
+def groups_of(verb: str, conf: Path) -> list[str]:
+    """Return the groups a verb composes, such as data and data/tokenizer."""
+    return _groups(conf, (conf / f"{verb}.yaml").read_text("utf-8"))
 
 
 def _groups(conf: Path, root: str) -> list[str]:

@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from molino.base.messages import complain
 from molino.base.processes import is_main_process
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
+from molino.configuration.choices import CONF
 from molino.configuration.composer import refuse_resume, request_of
 from molino.configuration.internals import arguments_parser, composed_once
 from molino.configuration.overrides import check_hydras, check_resumed
@@ -26,7 +26,7 @@ from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
 
 
-def run_command(verb: str, conf: Path) -> int:
+def run_command(verb: str) -> int:
     """Run a verb with what was typed, or as another process of molino's has it; return the exit status."""
     task = Task(verb)
     # Not for whatever this process starts in turn.
@@ -40,7 +40,7 @@ def run_command(verb: str, conf: Path) -> int:
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with composed_once():
-        hydra.main(version_base="1.3", config_path=str(conf), config_name=verb)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     if task.error is not None:
         raise task.error
     return task.status

@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ResourceError('pictures need matplotlib: pip install -e ".[plots]"') from error
+        raise ResourceError("pictures need matplotlib: pip install matplotlib") from error
 
 
 def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:

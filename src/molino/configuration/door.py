@@ -170,7 +170,8 @@ def _import(module: str, path: str, place: str) -> ModuleType:
             raise ConfigError(
                 f"{place}={path} is not there: Python finds no package {missing}, neither installed nor in {Path.cwd()}"
             ) from error
-        known = [found.name for found in pkgutil.iter_modules(getattr(sys.modules[parent], "__path__", ()))]
+        paths = getattr(sys.modules[parent], "__path__", ())
+        known = [found.name for found in pkgutil.iter_modules(paths) if not found.name.startswith("_")]
         advice = suggest(missing, known, f"{parent}.") if known else f": {parent} is a module, not a package"
         raise ConfigError(f"{place}={path} is not there{advice}") from error
     except (Exception, SystemExit) as error:

@@ -7,14 +7,20 @@ is no public way. `tests/configuration/test_hydra_internals.py` fails when one o
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.basecontainer import BaseContainer
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -33,6 +39,31 @@ def composed_once() -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode = looks
+
+
+@contextmanager
+def composed(conf: Path, name: str, overrides: list[str], own: str | None = None) -> Iterator[DictConfig]:
+    """Yield conf/<name>.yaml as a command would have it composed, Hydra's part included, beside any Hydra at work.
+
+    Interpolations can be resolved meanwhile. Afterwards all that Hydra keeps for a whole process is as it was.
+
+    Args:
+        own: a further folder of choices.
+    """
+    config, job, base = HydraConfig.instance(), JobRuntime.instance(), version.VersionBase.instance()
+    before = config.cfg, job.conf.copy(), base.version_base, dict(BaseContainer._resolvers)
+    try:
+        setup_globals()
+        version.setbase("1.3")
+        job.set("name", name)
+        search_path = create_config_search_path(str(conf))
+        if own:
+            search_path.append(provider="command-line", path=f"file://{Path(own).resolve()}")
+        whole = ConfigLoaderImpl(search_path).load_configuration(name, overrides, RunMode.RUN, from_shell=False)
+        config.set_config(whole)
+        yield whole
+    finally:
+        config.cfg, job.conf, base.version_base, BaseContainer._resolvers = before
 
 
 def chooses_group(loader: Any, override: Override) -> bool:

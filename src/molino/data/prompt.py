@@ -1,7 +1,6 @@
 """A prompt: asked for, turned into tokens, and what is to be said of it."""
 
 import sys
-from pathlib import Path
 
 from molino.base.errors import ConfigError
 from molino.data.tokenizers import Tokenizer
@@ -30,4 +29,4 @@ def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) ->
 
 def remark(text: str) -> None:
     """Write a line to standard error, so that standard output holds what was asked for alone."""
-    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+    print(f"molino: {text}", file=sys.stderr)

@@ -27,7 +27,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ResourceError('pictures need matplotlib: pip install -e ".[plots]"') from error
+        raise ResourceError("pictures need matplotlib: pip install matplotlib") from error
 
 
 def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:

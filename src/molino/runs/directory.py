@@ -15,6 +15,7 @@ import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import explain_os_errors, make_directory, read_text, write_text
+from molino.base.messages import typed
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -89,7 +90,7 @@ def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
     if run == "latest":
         usable = [candidate for candidate in runs if not trained or (candidate / LAST).is_file()]
         if not usable:
-            raise CheckpointError(f"there is no run below {outputs}: train one with python scripts/train.py")
+            raise CheckpointError(f"there is no run below {outputs}: train one with {typed('train')}")
         return usable[-1]
     named = [candidate for candidate in runs if candidate.name == run]
     if len(named) == 1:

@@ -14,7 +14,7 @@ import yaml
 from molino.base.files import write_text
 from molino.runs.directory import CONFIG
 
-PACKAGES = ("molino", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy")
+PACKAGES = ("molino-lm", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy")
 
 
 def record(run: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ def record(run: Path, config: dict[str, Any], overrides: list[str], choices: dic
 def environment(commit: str | None, changed: bool) -> dict[str, Any]:
     """Return versions and machine as plain values. Environment variables stay out: they hold secrets."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["molino", "train", *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": commit,

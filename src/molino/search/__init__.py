@@ -25,5 +25,5 @@ def with_optuna(module: str, who: str) -> ModuleType:
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise ResourceError(f'{who} needs Optuna: pip install -e ".[sweep]"') from error
+        raise ResourceError(f"{who} needs Optuna: pip install optuna") from error
     return importlib.import_module(f"molino.search.{module}")

@@ -1,6 +1,5 @@
 """Which runs of a sweep are left, and what became of them: read from their directories alone."""
 
-import shlex
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 from molino.base.console import say, show_rows
 from molino.base.errors import ConfigError, SweepFailed
 from molino.base.files import explain_os_errors, is_locked
+from molino.base.messages import typed
 from molino.configuration.identity import refuse_other
 from molino.configuration.request import Request
 from molino.runs.directory import LOCK
@@ -94,7 +94,7 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     say(f"{directory}: " + ", ".join(f"{counts[state]} {state or 'gone'}" for state in (DONE, *counts.keys() - {DONE})))
     if launcher.waits and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
-    say(f"next: python scripts/results.py {shlex.quote(str(directory))}")
+    say(f"next: {typed('results', str(directory))}")
     if failed:
         first = next(iter(failed))
         raise SweepFailed(

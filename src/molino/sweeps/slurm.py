@@ -77,7 +77,7 @@ class Slurm:
         try:
             import submitit  # noqa: F401
         except ImportError as error:
-            raise ResourceError('hydra/launcher=slurm needs submitit: pip install -e ".[cluster]"') from error
+            raise ResourceError("hydra/launcher=slurm needs submitit: pip install submitit") from error
 
     one_by_one, distributes = False, True  # submits all it is given
 

@@ -105,7 +105,7 @@ class Worker:
         request.path.mkdir(parents=True, exist_ok=True)
         environment = os.environ | self.environment | {HANDED: request.to_text()}
         with (request.path / LOG).open("ab") as log:
-            command = [sys.executable, str(Path(self.context.arguments[0]).resolve()), *request.overrides]
+            command = [sys.executable, "-m", "molino", "train", *request.overrides]
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _drop_process(self) -> None:

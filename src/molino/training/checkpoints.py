@@ -5,7 +5,6 @@ task is the best so far. They hold plain Python values and tensors, so that `wei
 """
 
 import os
-import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.base.errors import CheckpointError, Interrupted
 from molino.base.files import atomic_write, remove_orphans
+from molino.base.messages import typed
 from molino.base.processes import is_main_process
 from molino.runs.directory import BEST, LAST
 from molino.runs.measures import MAXIMIZE
@@ -131,7 +131,7 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(self.run / LAST)
         if stop and not trainer.should_stop:
             name = signal.Signals(int(stop)).name
-            again = f"python scripts/train.py {shlex.quote(f'resume={self.run}')}"
+            again = typed("train", f"resume={self.run}")
             raise Interrupted(f"{name} after step {step}: saved; go on with {again}", int(stop))
 
     def _note(self, number: int, frame: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.console import say, show_facts
+from molino.base.messages import typed
 from molino.data.module import TextDataModule
 from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
@@ -89,12 +90,11 @@ def conclude(
     samples = run / "samples.txt"
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
-    named = shlex.quote(f"run={run}")
     commands = [
-        f"python scripts/evaluate.py {named} split={'test' if has_test else HELDOUT}",
+        typed("evaluate", f"run={run}", f"split={'test' if has_test else HELDOUT}"),
         f"tensorboard --logdir {shlex.quote(outputs)}",
     ]
     if capabilities_of(module.model).next_token:
-        commands.insert(0, f'python scripts/generate.py {named} prompt="..."')
+        commands.insert(0, typed("generate", f"run={run}") + ' prompt="..."')
     for number, command in enumerate(commands):
         say(f"{'' if number else 'next:':5} {command}")

@@ -1,4 +1,4 @@
-"""python scripts/evaluate.py: a run's figures on a whole split, exactly, beside what counting alone achieves."""
+"""molino evaluate: a run's figures on a whole split, exactly, beside what counting alone achieves."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""python scripts/explain.py: what a trained model is made of, expects, and looks at."""
+"""molino explain: what a trained model is made of, expects, and looks at."""
 
 import shlex
 import shutil

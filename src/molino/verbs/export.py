@@ -1,7 +1,6 @@
-"""python scripts/export.py: a run as a folder that `transformers` loads."""
+"""molino export: a run as a folder that `transformers` loads."""
 
 import json
-import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from molino.base.console import say
 from molino.base.errors import ConfigError
 from molino.base.files import explain_os_errors, make_directory
+from molino.base.messages import typed
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
@@ -92,7 +92,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     say(f"{target}: {form.architecture}, {count_parameters(loaded.model):,} parameters")
-    say(f'next: python scripts/generate.py {shlex.quote(f"source={target}")} prompt="..."')
+    say(f'next: {typed("generate", f"source={target}")} prompt="..."')
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""python scripts/generate.py: text from a run, written as it is drawn."""
+"""molino generate: text from a run, written as it is drawn."""
 
 import sys
 from collections.abc import Iterable, Iterator

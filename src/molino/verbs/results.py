@@ -1,4 +1,4 @@
-"""python scripts/results.py: what many runs came to, in a table: seeds averaged, the best of each text marked."""
+"""molino results: what many runs came to, in a table: seeds averaged, the best of each text marked."""
 
 import shlex
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 
 from molino.base.console import working
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.messages import typed
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.pictures import require_matplotlib
 from molino.comparison.report import check_target, write_report
@@ -28,8 +29,7 @@ def run(request: Request) -> None:
             listed = settings[name] if isinstance(settings[name], list) else [settings[name]]
             settings[name] = [str(item) for item in listed]  # a sweep may be called 2026
     check_arguments(results, settings)
-    command = ["python", "scripts/results.py", *request.overrides]
-    results(**settings, command=shlex.join(command))
+    results(**settings, command=shlex.join(["molino", "results", *request.overrides]))
 
 
 def results(
@@ -68,9 +68,7 @@ def results(
     found = find_runs(folders)
     if not found:
         places = ", ".join(map(str, folders))
-        raise CheckpointError(
-            f"there is no run below {places}: train one with python scripts/train.py, or name a folder"
-        )
+        raise CheckpointError(f"there is no run below {places}: train one with {typed('train')}, or name a folder")
     # What other programs read holds nothing else.
     telling = working if format == "table" else nullcontext
     with telling("reading runs"):

@@ -1,4 +1,4 @@
-"""python scripts/train.py: from settings to a trained model, its held-out figures and its run directory."""
+"""molino train: from settings to a trained model, its held-out figures and its run directory."""
 
 import time
 
