@@ -201,7 +201,7 @@ def test_from_the_command_line(verb, molino, tiny, here):
     before = state(here)
     done = molino(verb, f"run={run}", *({"export": ["to=out"], "evaluate": []}.get(verb, ["prompt=a"])))
     assert done.status == 2 and done.err.count("\n") == 1 and state(here) == before
-    assert done.err.startswith(f"{verb}.py: model.dropout._target_=molino.base.files.write_text is not allowed")
+    assert done.err.startswith("molino: model.dropout._target_=molino.base.files.write_text is not allowed")
 
 
 def test_results_read_them_and_call_nothing(molino, tiny, here):

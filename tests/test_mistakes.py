@@ -29,7 +29,7 @@ def text(tmp_path):
 def assert_one_line(outcome, verb, status, *parts):
     """The command left with `status` and one line on standard error that holds all `parts`."""
     assert outcome.status == status, outcome.err
-    assert outcome.err.startswith(f"{verb}.py: ")
+    assert outcome.err.startswith("molino: ")
     assert outcome.err.endswith("\n")
     assert outcome.err.count("\n") == 1, outcome.err
     for part in parts:
@@ -47,7 +47,7 @@ def assert_one_line(outcome, verb, status, *parts):
         (["optimizer.betas=[0.9,abc]"], ["optimizer.betas must be", "[0.9, 'abc']"]),
         (["optimizer.lr=-1"], ["optimizer: Invalid learning rate: -1"]),
         (["+optimizer.momentum=1"], ["optimizer.momentum is not a setting"]),
-        (["+foo=1"], ["foo is not a setting", "known here: callbacks, data"]),
+        (["+foo=1"], ["foo is not a setting", "known here: callbacks, continue, data"]),
         (["model=gpt", "model.n_embd=17"], ["model.n_embd=17 is not divisible by model.n_head=4"]),
         (["data.block_size=true"], ["data.block_size must be int, but it is True"]),
         (["data.batches=lines"], ["data.batches=lines is unknown: choose windows or documents"]),
@@ -73,7 +73,7 @@ def assert_one_line(outcome, verb, status, *parts):
         ([f"+callbacks.x={{_target_: {EARLY}, monitor: val/los}}"], ["callbacks.x.monitor=val/los is not measured"]),
         ([f"+callbacks.x={{_target_: {EARLY}, monitor: val/loss, mode: up}}"], ["callbacks.x: `mode` can be"]),
         (["+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint}"], ["checkpoints", "are kept already"]),
-        (["trainer.max_steps=0"], ["trainer.max_steps=0 must be at least 1"]),
+        (["trainer.max_steps=-1"], ["trainer.max_steps=-1 must be at least 0"]),
         (["name=a/b"], ["a/b_", "cannot name a run's directory"]),
         (["model=null"], ["a group takes the name of one of its choices"]),
         (["optimizer=3"], ["a group takes the name of one of its choices"]),

@@ -348,6 +348,7 @@ def test_mistakes_are_one_line(train, tmp_path, settings, says):
 
 
 FAULTY = """
+from molino.data.batches import Draw
 from mylab.tasks import Order
 
 class Partless(Order):
@@ -378,6 +379,10 @@ class Blind(Order):
     inputs = ("token",)
 
 class Bare(Order):
+    def draw(self, text, batches, block_size, seed):
+        return Draw(lambda rows: {}, 10)
+
+class Handmade(Order):
     def draw(self, text, batches, block_size, seed):
         return lambda rows: {}
 
@@ -426,6 +431,7 @@ class Silent(Order):
         ("Words", "Words.figures(totals, split): accuracy must be a number, but it is 'good'"),
         ("Blind", "Blind.inputs names token, which is no field of its batches: tokens, targets, swapped"),
         ("Bare", "Bare.draw(...)(rows) must be Rows"),
+        ("Handmade", "Handmade.draw(...) must be a molino.data.batches.Draw, not a function"),
         ("Lossless", "Lossless.network(model) must be a torch.nn.Module with loss(...), not a Linear"),
         ("Deaf, monitor: val/auc", "task.monitor=val/auc is not taken up by Deaf: it keeps val/accuracy"),
         ("Listed", "Listed.evaluation(...) must have __len__, __iter__ and describe()"),

@@ -34,7 +34,7 @@ DATA = {
     "cache": "cache",
 }
 # What a run knows of its batches beside the section of data.
-OF_RUN = {"seed": 7, "accumulate": 1, "max_steps": 1, "steps_per_block": 1, "task": LanguageModel()}
+OF_RUN = {"seed": 7, "accumulate": 1, "steps_per_block": 1, "task": LanguageModel()}
 
 
 # What each node is built as, and what it is given later.

@@ -153,7 +153,7 @@ def test_a_tokenizer_of_another_run(copy, tiny, molino, tmp_path):
     asked = {"evaluate": f"paths.cache={tiny.cache}", "generate": "prompt=a", "explain": "prompt=a"}
     for verb, more in asked.items():
         done = molino(verb, f"run={copy}", "checkpoint=last", "hardware=cpu", more)
-        assert done.status == 4 and done.err == f"{verb}.py: {says}"
+        assert done.status == 4 and done.err == f"molino: {says}"
     done = molino("export", f"run={copy}", "checkpoint=last", f"to={tmp_path / 'out'}")
     assert done.status == 4 and done.err == f"molino: {says}" and not (tmp_path / "out").exists()
 

@@ -35,14 +35,13 @@ def text_data(cache, **settings):
         "accumulate": 1,
         "steps_per_block": 1,
     }
+    settings = defaults | settings
+    steps = settings.pop("max_steps")
     data = TextDataModule(
-        Grammar(characters=20_000),
-        functools.partial(train_char),
-        cache=str(cache),
-        task=LanguageModel(),
-        **defaults | settings,
+        Grammar(characters=20_000), functools.partial(train_char), cache=str(cache), task=LanguageModel(), **settings
     )
     data.setup()
+    data.max_steps = steps
     return data
 
 

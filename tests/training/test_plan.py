@@ -19,12 +19,33 @@ def test_a_block_is_the_longest_that_ends_at_every_interval(intervals, steps):
     assert max(n for n in range(1, 1001) if all(interval % n == 0 for interval in intervals)) == steps
 
 
-@pytest.mark.parametrize("name", ["max_steps", "log_every", "val_every", "checkpoint_every", "accumulate"])
+@pytest.mark.parametrize("name", ["log_every", "val_every", "checkpoint_every", "accumulate"])
 @pytest.mark.parametrize("value", [0, -5])
 def test_counts_are_at_least_one(name, value):
     assert getattr(dataclasses.replace(PLAN, **{name: 1}), name) == 1
     with pytest.raises(ConfigError, match=rf"trainer\.{name}={value} must be at least 1"):
         dataclasses.replace(PLAN, **{name: value})
+
+
+def test_a_length_in_epochs_is_settled_in_steps():
+    assert PLAN.settle(33.4) is PLAN and PLAN.settled == {"max_steps": 100}
+    plan = dataclasses.replace(PLAN, epochs=1.5).settle(33.4)  # 50.1 steps: the last one is taken as well
+    assert (plan.max_steps, plan.epochs, plan.blocks) == (51, 1.5, 6)
+    assert dataclasses.replace(PLAN, epochs=0).settle(33.4).max_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"max_steps": -1}, "trainer.max_steps=-1 must be at least 0"),
+        ({"epochs": -0.5}, "trainer.epochs=-0.5 must be 0 or more"),
+        ({"epochs": float("nan")}, "trainer.epochs=nan must be 0 or more"),
+        ({"epochs": float("inf")}, "trainer.epochs=inf must be 0 or more"),
+    ],
+)
+def test_a_length_is_zero_or_more(values, says):
+    with pytest.raises(ConfigError, match=says):
+        dataclasses.replace(PLAN, **values)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])

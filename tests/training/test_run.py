@@ -9,23 +9,28 @@ import yaml
 from molino.base.errors import CheckpointError, ConfigError
 from molino.command import task
 from molino.configuration.request import HANDED, Request
+from molino.machine.hardware import Hardware
 from molino.runs import directory
 from molino.runs.measures import Measures, Metric
 from molino.runs.status import CUT_OFF, DONE, FAILED, Busy, exclusive, read_status
+from molino.training.plan import Plan
 from molino.training.run import open_run
 
 HARDWARE = {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "precision": "auto"}
-SETTLED = {"precision": "bf16-mixed"}
+SETTLED = Hardware(accelerator="cpu", precision="bf16-mixed")
+PRECISE = Hardware(accelerator="cpu", precision="32-true")
+PLAN = Plan(max_steps=1, log_every=1, val_every=1, checkpoint_every=1)
 MEASURES = Measures("val/loss", {"loss": Metric("loss")})
 
 
 @pytest.fixture
 def asked(tmp_path) -> Request:
     settings = {
-        "name": "mine", "seed": 1, "resume": None, "weights": None, "hardware": HARDWARE,
+        "name": "mine", "seed": 1, "resume": None, "continue": None, "weights": None, "hardware": HARDWARE,
         "data": {"corpus": {"_target_": "molino.data.corpora.grammar.Grammar"}},
         "paths": {"outputs": str(tmp_path), "cache": "cache", "mirror": None},
-        **{section: {} for section in ("task", "model", "optimizer", "scheduler", "trainer", "logger", "callbacks")},
+        "trainer": {"max_steps": 1},
+        **{section: {} for section in ("task", "model", "optimizer", "scheduler", "logger", "callbacks")},
     }  # fmt: skip
     return Request(settings, ["seed=1"], {"model": "gpt"})
 
@@ -33,10 +38,10 @@ def asked(tmp_path) -> Request:
 def test_a_run_of_its_own_has_a_directory_when_it_begins(asked, tmp_path):
     with open_run(asked) as run:
         assert run.path is None and not run.exists and run.checkpoint is None and not list(tmp_path.iterdir())
-        run.begin(SETTLED, MEASURES)
+        run.begin(PLAN, SETTLED, MEASURES)
         assert run.path.name.startswith("mine_2") and read_status(run.path).state == "running"
         recorded = directory.read_config(run.path)
-        assert recorded["hardware"] == {**HARDWARE, **SETTLED} | {
+        assert recorded["hardware"] == {**HARDWARE, **SETTLED.settled} | {
             k: recorded["hardware"][k] for k in recorded["hardware"]
         }
         assert recorded["hardware"]["precision"] == "bf16-mixed" and recorded["hardware"]["devices"] == 1
@@ -50,14 +55,14 @@ def test_a_run_of_its_own_has_a_directory_when_it_begins(asked, tmp_path):
 
 def test_what_goes_wrong_is_told_in_the_directory_of_whoever_claimed_it(asked):
     with pytest.raises(ConfigError), open_run(asked) as run:
-        run.begin(SETTLED, MEASURES)
+        run.begin(PLAN, SETTLED, MEASURES)
         raise ConfigError("no good")
     assert read_status(run.path).state == FAILED and read_status(run.path).error == "no good"
 
 
 def begun(asked: Request, **settings) -> Path:
     with pytest.raises(KeyboardInterrupt), open_run(asked) as run:
-        run.begin(SETTLED, MEASURES)
+        run.begin(PLAN, SETTLED, MEASURES)
         (run.path / "checkpoints").mkdir()
         (run.path / directory.LAST).touch()
         raise KeyboardInterrupt
@@ -75,7 +80,7 @@ def test_a_run_goes_on_as_it_began(asked):
     with open_run(resuming(asked, path, seed=7)) as run:
         assert run.exists and run.path == path and run.checkpoint == path / directory.LAST
         assert run.settings["seed"] == 1 and run.settings["hardware"]["precision"] == "bf16-mixed"
-        run.begin({"precision": "32-true"}, MEASURES)
+        run.begin(PLAN, PRECISE, MEASURES)
         # What the machine of today makes of it is not what it began with.
         assert {file: file.read_bytes() for file in path.glob("*.yaml")} == before
         run.end({"val/loss": 1.5})
@@ -90,7 +95,7 @@ def test_a_run_of_a_sweep_lies_where_the_sweep_says_and_is_done_once(asked, tmp_
     placed = asked.at(tmp_path / "sweep" / "seed=1")
     with open_run(placed) as run:
         assert run.path == placed.path and not run.exists
-        run.begin(SETTLED, MEASURES)
+        run.begin(PLAN, SETTLED, MEASURES)
         run.end({"val/loss": 1.5})
     with open_run(placed) as again:
         assert again.summary == {"val/loss": 1.5}
@@ -105,7 +110,7 @@ def test_further_processes_train_what_the_first_has_settled(asked, monkeypatch):
     path = begun(asked)
     monkeypatch.setenv(HANDED, "of somebody else")
     with open_run(resuming(asked, path)) as run:
-        run.begin({"precision": "32-true"}, MEASURES)
+        run.begin(PLAN, PRECISE, MEASURES)
         with run.handed_over(processes=2):
             handed = Request.from_text(os.environ[HANDED])
         assert os.environ[HANDED] == "of somebody else"
@@ -117,7 +122,7 @@ def test_further_processes_train_what_the_first_has_settled(asked, monkeypatch):
         with open_run(handed) as other:
             assert other.settings == run.settings and other.settings["hardware"]["precision"] == "32-true"
             assert other.path == path and other.checkpoint == run.checkpoint
-            other.begin({"precision": "32-true"}, MEASURES)
+            other.begin(PLAN, PRECISE, MEASURES)
         assert (path / directory.CONFIG).read_text() == "name: another\n"
     monkeypatch.delenv(HANDED)
     with pytest.raises(ZeroDivisionError), run.handed_over(processes=2):
@@ -130,4 +135,4 @@ def test_a_request_that_is_handed_to_a_process_is_for_that_process_alone(asked, 
     trained = []
     monkeypatch.setattr(task.Task, "run", lambda self, request: trained.append((request, os.environ.get(HANDED))))
     monkeypatch.setenv(HANDED, told.to_text())
-    assert task.run_command("train", tmp_path) == 0 and trained == [(told, None)]
+    assert task.run_command("train") == 0 and trained == [(told, None)]

@@ -70,7 +70,7 @@ class Order:
             # The texts in order count for the language model, with all their tokens, the others not at all.
             return Rows(fields, {"lm_loss": 1 - fields["swapped"]} if "lm_loss" in self.parts else {})
 
-        return draw
+        return Draw(draw, windows.epoch)
 
     def evaluation(
         self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1

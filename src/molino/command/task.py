@@ -20,6 +20,7 @@ from molino.command.output import until_nobody_reads
 from molino.configuration.choices import CONF
 from molino.configuration.composer import refuse_resume, request_of
 from molino.configuration.internals import arguments_parser, composed_once
+from molino.configuration.origins import check_continued, force
 from molino.configuration.overrides import check_hydras, check_resumed
 from molino.configuration.request import HANDED, Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
@@ -35,8 +36,11 @@ def run_command(verb: str) -> int:
         return 0
     typed = check_flags()
     check_hydras(typed.overrides)
-    if verb == "train" and not typed.multirun:
-        check_resumed(typed.overrides)
+    if verb == "train":
+        if not typed.multirun:
+            check_resumed(typed.overrides)
+        check_continued(typed.overrides)
+        sys.argv[1:] = force(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with composed_once():

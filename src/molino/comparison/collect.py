@@ -21,6 +21,7 @@ from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, check_extent
 from molino.runs.measures import Measures, Metric, metric_name, read_measures
+from molino.runs.record import read_choices
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
@@ -312,11 +313,7 @@ def _value(text: str) -> Any:
 
 
 def _recorded_choices(path: Path) -> dict[str, Any]:
-    try:
-        choices = json.loads(read_text(path / "environment.json")).get("choices") or {}
-        return {group: choice for group, choice in choices.items() if group in GROUPS}
-    except (OSError, ValueError, AttributeError):
-        return {}
+    return {group: choice for group, choice in read_choices(path).items() if group in GROUPS}
 
 
 def _read_yaml(path: Path) -> Any:

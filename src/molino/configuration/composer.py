@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from molino.base.errors import ConfigError
 from molino.configuration.internals import apply_overrides, chooses_group
+from molino.configuration.origins import with_origin
 from molino.configuration.overrides import quote_value
 from molino.configuration.request import Request
 from molino.configuration.settings import resolve
@@ -21,7 +22,7 @@ def request_of(config: DictConfig, hydra: Any) -> Request:
     Args:
         hydra: Hydra's part of it.
     """
-    return Request(resolve(config), list(hydra.overrides.task), choices_of(hydra))
+    return with_origin(Request(resolve(config), list(hydra.overrides.task), choices_of(hydra)))
 
 
 def choices_of(hydra: Any) -> dict[str, str | None]:
@@ -61,7 +62,7 @@ class Composer:
         if hydra is not self._current:
             HydraConfig.instance().set_config(hydra)
             self._current = hydra
-        return Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name)
+        return with_origin(Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name))
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the configuration of a run, without Hydra's own part."""

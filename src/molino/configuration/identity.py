@@ -46,6 +46,9 @@ def essential(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings without what makes no difference, nor what is null or empty where leaving it out says as much: at
     the top, and a callback."""
     kept = _without_indifferent(with_current_names(with_task(settings)))
+    plan = kept.get("trainer")
+    if isinstance(plan, dict) and plan.get("epochs") is not None:
+        plan.pop("max_steps", None)  # it follows
     return {name: value for name, value in kept.items() if value not in (None, {})}
 
 
@@ -105,7 +108,8 @@ def _with_source(asked: dict[str, Any], recorded: dict[str, Any]) -> dict[str, A
 def experiments(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return of each of these settings what makes it an experiment: equal of runs that differ in their seed alone."""
     seedless = [{name: value for name, value in essential(settings).items() if name != "seed"} for settings in every]
-    return _aligned(seedless)
+    # Whichever run it was that each goes on from: of other seeds it is another.
+    return _aligned([each | {"continue": True} if "continue" in each else each for each in seedless])
 
 
 def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]) -> dict[str, Any]:
@@ -123,7 +127,11 @@ def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]
         **{
             name: choices[name] for name in ("task", "model", "optimizer", "scheduler", "hardware") if choices.get(name)
         },
-        **{name: trainer[name] for name in ("max_steps", "accumulate", "clip") if name in trainer},
+        **{
+            name: trainer[name]
+            for name in ("epochs" if trainer.get("epochs") else "max_steps", "accumulate", "clip")
+            if name in trainer
+        },
         "seed": settings["seed"],
     }
     others = dict(override.lstrip("+").split("=", 1) for override in typed if "=" in override)

@@ -8,8 +8,8 @@ from molino.base.errors import ConfigError
 
 # Settings whose value is text or a path, in any characters.
 TEXTS = {
-    "name", "prompt", "run", "source", "to", "resume", "weights", "model.source", "data.path", "data.corpus.path",
-    "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
+    "name", "prompt", "run", "source", "to", "resume", "continue", "weights", "model.source", "data.path",
+    "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
@@ -85,6 +85,19 @@ def check_resumed(overrides: list[str]) -> None:
                 f"{override} cannot be changed in a run that is resumed: it goes on as it was started; "
                 "start a new run for it"
             )
+
+
+def check_length(overrides: list[str], epochs: float | None) -> None:
+    """Refuse two lengths of a run.
+
+    Raises:
+        ConfigError: a number of steps was typed, and the length is said in epochs.
+    """
+    steps = [override for override in overrides if override.lstrip("+").startswith("trainer.max_steps=")]
+    if steps and epochs is not None:
+        raise ConfigError(
+            f"{steps[0]} and trainer.epochs={epochs} are two lengths: give one, or add trainer.epochs=null"
+        )
 
 
 def check_config_dir(folder: Path, conf: Path) -> None:

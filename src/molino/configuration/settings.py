@@ -22,7 +22,8 @@ class DescribesModel(Protocol):
 EARLIER_TASK = "molino.tasks.language_model.LanguageModel"
 # What the configuration of a training consists of.
 SECTIONS = {
-    "name": str, "seed": int, "resume": str | None, "weights": str | None, "task": dict, "data": dict, "model": dict,
+    "name": str, "seed": int, "resume": str | None, "continue": str | None, "weights": str | None, "task": dict,
+    "data": dict, "model": dict,
     "optimizer": dict, "scheduler": dict, "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict,
     "paths": dict,
 }  # fmt: skip
@@ -111,8 +112,8 @@ def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
         # Where it once came from may be gone; the run has kept it.
         tokenizer["path"] = str(run / TOKENIZER)
     stored = with_task(stored)
-    # Runs of before there was this setting do not have it.
-    stored.setdefault("weights", None)
+    # Runs of before there were these settings do not have them.
+    stored = {"weights": None, "continue": None} | stored
     try:
         check_sections(stored)
     except ConfigError as error:

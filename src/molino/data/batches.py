@@ -33,10 +33,19 @@ class Rows(NamedTuple):
     counts: dict[str, np.ndarray]
 
 
-class Draw(Protocol):
-    """A pure function from the numbers of rows to what they are."""
+class Draw(NamedTuple):
+    """The examples of a training split.
 
-    def __call__(self, rows: np.ndarray) -> Rows: ...
+    Attributes:
+        rows: a pure function from the numbers of rows to what they are.
+        epoch: how many rows are as much as the whole split.
+    """
+
+    rows: Callable[[np.ndarray], Rows]
+    epoch: float
+
+    def __call__(self, rows: np.ndarray) -> Rows:
+        return self.rows(rows)
 
 
 class Evaluation(Protocol):
@@ -83,10 +92,19 @@ class Block(NamedTuple):
             ]
 
 
-class Windows(Protocol):
-    """Draws rows of a token stream: row numbers (any shape) -> windows_T1 of T + 1 tokens, and their targets' mask."""
+class Windows(NamedTuple):
+    """Rows of a token stream.
 
-    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]: ...
+    Attributes:
+        rows: row numbers (any shape) -> windows_T1 of T + 1 tokens, and their targets' mask.
+        epoch: how many rows are as much as the whole split.
+    """
+
+    rows: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+    epoch: float
+
+    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.rows(rows)
 
 
 def random_integers(seed: int, stream: int, counters: np.ndarray, high: np.ndarray | int) -> np.ndarray:
@@ -121,7 +139,7 @@ def windows(split: Split, block_size: int, seed: int, padding_id: int | None) ->
     def draw(rows: np.ndarray) -> tuple[np.ndarray, None]:
         return view[random_integers(seed, 0, rows, len(view))], None
 
-    return draw
+    return Windows(draw, len(tokens) / block_size)
 
 
 def documents(split: Split, block_size: int, seed: int, padding_id: int | None) -> Windows:
@@ -155,7 +173,7 @@ def documents(split: Split, block_size: int, seed: int, padding_id: int | None) 
         tokens = np.where(inside, split.tokens[np.where(inside, index, 0)], padding_id)
         return tokens, inside[..., 1:]
 
-    return draw
+    return Windows(draw, len(starts))
 
 
 BATCHES: dict[str, Callable[..., Windows]] = {"windows": windows, "documents": documents}

@@ -37,7 +37,6 @@ class TextDataModule(LightningDataModule):
         block_size: context length in tokens.
         batch_size: rows of a micro-batch, over all processes together.
         accumulate: micro-batches of an optimizer step.
-        max_steps: optimizer steps of the run.
         steps_per_block: optimizer steps drawn, and trained, at once.
         seed: decides every batch.
         distinct_batches: train on the batches of the first so many steps over and over, None for always new ones.
@@ -47,6 +46,7 @@ class TextDataModule(LightningDataModule):
 
     Attributes:
         text: the corpus as tokens.
+        draw: the examples of its training split.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class TextDataModule(LightningDataModule):
         *,
         task: MakesBatches,
         accumulate: int,
-        max_steps: int,
         steps_per_block: int,
         seed: int,
     ):
@@ -79,12 +78,17 @@ class TextDataModule(LightningDataModule):
         self.corpus, self.train_tokenizer, self.cache = corpus, tokenizer, Path(cache).expanduser()
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
         self.distinct_batches, self.task = distinct_batches, task
-        self.accumulate, self.max_steps, self.steps_per_block, self.seed = accumulate, max_steps, steps_per_block, seed
+        self.accumulate, self.steps_per_block, self.seed = accumulate, steps_per_block, seed
         self.text: TokenizedCorpus | None = None
 
     @property
     def tokens_per_step(self) -> int:
         return self.accumulate * self.batch_size * self.block_size
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """How many optimizer steps see as much as the whole training split."""
+        return self.draw.epoch / (self.accumulate * self.batch_size)
 
     def check_processes(self, count: int) -> None:
         """Refuse a number of processes that cannot share a batch evenly."""
@@ -112,6 +116,9 @@ class TextDataModule(LightningDataModule):
         if self.text is None:
             self.text = prepare(self.corpus, self.train_tokenizer, self.cache)
             self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)
+            if not isinstance(self.draw, Draw):
+                name, kind = type(self.task).__name__, type(self.draw).__name__
+                raise ConfigError(f"{name}.draw(...) must be a molino.data.batches.Draw, not a {kind}")
 
     def train_dataloader(self) -> TrainingBlocks:
         rank, world_size = self._processes()
@@ -123,7 +130,7 @@ class TextDataModule(LightningDataModule):
                 steps %= self.distinct_batches
             return draw_block(self.draw, self.task.parts, steps, self.accumulate, self.batch_size, rank, world_size)
 
-        return TrainingBlocks(block, lambda: self.trainer.global_step, self.max_steps, self.steps_per_block)
+        return TrainingBlocks(block, lambda: self.trainer.global_step, self.trainer.max_steps, self.steps_per_block)
 
     def val_dataloader(self) -> Evaluation:
         return self.task.evaluation(self.text, "val", self.block_size, None, *self._processes())

@@ -7,6 +7,7 @@ written last. This module imports no torch, so that listing a thousand runs cost
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
 DEEPEST, MOST_VALUES = 50, 100_000  # of what is recorded
+TIME = re.compile(r"_\d{8}-\d{6}(-\d+)?$")  # behind the name of a run of its own
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
 
 
@@ -74,6 +76,8 @@ def list_runs(outputs: Path) -> list[Path]:
 def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
     """Return the run that `run` names: a path, a run's name below `outputs`, or `latest`.
 
+    A name may stand without the time that directories bear behind it: that is the latest run of this name.
+
     Args:
         trained: the latest one that has saved a checkpoint; some end before.
 
@@ -93,12 +97,18 @@ def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
             raise CheckpointError(f"there is no run below {outputs}: train one with {typed('train')}")
         return usable[-1]
     named = [candidate for candidate in runs if candidate.name == run]
+    named = named or [candidate for candidate in runs if TIME.sub("", candidate.name) == run][-1:]
     if len(named) == 1:
         return named[0]
     if named:
         raise CheckpointError(f"{len(named)} runs are called {run}: name one by its path, such as {named[-1]}")
     latest = f"; the latest is {runs[-1].name}" if runs else ""
     raise CheckpointError(f"there is no run {run}, neither as a path nor as a name below {outputs}{latest}")
+
+
+def is_named(name: str, outputs: Path) -> bool:
+    """Tell whether a run below `outputs` bears this name, with or without the time behind it."""
+    return any(name in (run.name, TIME.sub("", run.name)) for run in list_runs(outputs))
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from molino.base.files import write_text
+from molino.base.files import read_text, write_text
 from molino.runs.directory import CONFIG
 
 PACKAGES = ("molino-lm", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy")
@@ -28,6 +28,15 @@ def record(run: Path, config: dict[str, Any], overrides: list[str], choices: dic
     if changes:
         write_text(run / "changes.patch", changes)
     write_text(run / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def read_choices(run: Path) -> dict[str, Any]:
+    """Return the choice that a run has taken of each group; of one that has not recorded them, none."""
+    try:
+        choices = json.loads(read_text(run / "environment.json")).get("choices")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return choices if isinstance(choices, dict) else {}
 
 
 def environment(commit: str | None, changed: bool) -> dict[str, Any]:

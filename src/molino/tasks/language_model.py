@@ -126,7 +126,7 @@ def next_tokens(windows: Windows) -> Draw:
         targets = np.where(mask, targets.astype(np.int64), IGNORE_INDEX)
         return Rows({"tokens": inputs, "targets": targets}, {"loss": mask.sum(axis=-1)})
 
-    return draw
+    return Draw(draw, windows.epoch)
 
 
 def loss_units(split: Split) -> dict[str, float]:

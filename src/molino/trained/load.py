@@ -14,7 +14,7 @@ from molino.configuration.settings import with_task
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
-from molino.hub.read import architecture, find_folder, load_model
+from molino.hub.read import architecture, find_folder, load_model, read_weights
 from molino.models.capabilities import Capabilities
 from molino.models.model import MODEL
 from molino.runs import directory
@@ -173,14 +173,59 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or does not fit the run's settings.
     """
+    return _load_run(run, checkpoint, device, dtype)[0]
+
+
+def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> None:
+    """Give a model the weights that it begins from: those of a run, of a Hugging Face folder or of a hub id.
+
+    Of a run a model may have more rows than its vocabulary has tokens: those of special tokens that came after it keep
+    the values they have.
+
+    Raises:
+        CheckpointError, DataError: they are missing, damaged, or do not fit.
+    """
+    run = Path(source)
+    if not (run / directory.CONFIG).is_file():
+        read_weights(model, source)
+        return
+    loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
+    _check_extension(loaded.tokenizer, tokenizer, run)
+    ours, theirs = model.state_dict(), trained.state_dict()
+    for name, tensor in ours.items():
+        # A dimension of the vocabulary may be longer.
+        grown = (loaded.tokenizer.size, tokenizer.size)
+        fits = name in theirs and theirs[name].dim() == tensor.dim()
+        pairs = list(zip(theirs[name].shape, tensor.shape, strict=True)) if fits else []
+        if not fits or not all(old == new or (old, new) == grown for old, new in pairs):
+            had = f"{list(theirs[name].shape)}" if name in theirs else "nothing"
+            raise CheckpointError(f"weights={source} do not fit: of {name}, {list(tensor.shape)}, they have {had}")
+        tensor[tuple(slice(old) for old, _ in pairs)] = theirs[name]
+
+
+def _check_extension(own: Tokenizer, tokenizer: Tokenizer, run: Path) -> None:
+    """Refuse a tokenizer that names other tokens by the ids of a run's own."""
+    for token in range(own.size):
+        if token >= tokenizer.size or tokenizer.token(token) != own.token(token):
+            theirs = repr(tokenizer.token(token)) if token < tokenizer.size else "nothing"
+            raise CheckpointError(
+                f"data.tokenizer does not go with weights={run}: token {token} is {own.token(token)!r} there and "
+                f"{theirs} here; leave data.tokenizer out, or name one that only adds tokens"
+            )
+
+
+def _load_run(
+    run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype
+) -> tuple[LoadedRun, torch.nn.Module]:
+    """Return a run, and the model that the network of its task stands on."""
     path, settings = directory.checkpoint_path(run, checkpoint), directory.read_config(run)
     if not isinstance(settings.get("model"), dict) or "_target_" not in settings["model"]:
         raise CheckpointError(f"{run / directory.CONFIG} is damaged: it says nothing of a model")
     if not (run / directory.TOKENIZER).is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
     tokenizer = Tokenizer.load(run / directory.TOKENIZER)
-    task = build_task(settings)
-    model = build_network(task, build_model(settings, tokenizer.size)).to(dtype)
+    task, model = build_task(settings), build_model(settings, tokenizer.size)
+    network = build_network(task, model).to(dtype)
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
@@ -189,16 +234,16 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
         raise CheckpointError(
             f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"
         )
-    if content["start_id"] >= model.vocab_size:
+    if content["start_id"] >= network.vocab_size:
         raise CheckpointError(f"{path} begins texts with token {content['start_id']}, which the model does not have")
     weights = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
     try:
-        model.load_state_dict(weights)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
     step, start_id = content["global_step"], content["start_id"]
-    return LoadedRun(run, settings, task, tokenizer, model.to(device).eval(), step, start_id)
+    return LoadedRun(run, settings, task, tokenizer, network.to(device).eval(), step, start_id), model
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from molino.base.errors import CheckpointError, Interrupted
+from molino.base.errors import CheckpointError, ConfigError, Interrupted
 from molino.base.files import atomic_write, remove_orphans
 from molino.base.messages import typed
 from molino.base.processes import is_main_process
@@ -150,14 +150,16 @@ def is_better(figures: Mapping[str, float], best: Mapping[str, float], task: Tas
     return new > old if task.direction == MAXIMIZE else new < old
 
 
-def resume_step(checkpoint: Path | None, data: str, max_steps: int) -> int:
+def resume_step(checkpoint: Path | None, data: str, max_steps: int, continued: bool = False) -> int:
     """Return the step a checkpoint stands at; 0 without one.
 
     Args:
         data: digest of the tokens that are there now.
+        continued: it is that of a finished run, which is to be trained for longer.
 
     Raises:
         CheckpointError: it was trained on others, or is from beyond the end of the run.
+        ConfigError: there is no step left to continue with.
     """
     if checkpoint is None:
         return 0
@@ -166,6 +168,11 @@ def resume_step(checkpoint: Path | None, data: str, max_steps: int) -> int:
         raise CheckpointError(
             f"{checkpoint} was trained on a text or with a tokenizer that has changed since: bring that back, or start "
             "a new run"
+        )
+    if continued and content["global_step"] >= max_steps:
+        raise ConfigError(
+            f"{checkpoint.parent.parent.name} has trained for {content['global_step']:,} steps already, and "
+            f"{max_steps:,} are no more: say how many with trainer.max_steps, or trainer.epochs"
         )
     if content["global_step"] > max_steps:
         raise CheckpointError(

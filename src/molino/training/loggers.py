@@ -118,7 +118,7 @@ def start_loggers(
     run: Run, metrics: Iterable[Metric], floors: Iterable[Floor], first_step: int, max_steps: int
 ) -> list[Logger]:
     """Build the loggers of a run; of one that begins, fill the HParams tab and draw the floors."""
-    facts = {"directory": run.path, "first_step": first_step if run.exists else None}
+    facts = {"directory": run.path, "first_step": first_step if run.has_history else None}
     loggers = []
     for name, node in run.settings["logger"].items():
         if node:

@@ -78,7 +78,10 @@ class TrainingModule(LightningModule):
         self._seconds, self._tokens = 0.0, 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer_for(self.model, self._matrices, self.make_optimizer)
+        optimizer = optimizer_for(self.model, self._matrices, self.make_optimizer)
+        # Before a checkpoint brings those that a schedule had made of them.
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A run killed after its last step, before its summary was written, has nothing left to compute them by. It may
@@ -100,7 +103,6 @@ class TrainingModule(LightningModule):
         raw = isinstance(strategy, SingleDeviceStrategy) and scaler is None
         self._take_step = self._raw_step if raw else self._hooked_step
         self._raw_optimizer = self.optimizers(use_pl_optimizer=False)
-        self._base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self._raw_optimizer.param_groups]
         self._trained = [p for group in self._raw_optimizer.param_groups for p in group["params"]]
         # A model that is sharded over processes knows how to take the norm over all of them.
         clip_own = functools.partial(clip_grad_norm_, list(self.model.parameters()))

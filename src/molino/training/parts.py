@@ -21,7 +21,7 @@ from molino.training.plan import Plan
 from molino.training.schedules import Schedule, check_schedule
 
 # What batches follow from beside the section of data.
-OF_PLAN = ("accumulate", "max_steps", "steps_per_block")
+OF_PLAN = ("accumulate", "steps_per_block")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     data = build(settings["data"], "data", TextDataModule, **of_run)
     check_callbacks(callbacks, task.metrics)
     check_optimizer(optimizer)
-    check_schedule(schedule, plan.max_steps)
+    check_schedule(schedule, max(plan.max_steps, 1))
     data.check_processes(hardware.processes)
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():

@@ -1,7 +1,7 @@
 """How long a run is and how often it looks up: the `trainer` section of the configuration."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from molino.base.errors import ConfigError
 
@@ -11,7 +11,8 @@ class Plan:
     """Counts of optimizer steps, checked.
 
     Attributes:
-        max_steps: length of the run.
+        max_steps: length of the run; 0 measures and samples what has not been trained.
+        epochs: its length in epochs, in place of `max_steps`.
         log_every, val_every, checkpoint_every: between two lines of metrics, validations, checkpoints.
         accumulate: micro-batches a step.
         clip: largest norm of all gradients together, or None.
@@ -25,11 +26,16 @@ class Plan:
     accumulate: int = 1
     clip: float | None = None
     sample_tokens: int = 200
+    epochs: float | None = None
 
     def __post_init__(self):
-        for name in ("max_steps", "log_every", "val_every", "checkpoint_every", "accumulate"):
+        for name in ("log_every", "val_every", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)} must be at least 1")
+        if self.max_steps < 0:
+            raise ConfigError(f"trainer.max_steps={self.max_steps} must be at least 0")
+        if self.epochs is not None and not 0 <= self.epochs < math.inf:
+            raise ConfigError(f"trainer.epochs={self.epochs} must be 0 or more")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"trainer.clip={self.clip} must be above 0; null turns clipping off")
         if self.sample_tokens < 0:
@@ -39,7 +45,21 @@ class Plan:
         """Tell whether a validation follows the block that ends at `step`."""
         return step % self.val_every == 0 or step >= self.max_steps
 
+    def settle(self, steps_per_epoch: float) -> "Plan":
+        """Return the plan with its length in steps."""
+        return self if self.epochs is None else replace(self, max_steps=math.ceil(self.epochs * steps_per_epoch))
+
+    @property
+    def settled(self) -> dict[str, int]:
+        """What `settle` decides, by the names of the settings."""
+        return {"max_steps": self.max_steps}
+
     @property
     def steps_per_block(self) -> int:
         """Steps trained in one go: the largest number that divides all three intervals."""
         return math.gcd(self.log_every, self.val_every, self.checkpoint_every)
+
+    @property
+    def blocks(self) -> int:
+        """How many of them the run has; the last may be shorter."""
+        return -(-self.max_steps // self.steps_per_block)

@@ -87,6 +87,7 @@ class StatusReport(Callback):
     def __init__(self, run: Path):
         self.run = run
         self._last = self._started = time.perf_counter()
+        self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._started, self._first_step = time.perf_counter(), trainer.global_step

@@ -13,11 +13,13 @@ from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
 from molino.runs.measures import HELDOUT, LEARNT, Floor, spoken
 from molino.training.checkpoints import Checkpoints
+from molino.training.continuing import differs
 from molino.training.module import TrainingModule
+from molino.training.run import Run
 
 
 def introduce(
-    run: Path,
+    run: Run,
     data: TextDataModule,
     module: TrainingModule,
     hardware: Hardware,
@@ -27,21 +29,24 @@ def introduce(
     """Print what was composed, before the first step."""
     train, val, per_step = data.splits["train"], data.splits["val"], data.tokens_per_step
     model, max_steps = module.model, module.max_steps
-    epochs = max_steps * per_step / len(train.tokens)
     facts = {
         "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.text.sha256[:12]}",
         "text": f"{train.characters:,} + {val.characters:,} characters, train + held out",
         "tokens": f"{len(train.tokens):,} + {len(val.tokens):,}, vocabulary {data.tokenizer.size:,}",
         "model": f"{type(model).__name__}, {count_parameters(model):,} parameters, context {data.block_size} tokens",
-        "training": f"{max_steps:,} steps of {per_step:,} tokens: {epochs:.1f} epochs",
+        "training": f"{max_steps:,} steps of {per_step:,} tokens: {max_steps / data.steps_per_epoch:.1f} epochs",
         "device": hardware.describe(),
         **describe_floors(floors),
-        "run": run,
+        "run": run.path,
     }
     warmup_steps = module.schedule.keywords.get("warmup_steps", 0)
-    if warmup_steps > max_steps:
+    if warmup_steps > max_steps > 0:
         facts["warm-up"] = f"{warmup_steps:,} steps, longer than the run: the rate stays below optimizer.lr"
-    if first_step:
+    if run.parent:
+        facts["continued"] = f"{run.parent.name}, after step {first_step:,}"
+        said = differs(run.parent, run.settings, first_step, max_steps)
+        facts["as from the start"] = f"no: {'; '.join(said)}" if said else "yes, exactly"
+    elif first_step:
         facts["resumed"] = f"after step {first_step:,}"
     show_facts("molino", facts)
 
@@ -81,7 +86,7 @@ def conclude(
         f"held-out {first}": f"{told.pop(first)} after step {summary['steps']:,}",
         **told,
         f"best {spoken(task.monitor)}": f"{best:.4f} after step {summary['best_step']:,}",
-        "train loss": f"{summary[LEARNT]:.4f}, mean of the last steps",
+        **({"train loss": f"{summary[LEARNT]:.4f}, mean of the last steps"} if LEARNT in summary else {}),
         **describe_floors(floors, figures),
         "time": f"{summary['seconds']:.1f} s" + (f"; {rate:,.0f} tokens/s in training" if rate else ""),
         "run": run,

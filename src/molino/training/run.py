@@ -10,12 +10,16 @@ from typing import Any
 from molino.base.errors import CheckpointError
 from molino.base.processes import is_main_process
 from molino.configuration.identity import complete, refuse_other
+from molino.configuration.overrides import check_length
 from molino.configuration.request import HANDED, Request
 from molino.configuration.settings import begin_from, check_sections, restore, resume
+from molino.machine.hardware import Hardware
 from molino.runs import directory
 from molino.runs.measures import Measures, write_measures
 from molino.runs.record import record
 from molino.runs.status import claim
+from molino.training.continuing import check_parent, take_over
+from molino.training.plan import Plan
 
 
 class Run:
@@ -26,6 +30,7 @@ class Run:
         settings: what it is trained with; of a run that exists, its own with today's paths and hardware.
         path: its directory. A new run of its own has none before `begin`.
         exists: whether it has begun before.
+        parent: the finished run that it is to continue; None once it has begun.
         checkpoint: what it goes on from; None at step 0.
         summary: of a run that another process has ended.
     """
@@ -34,7 +39,12 @@ class Run:
         self.request, self.path, self._claimed = request, path, claimed
         self.exists = path is not None and (path / directory.CONFIG).is_file()
         self.settings = self._read_settings()
-        self.checkpoint = path / directory.LAST if self.exists and (path / directory.LAST).is_file() else None
+        continued = self.settings["continue"]
+        self.parent = Path(continued) if continued and not self.exists else None
+        if self.parent:
+            check_parent(self.parent)
+        source = self.parent or (path if self.exists else None)
+        self.checkpoint = source / directory.LAST if source and (source / directory.LAST).is_file() else None
         self.summary = directory.read_summary(path) if self.exists and directory.is_done(path) else None
 
     @property
@@ -42,22 +52,32 @@ class Run:
         """Where its tokenizer is kept."""
         return self.path / directory.TOKENIZER
 
-    def begin(self, settled: dict[str, Any], measures: Measures) -> None:
+    @property
+    def has_history(self) -> bool:
+        """Whether it has metrics of earlier steps."""
+        return self.exists or self.parent is not None
+
+    def begin(self, plan: Plan, hardware: Hardware, measures: Measures) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
 
         Args:
-            settled: of its hardware. A run that goes on elsewhere computes as it did here.
+            plan, hardware: as they were settled. A run that goes on elsewhere computes as it did here.
             measures: what it will come to.
         """
-        self.settings = self.settings | {"hardware": self.settings["hardware"] | settled}
+        settled = {"hardware": hardware.settled, "trainer": plan.settled}
+        self.settings = self.settings | {name: self.settings[name] | values for name, values in settled.items()}
         if self.path is None:
             name = f"{self.settings['name']}_{datetime.now():%Y%m%d-%H%M%S}"
             self.path = directory.create(self.settings["paths"]["outputs"], name)
             self._claimed.enter_context(claim(self.path))
         if is_main_process() and not self.exists:
             write_measures(self.path, measures)
+            if self.parent:
+                take_over(self.parent, self.path, plan.steps_per_block)
             whole = complete(self.settings)
             record(self.path, whole, self.request.overrides, self.request.choices)
+        if self.parent:
+            self.checkpoint = self.path / directory.LAST
 
     def end(self, summary: dict[str, Any]) -> None:
         """Write the summary: from then on the run is done."""
@@ -86,6 +106,7 @@ class Run:
             return asked.settings
         if not self.exists:
             check_sections(asked.settings)
+            check_length(asked.overrides, asked.settings["trainer"].get("epochs"))
             return begin_from(asked.settings)
         if asked.path is None:
             return resume(self.path, asked.settings, asked.overrides)

@@ -4,7 +4,7 @@ import logging
 import warnings
 from pathlib import Path
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from molino.machine.cluster import cluster_plugins
@@ -29,7 +29,7 @@ def make_trainer(
         max_epochs=1,
         max_steps=plan.max_steps,
         # In blocks. A validation also follows the last one; see TrainingModule.training_step.
-        val_check_interval=min(plan.val_every // plan.steps_per_block, -(-plan.max_steps // plan.steps_per_block)),
+        val_check_interval=min(plan.val_every // plan.steps_per_block, plan.blocks or 1),
         # Else early stopping would wait for the end of the epoch where the interval is 1, which it reads as a fraction.
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -44,6 +44,14 @@ def make_trainer(
         default_root_dir=run,
         **hardware.trainer_arguments(),
     )
+
+
+def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None) -> None:
+    """Train to the end of the plan. Where that is its beginning Lightning would do nothing, not even look."""
+    if trainer.max_steps == 0:
+        trainer.validate(module, data, verbose=False)
+    else:
+        trainer.fit(module, data, ckpt_path=checkpoint)
 
 
 def quiet_lightning() -> None:

@@ -8,13 +8,12 @@ from molino.base.processes import is_main_process
 from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
-from molino.hub.read import read_weights
 from molino.models.model import check_model_by_use, is_ours
 from molino.runs.measures import HELDOUT, measures_of
 from molino.search.pruning import pruning_of, verdict
 from molino.tasks.check import check_floors, check_task_by_use
 from molino.tasks.task import Task
-from molino.trained.load import build_model, build_network, build_task
+from molino.trained.load import begin_weights, build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.loggers import start_loggers
 from molino.training.module import TrainingModule
@@ -22,7 +21,7 @@ from molino.training.parts import build_parts
 from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
 from molino.training.samples import sampling
-from molino.training.trainer import make_trainer
+from molino.training.trainer import fit, make_trainer
 
 
 def run(request: Request) -> float:
@@ -45,6 +44,7 @@ def train(run: Run, started: float) -> float:
     task, plan, hardware, data = parts.task, parts.plan, parts.hardware, parts.data
 
     data.setup()
+    plan = plan.settle(data.steps_per_epoch)
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
@@ -65,12 +65,12 @@ def train(run: Run, started: float) -> float:
     floors = task.floors(data.text, HELDOUT, data.block_size, data.cache) if main else []
 
     check_floors(task, floors)
-    run.begin(hardware.settled, measures_of(task.monitor, task.metrics, floors))
-    first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps)
+    first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps, run.parent is not None)
+    run.begin(plan, hardware, measures_of(task.monitor, task.metrics, floors))
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)
-        introduce(run.path, data, module, hardware, floors, first_step)
+        introduce(run, data, module, hardware, floors, first_step)
         loggers = start_loggers(run, task.metrics, floors, first_step, plan.max_steps)
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest}
@@ -78,7 +78,7 @@ def train(run: Run, started: float) -> float:
     watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed)]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, *watching, checkpoints])
     with run.handed_over(hardware.processes):
-        trainer.fit(module, data, ckpt_path=run.checkpoint)
+        fit(trainer, module, data, run.checkpoint)
 
     if main:
         summary = summarise(module, data, checkpoints, floors) | verdict(trainer)
@@ -92,8 +92,8 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     model = build_model(run.settings, data.tokenizer.size)
     if not is_ours(model):
         check_model_by_use(model)
-    if run.checkpoint is None and run.settings["weights"]:
-        read_weights(model, run.settings["weights"])
+    if run.checkpoint is None and (source := run.settings["weights"]):
+        begin_weights(model, source, data.tokenizer)
     network = build_network(task, model)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)

@@ -1,0 +1,130 @@
+"""A run that goes on from another: `continue=<run>` trains it for longer, `weights=<run>` begins from what it learnt.
+
+Either way most settings are that run's, and what is typed against them is refused. Where a run came from is recorded
+with its settings, by the path of its directory.
+"""
+
+from pathlib import Path
+
+from molino.base.errors import ConfigError
+from molino.configuration.request import Request
+from molino.configuration.settings import restore
+from molino.runs import directory
+from molino.runs.record import read_choices
+
+# Groups that may be chosen anew of a run that is continued, and what else may be said anew: its length, how often it
+# looks up, its rate, where things lie.
+GROUPS = ("scheduler", "hardware", "logger")
+LENGTHS = ("trainer.max_steps", "trainer.epochs")
+OTHERS = (
+    "continue", *LENGTHS, "trainer.log_every", "trainer.val_every", "trainer.checkpoint_every", "trainer.sample_tokens",
+    "optimizer.lr", "name", "sweep",
+)  # fmt: skip
+BESIDE = ("paths.", "hydra.", "hydra/")
+# What comes along with the weights of a run.
+BROUGHT = ("model", "data/tokenizer", "experiment")
+PRETRAINED = "molino.data.pretrained.load_pretrained"
+
+
+def check_continued(overrides: list[str]) -> None:
+    """Refuse settings that would make another run of the one that `continue=` names.
+
+    Raises:
+        ConfigError: there is one; names the first.
+    """
+    if not is_named(overrides, "continue"):
+        return
+    for override in overrides:
+        key = name_of(override)
+        within = key in (*GROUPS, *OTHERS) or key.startswith((*BESIDE, *(f"{group}." for group in GROUPS)))
+        if not within and override != "debug=traceback":
+            raise ConfigError(
+                f"{override} cannot be changed in a run that is continued: length, intervals, schedule, optimizer.lr, "
+                "hardware, loggers and paths can"
+            )
+
+
+def force(arguments: list[str]) -> list[str]:
+    """Return a command line that continues a run as Hydra takes it; any other as it is.
+
+    Which settings a group has depends on the choice that the run has made, which today's defaults do not know: what is
+    said of one is forced upon them.
+    """
+    inner = tuple(f"{group}." for group in GROUPS)
+    if not is_named(arguments, "continue"):
+        return arguments
+    return [f"++{argument}" if argument.startswith(inner) else argument for argument in arguments]
+
+
+def name_of(override: str) -> str:
+    """Return the name that an override sets: `model.n_layer` of `+model.n_layer=2`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def is_named(overrides: list[str], key: str) -> bool:
+    """Tell whether a setting is given a value."""
+    return any(name_of(each) == key and each.partition("=")[2] not in ("", "null") for each in overrides)
+
+
+def with_origin(request: Request) -> Request:
+    """Return a request with the settings of the run that it goes on from, where it goes on from one.
+
+    Raises:
+        ConfigError: something is typed against them.
+        CheckpointError: there is no such run.
+    """
+    settings = request.settings
+    if settings.get("continue"):
+        return _continued(request, directory.find(str(settings["continue"]), settings["paths"]["outputs"]))
+    if settings.get("weights") and (run := find_run(str(settings["weights"]), settings["paths"]["outputs"])):
+        return _begun(request, run)
+    return request
+
+
+def find_run(name: str, outputs: str) -> Path | None:
+    """Return the run that is called so; None where it is a folder or a hub id of Hugging Face's."""
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / directory.CONFIG).is_file():
+        return None
+    ours = path.is_dir() or name == "latest" or directory.is_named(name, Path(outputs))
+    return directory.find(name, Path(outputs), trained=True) if ours else None
+
+
+def _continued(request: Request, parent: Path) -> Request:
+    asked, own = request.settings, restore(parent, request.settings["paths"])
+    typed = [name_of(override) for override in request.overrides]
+    chosen = [group for group in GROUPS if group in typed]
+    own |= {group: asked[group] for group in chosen}
+    for key in typed:
+        section, _, name = key.partition(".")
+        if name and section in asked and section not in ("paths", "hydra"):
+            # What lies deeper, as in logger.csv.directory, comes with what it lies in.
+            name = name.partition(".")[0]
+            own[section] = own[section] | {name: asked[section][name]}
+    if "trainer.max_steps" in typed:
+        own["trainer"] = own["trainer"] | {"epochs": asked["trainer"]["epochs"]}
+    own |= {"continue": str(parent), "resume": None} | ({"name": asked["name"]} if "name" in typed else {})
+    choices = read_choices(parent) | {group: request.choices[group] for group in chosen}
+    return Request(own, request.overrides, choices, request.path)
+
+
+def _begun(request: Request, run: Path) -> Request:
+    asked, own = request.settings, restore(run, dict(request.settings["paths"]))
+    typed = {name_of(override): override for override in request.overrides}
+    extended = request.choices.get("data/tokenizer", "").startswith("pretrained")
+    for key, override in typed.items():
+        against = [name for name in BROUGHT if key == name or key.startswith(f"{name.replace('/', '.')}.")]
+        if against and not (extended and against == ["data/tokenizer"]):
+            raise ConfigError(
+                f"{override} is said against weights={asked['weights']}, which bring their model and their tokenizer: "
+                "leave it out"
+            )
+    data = dict(asked["data"])
+    if not extended:
+        data["tokenizer"] = {"_target_": PRETRAINED, "_partial_": True, "path": str(run / directory.TOKENIZER)}
+    if "data.block_size" not in typed:
+        data["block_size"] = own["data"]["block_size"]
+    choices = request.choices | {"data/tokenizer": "pretrained", "model": read_choices(run).get("model")}
+    name = asked["name"] if "name" in typed else f"{choices.get('data')}-{choices['model']}"
+    settings = asked | {"model": own["model"], "data": data, "weights": str(run), "name": name}
+    return Request(settings, request.overrides, choices, request.path)
