@@ -1,1 +1,43 @@
-"""molino: an experiment harness for small language models on PyTorch Lightning and Hydra."""
+"""molino: an experiment harness for small language models on PyTorch Lightning and Hydra.
+
+    import molino
+
+    run = molino.train(["model=bigram", "data=quijote"])
+    print(run.generate("En un lugar"))
+
+docs/python.md tells the rest. What is heavy is imported when it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from molino.base.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MolinoError,
+    NonFiniteError,
+    ResourceError,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from molino.api.listing import list_runs
+    from molino.api.run import Run, load
+    from molino.api.training import train
+
+__all__ = [
+    "CheckpointError", "ConfigError", "DataError", "Interrupted", "MolinoError", "NonFiniteError", "ResourceError",
+    "Run", "list_runs", "load", "train",
+]  # fmt: skip
+_HOMES = {"train": "training", "load": "run", "Run": "run", "list_runs": "listing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'molino' has no attribute {name!r}")
+    return getattr(import_module(f"molino.api.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

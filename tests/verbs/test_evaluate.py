@@ -8,15 +8,14 @@ import tokenizers
 import torch
 from conftest import small_text
 
-from molino.data.corpora.local import UserText
 from molino.machine.hardware import Hardware
 from molino.trained.load import load_run
 from molino.verbs.evaluate import evaluate
 
 
-def measure(run, split="val", stride=None, checkpoint="last", floors=False, corpus=None):
+def measure(run, split="val", stride=None, checkpoint="last", floors=False, data=None):
     paths = {"outputs": str(run.outputs), "cache": str(run.cache), "mirror": None}
-    return evaluate(str(run.path), None, checkpoint, split, stride, floors, Hardware("cpu", threads=1), paths, corpus)
+    return evaluate(str(run.path), None, checkpoint, split, stride, floors, Hardware("cpu", threads=1), paths, data)
 
 
 @torch.no_grad()
@@ -44,7 +43,8 @@ def test_the_loss_is_that_of_a_loop_by_hand(tiny, stride):
 def test_another_corpus_is_read_with_the_runs_tokenizer(tiny, tmp_path, split, part):
     text = small_text(5, 60)[:600]
     (tmp_path / "other.txt").write_text(text, "utf-8")
-    loss = measure(tiny, split, corpus=UserText(str(tmp_path / "other.txt")))
+    node = {"_target_": "molino.data.corpora.local.UserText", "path": str(tmp_path / "other.txt")}
+    loss = measure(tiny, split, data={"corpus": node})
     assert loss == pytest.approx(loss_by_hand(tiny, text[part], 16), abs=1e-6)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from molino.base.streams import printable
 
 SECONDS_BETWEEN_LINES = 5.0
+BETWEEN_LOOKS = 0.2  # seconds, of a line that is written over
 Item = TypeVar("Item")
 
 
@@ -32,6 +33,32 @@ console = _Console(width=None if sys.stdout.isatty() else 200)
 def say(text: str) -> None:
     """Print one line as it is: no markup, no colours, no breaks at the width of the terminal."""
     console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
+
+
+class Line:
+    """A line that is written over, for notebooks, which have no terminal but take carriage returns.
+
+    Nothing is written where there is no notebook, or where the console is quiet.
+    """
+
+    def __init__(self) -> None:
+        self._width, self._last = 0, 0.0
+
+    def show(self, text: str, at_once: bool = False) -> None:
+        """Put `text` in the place of what is there: a few times a second at most, or at once."""
+        if not console.is_jupyter or console.quiet or not (at_once or time.monotonic() - self._last > BETWEEN_LOOKS):
+            return
+        self._last = time.monotonic()
+        sys.stdout.write(f"\r{printable(text):<{self._width}}")
+        sys.stdout.flush()
+        self._width = len(text)
+
+    def end(self) -> None:
+        """Leave the line as it stands."""
+        if self._width:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self._width = 0
 
 
 @contextmanager
@@ -55,12 +82,10 @@ def progress(items: Collection[Item], what: str) -> Iterator[Item]:
     if console.is_terminal:
         yield from track(items, what, console=console, transient=True)
         return
-    last_line = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            say(f"{what}: {done / len(items):.0%}")
+    with _telling(what, len(items)) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 @contextmanager
@@ -71,16 +96,30 @@ def advancing(what: str, total: int) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(what, total=total)
             yield lambda part: bar.advance(task, part)
         return
-    last_line, done = time.monotonic(), 0
+    with _telling(what, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _telling(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """As `advancing`, where there is no terminal."""
+    started = last_line = time.monotonic()
+    done, line = 0, Line()
 
     def advance(part: int) -> None:
         nonlocal last_line, done
         done += part
-        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+        if console.is_jupyter:
+            if time.monotonic() - started > 1:
+                line.show(f"{what}: {done / total:.0%}", at_once=done == total)
+        elif time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
             say(f"{what}: {done / total:.0%}")
 
-    yield advance
+    try:
+        yield advance
+    finally:
+        line.end()
 
 
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -18,10 +18,9 @@ from molino.base.processes import is_main_process
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.choices import CONF
-from molino.configuration.composer import refuse_resume, request_of
+from molino.configuration.composer import check_typed, refuse_resume, request_of
 from molino.configuration.internals import arguments_parser, composed_once
-from molino.configuration.origins import check_continued, force
-from molino.configuration.overrides import check_hydras, check_resumed
+from molino.configuration.origins import force
 from molino.configuration.request import HANDED, Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
@@ -35,12 +34,8 @@ def run_command(verb: str) -> int:
         train_handed(task, handed)
         return 0
     typed = check_flags()
-    check_hydras(typed.overrides)
-    if verb == "train":
-        if not typed.multirun:
-            check_resumed(typed.overrides)
-        check_continued(typed.overrides)
-        sys.argv[1:] = force(sys.argv[1:])
+    check_typed(verb, typed.overrides, typed.multirun)
+    sys.argv[1:] = force(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with composed_once():

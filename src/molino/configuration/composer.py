@@ -9,9 +9,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
 from molino.base.errors import ConfigError
-from molino.configuration.internals import apply_overrides, chooses_group
-from molino.configuration.origins import with_origin
-from molino.configuration.overrides import quote_value
+from molino.configuration.choices import CONF
+from molino.configuration.internals import apply_overrides, chooses_group, composed
+from molino.configuration.origins import check_continued, force, with_origin
+from molino.configuration.overrides import (
+    check_config_dir,
+    check_hydras,
+    check_resumed,
+    quote,
+    quote_value,
+    take_config_dir,
+)  # fmt: skip
 from molino.configuration.request import Request
 from molino.configuration.settings import resolve
 
@@ -23,6 +31,42 @@ def request_of(config: DictConfig, hydra: Any) -> Request:
         hydra: Hydra's part of it.
     """
     return with_origin(Request(resolve(config), list(hydra.overrides.task), choices_of(hydra)))
+
+
+def compose(verb: str, arguments: list[str]) -> Request:
+    """Return what a command with these arguments would ask for. Nothing that Hydra keeps for a whole process changes.
+
+    Raises:
+        ConfigError: they are none for a single command.
+        HydraException, OmegaConfBaseException: they do not compose.
+    """
+    own, overrides = take_config_dir([*arguments])
+    if flags := [override for override in overrides if override.startswith("-")]:
+        raise ConfigError(f"{flags[0]} is for the command line: this is one run; leave it out")
+    if own is not None:
+        check_config_dir(Path(own), CONF)
+    overrides = [quote(override) for override in overrides]
+    check_typed(verb, overrides)
+    with composed(CONF, verb, force(overrides), own) as config:
+        hydra = config.hydra
+        with open_dict(config):
+            del config["hydra"]
+        if config.get("sweep") is not None:
+            raise ConfigError(f"sweep={config.sweep} names a sweep, and this is a single run")
+        return request_of(config, hydra)
+
+
+def check_typed(verb: str, overrides: list[str], multirun: bool = False) -> None:
+    """Refuse what cannot be typed together, before it is composed.
+
+    Raises:
+        ConfigError: there is such a thing.
+    """
+    check_hydras(overrides)
+    if verb == "train":
+        if not multirun:
+            check_resumed(overrides)
+        check_continued(overrides)
 
 
 def choices_of(hydra: Any) -> dict[str, str | None]:

@@ -7,6 +7,8 @@ import gc
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = -1
+# What they are by themselves.
+MMAP_MAX, TRIM_THRESHOLD = 65536, 128 * 1024
 
 
 def keep_freed_memory() -> None:
@@ -19,9 +21,18 @@ def keep_freed_memory() -> None:
     """
     # Trainers, their modules and optimizers refer to each other in circles.
     gc.collect()
+    _tell_malloc(0, NEVER)
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back what is freed, as by itself, also what is free now."""
+    _tell_malloc(MMAP_MAX, TRIM_THRESHOLD)
+
+
+def _tell_malloc(mmap_max: int, trim_threshold: int) -> None:
     # Not every C library has these.
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, NEVER)
+        library.mallopt(M_MMAP_MAX, mmap_max)
+        library.mallopt(M_TRIM_THRESHOLD, trim_threshold)
         library.malloc_trim(0)

@@ -6,6 +6,7 @@ task is the best so far. They hold plain Python values and tensors, so that `wei
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,6 +102,8 @@ class Checkpoints(Callback):
             remove_orphans(self.run / "checkpoints")
         # A run that was stopped early, and killed before its summary was written, has nothing left to train.
         trainer.should_stop = self.stopped
+        if threading.current_thread() is not threading.main_thread():
+            return  # where Python takes no handlers
         # Set here, after Lightning has set its own, which exit with status 0 on SIGTERM and save nothing. In the end
         # Lightning restores all handlers of before the run; to restore any here would leave its own, and so the model.
         for number in SIGNALS:

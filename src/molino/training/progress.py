@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from molino.base.console import SECONDS_BETWEEN_LINES, console, say
+from molino.base.console import SECONDS_BETWEEN_LINES, Line, console, say
 from molino.runs.measures import LEARNT
 from molino.runs.status import update
 
@@ -14,11 +14,16 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class ProgressDisplay(Callback):
-    """Shows step, loss and what follows from it, tokens/s and the time left; a line for every validation."""
+    """Shows step, loss and what follows from it, tokens/s and the time left; a line for every validation.
+
+    In a notebook all of it is one line that is written over.
+    """
 
     def __init__(self):
         self.bar: Progress | None = None
+        self.line = Line()
         self._last_line = 0.0
+        self._heldout = ""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._started, self._first_step = time.perf_counter(), trainer.global_step
@@ -43,15 +48,17 @@ class ProgressDisplay(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, metrics=_describe(module))
+        elif console.is_jupyter and trainer.is_global_zero:
+            self.line.show(f"{self._at(trainer)} | {_describe(module)}{self._heldout} | {self._left(trainer)}")
         elif self._line_due(trainer):
-            done = trainer.global_step - self._first_step
-            left = (trainer.max_steps - trainer.global_step) / done * (self._last_line - self._started)
-            self._say(trainer, f"{_describe(module)} | {left:.0f} s left")
+            self._say(trainer, f"{_describe(module)} | {self._left(trainer)}")
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int, *_):
         text = f"held-out text: {(batch_idx + 1) / trainer.num_val_batches[0]:.0%}"
         if self.bar is not None:
             self.bar.update(self.task, metrics=text)
+        elif console.is_jupyter and trainer.is_global_zero:
+            self.line.show(f"{self._at(trainer)} | {text}")
         elif self._line_due(trainer):
             self._say(trainer, text)
 
@@ -59,12 +66,18 @@ class ProgressDisplay(Callback):
         if trainer.is_global_zero:
             told = (m for m in module.task.metrics if m.shown or m.tag == module.task.monitor)
             shown = {metric.name: module.val_metrics[metric.tag] for metric in told}
-            self._say(trainer, f"held-out {_told(shown)}")
+            told = f"held-out {_told(shown)}"
+            if console.is_jupyter:
+                self._heldout = f" | {told}"
+                self.line.show(f"{self._at(trainer)}{self._heldout}", at_once=True)
+            else:
+                self._say(trainer, told)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        self.line.end()
 
     def _line_due(self, trainer: Trainer) -> bool:
         due = trainer.is_global_zero and time.perf_counter() - self._last_line > SECONDS_BETWEEN_LINES
@@ -73,8 +86,15 @@ class ProgressDisplay(Callback):
         return due
 
     def _say(self, trainer: Trainer, text: str) -> None:
+        say(f"{self._at(trainer)} | {text}")
+
+    def _at(self, trainer: Trainer) -> str:
         width = len(str(trainer.max_steps))
-        say(f"step {trainer.global_step:>{width}}/{trainer.max_steps} | {text}")
+        return f"step {trainer.global_step:>{width}}/{trainer.max_steps}"
+
+    def _left(self, trainer: Trainer) -> str:
+        done, spent = trainer.global_step - self._first_step, time.perf_counter() - self._started
+        return f"{(trainer.max_steps - trainer.global_step) / done * spent:.0f} s left"
 
 
 class StatusReport(Callback):

@@ -3,18 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from molino.base.console import progress, show_facts
-from molino.base.errors import ConfigError, DataError
-from molino.configuration.build import build, construct_arguments
+from molino.base.console import show_facts
+from molino.base.errors import ConfigError
+from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.configuration.settings import relocate
-from molino.data.corpus import Corpus
-from molino.data.tokens import prepare_tokens
 from molino.evaluation.describe import describe_figures, describe_floors
-from molino.evaluation.totals import measure_all
 from molino.machine.hardware import Hardware
 from molino.runs.measures import metric_name
 from molino.trained.load import LoadedRun, load
+from molino.trained.measuring import corpus_of, measure
 
 
 def run(request: Request) -> float:
@@ -26,7 +23,7 @@ def run(request: Request) -> float:
     # data=... names another corpus; how it would be tokenized and batched in training has no meaning here.
     data = settings.pop("data", None)
     arguments = construct_arguments(evaluate, settings)
-    return evaluate(**arguments, corpus=build(data["corpus"], "data.corpus", Corpus) if data else None)
+    return evaluate(**arguments, data=data)
 
 
 def evaluate(
@@ -38,7 +35,7 @@ def evaluate(
     floors: bool,
     hardware: Hardware,
     paths: dict[str, Any],
-    corpus: Corpus | None = None,
+    data: dict[str, Any] | None = None,
 ) -> float:
     """Print exact figures of a run on one split; return the one that decides, such as the loss.
 
@@ -48,35 +45,23 @@ def evaluate(
         split: `train`, `val` or `test`.
         stride: tokens between the starts of two windows; None for windows that do not overlap.
         floors: count on the training split, for comparison.
-        corpus: another corpus than the run's; it is encoded by the run's tokenizer.
+        data: a section with another corpus than the run's; it is encoded by the run's tokenizer.
     """
     hardware.apply()
-    if source and corpus is None:
+    if source and data is None:
         raise ConfigError(f"source={source} does not say what text to read: add data=..., such as data=shakespeare")
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
-    if corpus is None:
-        corpus = build(relocate(loaded.settings, paths)["data"]["corpus"], "data.corpus", Corpus)
-    text = prepare_tokens(corpus, loaded.tokenizer, Path(paths["cache"]))
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"split={split} is unknown: choose train, val or test")
-    if split not in text.splits:
-        raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(text.splits)}")
-    task = loaded.task
-    batches = task.evaluation(text, split, loaded.model.block_size, stride)
-    with hardware.autocast():
-        telling = progress(batches, f"evaluating {corpus.name}")
-        figures = task.figures(measure_all(task.measure, loaded.model, telling, hardware.device), text.splits[split])
+    corpus = corpus_of(loaded, data, paths)
+    measured = measure(loaded, corpus, split, stride, floors, hardware, Path(paths["cache"]))
     facts = {
         **_describe_model(loaded, checkpoint),
         "corpus": f"{corpus.name}, {split} split, read whole and in order",
-        **batches.describe(),
-        **describe_figures(task.metrics, figures),
+        **measured.how,
+        **describe_figures(loaded.task.metrics, measured.figures),
+        **describe_floors(measured.floors, measured.figures),
     }
-    if floors:
-        found = task.floors(text, split, loaded.model.block_size, Path(paths["cache"]))
-        facts |= describe_floors(found, figures)
     show_facts("evaluation", facts)
-    return figures[metric_name(task.monitor)]
+    return measured.figures[metric_name(loaded.task.monitor)]
 
 
 def _describe_model(loaded: LoadedRun, checkpoint: str) -> dict[str, str]:

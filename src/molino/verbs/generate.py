@@ -1,23 +1,20 @@
 """molino generate: text from a run, written as it is drawn."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from molino.base.errors import ConfigError
 from molino.base.streams import printable
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.data.prompt import ask_prompt, encode_prompt, remark
-from molino.data.start import forbidden_tokens
+from molino.data.prompt import ask_prompt
 from molino.data.tokenizers import Tokenizer
-from molino.generation.decode import decode_text, generate
-from molino.generation.filters import check_settings
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import require_next_token
 from molino.trained.load import load
+from molino.trained.writing import check_sampling, continuations, pieces
 
 
 def run(request: Request) -> None:
@@ -50,40 +47,26 @@ def sample(
     The model is that of `run`, or of the Hugging Face folder or hub id `source`.
     Remarks (unknown characters, a prompt longer than the context) go to standard error.
     """
-    check_settings(temperature, top_k, top_p, samples, max_new_tokens, min_p, repetition_penalty)
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
+    drawn = {
+        "samples": samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    check_sampling(seed, **drawn)
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
-    tokenizer, model = loaded.tokenizer, loaded.model
-    require_next_token(model, "generate")
+    require_next_token(loaded.model, "generate")
     prompt = ask_prompt('; an empty one, prompt="", starts from nothing') if prompt is None else prompt
-    # A prompt may hold no token at all, such as white space where tokens are words.
-    ids = (encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else []) or [loaded.start_id]
-    if len(ids) > model.block_size:
-        remark(f"the prompt has {len(ids)} tokens; the model sees the last {model.block_size}, its context")
-    # A text that starts from nothing starts after start_id, which is not part of it.
-    context = ids[len(loaded.prefix) :] if prompt else []
     if hardware.compile is True:
         # The length of the text changes with every token.
-        model.compile(dynamic=True)
+        loaded.model.compile(dynamic=True)
     with hardware.autocast():
-        steps = generate(
-            model,
-            torch.tensor(ids),
-            max_new_tokens,
-            samples=samples,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            generator=torch.Generator().manual_seed(seed),
-            stop_id=tokenizer.end_of_text_id,
-            forbidden_ids=forbidden_tokens(tokenizer, loaded.start_id, model.vocab_size),
-            cached=cache,
-        )
-        show(steps, samples, prompt, tokenizer, context)
+        steps, context = continuations(loaded, prompt, seed=seed, cached=cache, **drawn)
+        show(steps, samples, prompt, loaded.tokenizer, context)
 
 
 def show(steps: Iterator[torch.Tensor], samples: int, prompt: str, tokenizer: Tokenizer, context: list[int]) -> None:
@@ -96,18 +79,6 @@ def show(steps: Iterator[torch.Tensor], samples: int, prompt: str, tokenizer: To
         return
     for number, row in enumerate(torch.stack(list(steps), dim=1).tolist(), start=1):
         write(f"--- sample {number} ---\n{prompt}{''.join(pieces(row, tokenizer, context))}\n")
-
-
-def pieces(ids: Iterable[int], tokenizer: Tokenizer, context: list[int]) -> Iterator[str]:
-    """Return the text of new tokens after `context`, up to <|endoftext|>, as it becomes readable."""
-
-    def until_end() -> Iterator[int]:
-        for token in ids:
-            if token == tokenizer.end_of_text_id:
-                return
-            yield token
-
-    return decode_text(tokenizer.decode, until_end(), context)
 
 
 def write(text: str) -> None:

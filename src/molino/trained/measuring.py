@@ -1,0 +1,73 @@
+"""A run on a whole split: exact figures, and what counting achieves there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from molino.base.console import progress
+from molino.base.errors import ConfigError, DataError
+from molino.configuration.build import build
+from molino.configuration.settings import relocate
+from molino.data.corpus import Corpus
+from molino.data.text import strings
+from molino.data.tokens import prepare_tokens
+from molino.evaluation.totals import measure_all
+from molino.machine.hardware import Hardware
+from molino.runs.measures import Floor
+from molino.trained.load import LoadedRun
+
+
+def corpus_of(loaded: LoadedRun, data: dict[str, Any] | None, paths: dict[str, Any]) -> Corpus:
+    """Return the corpus of a section of data; without one that which a run was trained on, where it lies today."""
+    node = data or relocate(loaded.settings, paths)["data"]
+    return build(node["corpus"], "data.corpus", Corpus)
+
+
+def read_texts(loaded: LoadedRun, split: str, paths: dict[str, Any]) -> list[str]:
+    """Return the documents of a split of what a run was trained on, whole.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    corpus = corpus_of(loaded, None, paths)
+    splits = corpus.read()
+    if split not in splits:
+        raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(splits)}")
+    return ["".join(strings(text)) for text in splits[split]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run on one split.
+
+    Attributes:
+        figures: its metrics, by name.
+        floors: what counting achieves there.
+        how: how the split was read, for a table of facts.
+    """
+
+    figures: dict[str, float]
+    floors: list[Floor]
+    how: dict[str, str]
+
+
+def measure(
+    loaded: LoadedRun, corpus: Corpus, split: str, stride: int | None, floors: bool, hardware: Hardware, cache: Path
+) -> Measured:
+    """Measure a run on one split of a corpus; see molino.verbs.evaluate.
+
+    Raises:
+        ConfigError, DataError: there is no such split.
+    """
+    text = prepare_tokens(corpus, loaded.tokenizer, cache)
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split={split} is unknown: choose train, val or test")
+    if split not in text.splits:
+        raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(text.splits)}")
+    task, block_size = loaded.task, loaded.model.block_size
+    batches = task.evaluation(text, split, block_size, stride)
+    with hardware.autocast():
+        telling = progress(batches, f"evaluating {corpus.name}")
+        totals = measure_all(task.measure, loaded.model, telling, hardware.device)
+    found = task.floors(text, split, block_size, cache) if floors else []
+    return Measured(task.figures(totals, text.splits[split]), found, batches.describe())
