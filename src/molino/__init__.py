@@ -8,6 +8,7 @@
 docs/python.md tells the rest. What is heavy is imported when it is asked for.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,10 @@ _HOMES = {"train": "training", "load": "run", "Run": "run", "list_runs": "listin
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'molino' has no attribute {name!r}")
-    return getattr(import_module(f"molino.api.{_HOMES[name]}"), name)
+    with warnings.catch_warnings():
+        # What others import wants to draw bars of its own in notebooks.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        return getattr(import_module(f"molino.api.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
