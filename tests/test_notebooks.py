@@ -52,7 +52,9 @@ def test_a_notebook(path, mirror, cache, tmp_path, monkeypatch):
     assert found["attention"] == [2, 4, 24, 24] and found["probabilities"] == pytest.approx(1, abs=1e-5)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     # Progress is one line that is written over, a training; and nobody warns of anything.
-    bars = [output.text for output in outputs if output.output_type == "stream" and "\rstep" in output.text]
+    cells = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    lines = ["".join(each.text for each in cell if each.get("name") == "stdout") for cell in cells]
+    bars = [line for line in lines if "\rstep" in line]
     assert len(bars) == 2 and all(bar.count("\n") == 1 and bar.count("\r") > 5 for bar in bars)
     told = [output.text for output in outputs if output.get("name") == "stderr"]
     assert all(text.startswith("molino: the prompt has 11 tokens") for text in told), told
