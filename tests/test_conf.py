@@ -57,7 +57,7 @@ def test_no_group_is_forgotten_here():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
     assert groups == tested | {"trainer"} and choices("task") == ["language_model"]
     assert choices("trainer") == choices("logger") == ["default"]
-    assert choices(".") == ["evaluate", "explain", "export", "generate", "results", "train"]
+    assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "results", "train"]
     assert choices("hydra/launcher") == ["local", "slurm"] and choices("hydra/sweeper") == ["grid", "optuna"]
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
 

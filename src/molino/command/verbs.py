@@ -2,6 +2,7 @@
 
 # In the order in which one comes to them.
 VERBS = {
+    "data": "look at a corpus before anything is trained on it",
     "train": "train a model; with -m a whole sweep",
     "evaluate": "measure a run exactly on a whole split, beside what counting achieves",
     "generate": "sample text",

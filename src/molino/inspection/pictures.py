@@ -121,6 +121,31 @@ def draw_bigrams(table_VV: Tensor, labels: list[str]) -> Any:
     return figure
 
 
+def draw_corpus(counts_V: np.ndarray, lengths: np.ndarray | None, name: str) -> Any:
+    """Draw how often tokens occur, the most frequent first, beside Zipf's law; and how long documents are.
+
+    Args:
+        lengths: of the documents, in tokens; None of one continuous text.
+    """
+    figure = _figure(10 if lengths is not None else 5.5, 4)
+    panel = figure.add_subplot(1, 2 if lengths is not None else 1, 1)
+    frequent = np.sort(counts_V[counts_V > 0])[::-1]
+    ranks = np.arange(1, len(frequent) + 1)
+    panel.loglog(ranks, frequent, label=name)
+    panel.loglog(ranks, frequent[0] / ranks, color="gray", linestyle="--", label="Zipf: as 1 / rank")
+    panel.set_xlabel("rank of the token")
+    panel.set_ylabel("times in the training split")
+    panel.legend()
+    if lengths is not None:
+        panel = figure.add_subplot(1, 2, 2)
+        bins = np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40)
+        panel.hist(lengths, bins=bins)
+        panel.set_xscale("log")
+        panel.set_xlabel("tokens of a document")
+        panel.set_ylabel("documents")
+    return figure
+
+
 def save(figure: Any, path: Path) -> np.ndarray:
     """Write a figure as PNG; return it as TensorBoard takes an image: (height, width, 3), uint8."""
     with warnings.catch_warnings():

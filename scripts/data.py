@@ -1,0 +1,6 @@
+"""Look at a corpus before anything is trained on it. `molino data --help` lists what can be composed."""
+
+from molino.command.entry import command
+
+if __name__ == "__main__":
+    command("data")
