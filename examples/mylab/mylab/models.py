@@ -38,7 +38,7 @@ class GRU(nn.Module):
 class Parallel(nn.Module):
     """A transformer whose blocks attend and compute side by side, as in GPT-J (Wang and Komatsuzaki 2021).
 
-    It uses molino's attention, and so it can sample with a KV cache and explain.py shows what it looks at.
+    It uses molino's attention, and so it can sample with a KV cache and molino explain shows what it looks at.
 
     Args:
         vocab_size: V; molino passes it.
