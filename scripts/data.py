@@ -1,4 +1,4 @@
-"""Look at a corpus before anything is trained on it. `molino data --help` lists what can be composed."""
+"""Look at a corpus before anything is trained on it. `molino data --help` lists the settings."""
 
 from molino.command.entry import command
 

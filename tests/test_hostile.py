@@ -14,7 +14,7 @@ from molino.base.errors import MolinoError
 from molino.configuration.request import Request
 from molino.configuration.settings import resolve
 from molino.runs import directory
-from molino.verbs import evaluate, explain, export, generate, train
+from molino.verbs import data, evaluate, explain, export, generate, train
 
 WRITES = {"_target_": "molino.base.files.write_text", "path": "owned.txt", "text": "owned"}
 # A package beside the working directory; to import it is enough.
@@ -114,6 +114,8 @@ VERBS = {
     "evaluate": (evaluate, ("model", "data.corpus")),
     "train": (train, ("",)),
 }
+# A corpus that is only looked at is built as for training.
+LOOKING = [each for each in HOSTILE if each[0].split(".")[0] == "data"]
 
 
 def with_value(settings, place, value):
@@ -132,10 +134,11 @@ def asked():
     from hydra.core.global_hydra import GlobalHydra
 
     found = {}
-    for verb in VERBS:
+    for verb in (*VERBS, "data"):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            typed = ["name=x", "hardware=cpu"] if verb == "train" else ["hardware=cpu"] if verb != "export" else []
+            typed = [] if verb in ("data", "export") else ["hardware=cpu"]
+            typed += ["name=x"] if verb == "train" else []
             found[verb] = resolve(compose(verb, typed))
     return found
 
@@ -160,7 +163,7 @@ def refusal(verb, request, here):
     """Have a verb refuse a request, without a trace of it."""
     before = state(here)
     with pytest.raises(MolinoError) as raised:
-        VERBS[verb][0].run(request)
+        (data if verb == "data" else VERBS[verb][0]).run(request)
     assert state(here) == before
     assert "\n" not in str(raised.value) and raised.value.exit_code > 1
     return str(raised.value)
@@ -190,6 +193,13 @@ def test_a_training_that_is_asked_for(place, value, says, tiny, asked, here):
     settings = copy.deepcopy(settings) | {"data": directory.read_config(tiny.path)["data"]}
     message = refusal("train", Request(with_value(settings, place, value), [], {}), here)
     assert says in message
+
+
+@pytest.mark.parametrize(("place", "value", "says"), LOOKING)
+def test_a_corpus_that_is_looked_at(place, value, says, tiny, asked, here):
+    settings = asked["data"] | {"paths": {"outputs": "outputs", "cache": str(tiny.cache), "mirror": None}}
+    settings = copy.deepcopy(settings) | {"data": directory.read_config(tiny.path)["data"]}
+    assert says in refusal("data", Request(with_value(settings, place, value), [], {}), here)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])

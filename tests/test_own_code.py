@@ -401,7 +401,7 @@ def test_what_an_own_part_does_otherwise_is_said_before_anything_is_written(tmp_
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
     name, _, kind = node.partition(", kind: ")
     settings = {
-        "name": "x", "seed": 0, "resume": None, "weights": None, "callbacks": {}, "logger": {},
+        "name": "x", "seed": 0, "resume": None, "continue": None, "weights": None, "callbacks": {}, "logger": {},
         "paths": {"outputs": str(tmp_path / "outputs"), "cache": str(tmp_path / "cache"), "mirror": None},
         "hardware": {"_target_": "molino.machine.hardware.Hardware", "accelerator": "cpu", "threads": 1},
         "trainer": {"_target_": "molino.training.plan.Plan", "max_steps": 20, "log_every": 5, "val_every": 10,

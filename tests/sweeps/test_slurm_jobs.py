@@ -156,9 +156,11 @@ def test_a_failing_job_is_told_and_a_job_that_never_began_too(train, tiny, tmp_p
 
 
 def test_what_is_asked_of_slurm(train, ask, tiny, tmp_path):
-    """With the command of the README."""
+    """With the command of docs/commands.md."""
     (command,) = [
-        line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if "hydra/launcher=slurm " in line
+        line
+        for line in (ROOT / "docs" / "commands.md").read_text("utf-8").splitlines()
+        if "hydra/launcher=slurm " in line
     ]
     arguments = shlex.split(command, comments=True)
     assert arguments[:3] == ["molino", "train", "-m"]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from comparison.tree import make_run
-from conftest import ROOT
 
 from molino.base.messages import typed
 
@@ -121,14 +120,12 @@ def test_it_imports_nothing_heavy(outputs):
     """And so starts at once: no torch, no Lightning, and pictures only where they are asked for."""
     code = """
 import sys
-sys.argv[0] = sys.argv[1]; del sys.argv[1]
-from molino.base.messages import typed
 from molino.command.entry import command
-command(sys.argv[0])
+command("results")
 print(sorted({"torch", "lightning", "matplotlib", "tokenizers"} & set(sys.modules)))
 """
-    script, started = str(ROOT / "scripts" / "results.py"), time.perf_counter()
-    command = [sys.executable, "-c", code, script, "models", f"paths.outputs={outputs}"]
+    started = time.perf_counter()
+    command = [sys.executable, "-c", code, "models", f"paths.outputs={outputs}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(outputs).parent)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert time.perf_counter() - started < 5

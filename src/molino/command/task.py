@@ -102,7 +102,7 @@ def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb; the first time in a process it brings torch, which takes most of a start."""
     name = f"molino.verbs.{verb}"
     with nullcontext() if name in sys.modules else uncollected():
-        if verb == "train":
+        if verb in ("data", "train"):
             import_lightning()
         return import_module(name)
 

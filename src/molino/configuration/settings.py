@@ -56,14 +56,22 @@ def _without_tilde(path: str, name: str) -> Path:
 def check_sections(settings: dict[str, Any]) -> None:
     """Refuse a configuration with a section too many, too few or of the wrong kind, and a seed out of range."""
     check_names(settings, SECTIONS)
-    seed = settings.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
+    check_seed(settings.get("seed"))
     for name, kind in SECTIONS.items():
         if not isinstance(settings.get(name), kind):
             raise ConfigError(f"{name}={settings.get(name)} must be {getattr(kind, '__name__', kind)}")
     if not settings["name"]:
         raise ConfigError("name is empty: a run's directory begins with it")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ConfigError: as above.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
 
 
 def begin_from(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Pictures of a model's attention, positions and bigram table: figures of matplotlib, which is imported when one is
-drawn and never asked for a window.
+"""Pictures of a corpus and of a model's attention, positions and bigram table: figures of matplotlib, which is imported
+when one is drawn and never asked for a window.
 
 Shape suffixes: T time (tokens; queries), S keys, H heads, C channels, V vocabulary.
 """
@@ -7,7 +7,7 @@ Shape suffixes: T time (tokens; queries), S keys, H heads, C channels, V vocabul
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from molino.models.capabilities import capabilities_of, tensor_of
 
 MOST_LABELS = 40  # tokens on an axis; more would be too small to read
 MOST_ROWS = 500  # of a bigram table: more than a picture has room for
+MOST_BARS = 60  # of a histogram
 COLUMNS = 4  # panels side by side, at most
 DPI = 130
 
@@ -121,32 +122,38 @@ def draw_bigrams(table_VV: Tensor, labels: list[str]) -> Any:
     return figure
 
 
-def draw_corpus(counts_V: np.ndarray, lengths: np.ndarray | None, name: str) -> Any:
-    """Draw how often tokens occur, the most frequent first, beside Zipf's law; and how long documents are.
+def draw_corpus(title: str, counts: np.ndarray, unit: str, lengths: np.ndarray, weights: np.ndarray) -> Any:
+    """Draw how often tokens occur, by rank, beside how long things are.
+
+    Zipf's line gives each rank a share of 1 / rank of the same total.
 
     Args:
-        lengths: of the documents, in tokens; None of one continuous text.
+        counts: how often each token of the vocabulary occurs.
+        unit: what the lengths are counted in, and of what.
+        weights: how often each of the lengths counts.
     """
-    figure = _figure(10 if lengths is not None else 5.5, 4)
-    panel = figure.add_subplot(1, 2 if lengths is not None else 1, 1)
-    frequent = np.sort(counts_V[counts_V > 0])[::-1]
-    ranks = np.arange(1, len(frequent) + 1)
-    panel.loglog(ranks, frequent, label=name)
-    panel.loglog(ranks, frequent[0] / ranks, color="gray", linestyle="--", label="Zipf: as 1 / rank")
-    panel.set_xlabel("rank of the token")
-    panel.set_ylabel("times in the training split")
-    panel.legend()
-    if lengths is not None:
-        panel = figure.add_subplot(1, 2, 2)
-        bins = np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40)
-        panel.hist(lengths, bins=bins)
-        panel.set_xscale("log")
-        panel.set_xlabel("tokens of a document")
-        panel.set_ylabel("documents")
+    figure = _figure(11.0, 4.6)
+    figure.suptitle(title, parse_math=False)
+    low, high = int(lengths.min()), int(lengths.max())
+    # Of tokens that are all of one length, as characters are, there is nothing to see.
+    left, *others = np.atleast_1d(figure.subplots(1, 2 if low < high else 1))
+    falling = np.sort(counts[counts > 0])[::-1]
+    ranks = np.arange(1, len(falling) + 1)
+    left.loglog(ranks, falling, ".", markersize=4, label="tokens of the training split")
+    left.loglog(ranks, falling.sum() / (ranks * (1 / ranks).sum()), "--", color="0.5", label="Zipf: 1 / rank")
+    left.set_xlabel("rank")
+    left.set_ylabel("how often it occurs")
+    left.legend()
+    for right in others:
+        # A bar for each whole number where they are few.
+        right.hist(lengths, np.linspace(low - 0.5, high + 0.5, min(high - low + 1, MOST_BARS) + 1), weights=weights)
+        _count_whole(right)
+        right.set_xlabel(unit)
+        right.set_ylabel("how many")
     return figure
 
 
-def save(figure: Any, path: Path) -> np.ndarray:
+def save(figure: Any, path: Path | BinaryIO) -> np.ndarray:
     """Write a figure as PNG; return it as TensorBoard takes an image: (height, width, 3), uint8."""
     with warnings.catch_warnings():
         # A character that the font lacks is drawn as a box.

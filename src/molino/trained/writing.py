@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from molino.base.errors import ConfigError
+from molino.configuration.settings import check_seed
 from molino.data.prompt import encode_prompt, remark
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
@@ -74,5 +74,4 @@ def check_sampling(
         ConfigError: there is one.
     """
     check_settings(temperature, top_k, top_p, samples, max_new_tokens, min_p, repetition_penalty)
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed={seed} must be a whole number from 0 to 2**32 - 1")
+    check_seed(seed)

@@ -1,221 +1,234 @@
-"""molino data: what a corpus is, as text, as tokens and as a batch, before anything is trained on it."""
+"""molino data: a corpus as training would see it, before anything is trained: text, characters, vocabulary, batches."""
 
 import re
-import unicodedata
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from molino.base.console import say, show_facts, show_rows, working
-from molino.base.errors import ConfigError
+from molino.base.console import console, say, show_facts, show_rows, working
+from molino.base.errors import ConfigError, DataError
 from molino.base.files import atomic_write
 from molino.base.messages import typed
-from molino.configuration.build import build, check_arguments
+from molino.configuration.build import build, check_arguments, check_names
 from molino.configuration.request import Request
+from molino.configuration.settings import check_seed
 from molino.data.batches import draw_block
 from molino.data.module import TextDataModule
 from molino.data.prompt import encode_prompt
-from molino.data.text import Text, strings
 from molino.data.tokenizers import Tokenizer
 from molino.data.tokens import Split
-from molino.inspection import pictures
-from molino.inspection.characters import count_characters, count_words, unusual
-from molino.inspection.predictions import label
+from molino.inspection import characters, corpus, pictures
 from molino.models import IGNORE_INDEX
+from molino.tasks.task import Task
 from molino.trained.load import build_task
 
-LONGEST_LINE, LONGEST_PROMPT = 100, 60  # characters
-ROWS, COLUMNS = 2, 12  # of the batch: examples, and tokens of each
-FORMATS = (".png", ".svg", ".pdf")
-COUNTED = 1 << 22  # tokens at a time
+TRAININGS = ("task", "data", "seed")  # settings that mean here what they do in training
+OWN = ("lines", "top", "prompt", "to", "paths")
+# The first micro-batch of training is asked for alone. Its rows do not depend on how many follow it.
+FIRST = {"accumulate": 1, "steps_per_block": 1}
+LONGEST_PROMPT = 60  # characters of the corpus that stand in for a prompt
+ROWS = 3  # of the batch that are shown
+MOST_LINES = 2  # of a row, however long it is
+WIDEST = 120  # columns of a line of tokens
+QUOTED = re.compile(r"='([^'\\]*)'$")
+FEW = 12  # tokens in a line that lists some
 
 
 def run(request: Request) -> None:
-    """Check the settings and show."""
+    """Check the settings and look."""
     settings = dict(request.settings)
-    section, task = settings.pop("data"), build_task(settings)
-    settings.pop("task")
     if settings["prompt"] is not None:
-        settings["prompt"] = str(settings["prompt"])
-    check_arguments(show, settings, given=("data", "command"))
-    given = {"task": task, "accumulate": 1, "steps_per_block": 1, "seed": settings["seed"]}
-    data = build(section, "data", TextDataModule, **given)
-    # As they were typed: Hydra had texts quoted.
-    said = [re.sub(r"='([^'\\]*)'$", r"=\1", each) for each in request.overrides]
-    again = [each for each in said if each.startswith(("data", "task"))]
-    show(**settings, data=data, command=typed("train", *again))
+        settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
+    check_names(settings, [*TRAININGS, *OWN])
+    sections = {name: settings.pop(name, None) for name in TRAININGS}
+    check_arguments(look, settings, given=("data", "task"))
+    check_seed(sections["seed"])
+    task = build_task(sections)
+    data = build(sections["data"], "data", TextDataModule, **FIRST, seed=sections["seed"], task=task)
+    look(**settings, task=task, data=data)
+    say(f"next: {typed('train', *shared_with_training(request.overrides))}")
 
 
-def show(
-    data: TextDataModule, prompt: str | None, lines: int, top: int, seed: int, to: str | None, paths: Any, command: str
+def shared_with_training(overrides: list[str]) -> list[str]:
+    """Return the overrides that `molino train` takes too, without the quotes that the command adds for Hydra itself."""
+    shared = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in OWN]
+    return [QUOTED.sub(r"=\1", override) for override in shared]
+
+
+def look(
+    data: TextDataModule,
+    task: Task,
+    lines: int,
+    top: int,
+    prompt: str | None,
+    to: str | None,
+    paths: dict[str, Any],
 ) -> None:
-    """Print what there is to know of a corpus and its tokens.
+    """Print what a corpus is, in characters and in tokens, and the first batch that training would draw of it.
 
     Args:
-        prompt: a text to turn into tokens and back; None for the first line of the corpus.
-        lines: how many of its lines are shown.
-        top: how many of the most and least frequent tokens.
-        to: a file for a picture.
-        command: what would train on it.
+        lines: how many of the text's first lines are shown.
+        top: how many of the most and the least frequent characters and tokens.
+        prompt: what is turned into tokens and back; None for the first line of the corpus.
+        to: where a picture is written.
 
     Raises:
-        ConfigError: a number is too small, or `to` exists.
-        DataError: the corpus cannot be read.
-        ResourceError: matplotlib is missing, or the picture cannot be written.
+        ConfigError: `lines` or `top` is below 1, or `to` exists or is no .png.
+        DataError: the corpus cannot be read, or the prompt is empty.
+        ResourceError: matplotlib is missing, which only the picture needs, or it cannot be written.
     """
-    if lines < 0 or top < 1:
-        raise ConfigError(f"lines={lines} top={top}: lines must be 0 or more, and top 1 or more")
-    target = Path(to).expanduser() if to else None
-    if target:
-        pictures.require_matplotlib()
-        if target.suffix not in FORMATS:
-            raise ConfigError(f"to={to} is no picture: let it end in {', '.join(FORMATS)}")
-        if target.exists():
-            raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
+    for name, value in {"lines": lines, "top": top}.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value} is too small: choose 1 or more")
+    if prompt == "":
+        raise DataError('prompt="" is no text to look at: add some, such as prompt="In the beginning"')
+    target = check_target(to) if to is not None else None
     data.setup()
+    train, tokenizer = data.splits["train"], data.tokenizer
+    # Read again where the tokens were cached: they do not tell what a tokenizer has dropped.
     with working(f"reading {data.corpus.name}"):
-        texts = data.corpus.read()
-        characters, words = count_characters(texts["train"]), {name: count_words(each) for name, each in texts.items()}
-    show_splits(data, words)
-    first = list(first_lines(texts["train"], lines))
-    if first:
-        say("its first lines\n\n" + "\n".join(f"  {line}" for line in first) + "\n")
-    show_characters(characters, top)
-    counts_V = count_tokens(data.splits["train"], data.tokenizer.size)
-    show_vocabulary(data.tokenizer, counts_V, top)
-    if prompt is None:
-        prompt = next((line for line in first_lines(texts["train"], 1)), "")[:LONGEST_PROMPT]
-    show_prompt(prompt, data.tokenizer)
-    show_batch(data)
+        texts = data.corpus.read()["train"]
+        first, found = corpus.first_lines(texts, lines), characters.survey(texts)
+        vocabulary = corpus.count_vocabulary(train, tokenizer, top)
+    show_corpus(data)
+    show_rows("first lines", ("", "text"), ((str(n), line) for n, line in enumerate(first, start=1)), words=("text",))
+    show_characters(found, top, tokenizer)
+    show_vocabulary(data, task, vocabulary, found.words)
+    show_prompt(first_words(first) if prompt is None else prompt, tokenizer)
+    show_batch(data, task)
     if target:
-        lengths = document_lengths(data.splits["train"]) if data.corpus.documents else None
-        with working("drawing"), atomic_write(target) as file:
-            pictures.draw_corpus(counts_V, lengths, data.corpus.name).savefig(file, format=target.suffix[1:])
+        draw(target, data, vocabulary)
         say(f"picture: {target}")
-    say(f"next: {command}")
 
 
-def show_splits(data: TextDataModule, words: dict[str, int]) -> None:
-    """Print what the corpus is, and a table of its splits."""
-    corpus = data.corpus
-    facts = {"licence": corpus.licence, "sha256": data.text.sha256, "batches": data.batches}
-    show_facts(corpus.name, facts)
-    header = ["split", "documents", "characters", "bytes", "words", "tokens", "tokens a word", "bytes a token", "<unk>"]
+def check_target(to: str) -> Path:
+    """Return where a picture is to be written, before anything is read.
+
+    Raises:
+        ConfigError: it exists, or is no .png.
+        ResourceError: matplotlib is missing.
+    """
+    target = Path(to).expanduser()
+    if target.suffix.lower() != ".png":
+        raise ConfigError(f"to={to} is no name of a picture: choose one that ends with .png")
+    if target.exists():
+        raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
+    pictures.require_matplotlib()
+    return target
+
+
+def show_corpus(data: TextDataModule) -> None:
+    """Print what the corpus is, and how large its splits are."""
+    facts = {"name": data.corpus.name, "licence": data.corpus.licence, "sha256": data.text.sha256}
+    show_facts("corpus", facts)
+    unknown = data.tokenizer.unknown_id is not None
+    header = ["split", "characters", "bytes", "documents", "tokens", *(["of them <unk>"] if unknown else [])]
+    show_rows("splits", header, (list(_sizes(split, unknown)) for split in data.splits.values()))
+
+
+def _sizes(split: Split, unknown: bool) -> Iterator[str]:
+    yield split.name
+    for number in (split.characters, split.bytes, len(split.marks) - 1, len(split.tokens)):
+        yield f"{number:,}"
+    if unknown:
+        yield f"{split.unknown / len(split.tokens):.2%}"
+
+
+def show_characters(found: characters.Survey, top: int, tokenizer: Tokenizer) -> None:
+    """Print the characters of the training split: the most frequent, and whatever is unusual among them."""
+    total = int(found.counts.sum())
     rows = [
-        [
-            name,
-            f"{len(split.marks) - 1:,}",
-            f"{split.characters:,}",
-            f"{split.bytes:,}",
-            f"{words[name]:,}",
-            f"{len(split.tokens):,}",
-            f"{len(split.tokens) / max(words[name], 1):.2f}",
-            f"{split.bytes / len(split.tokens):.2f}",
-            f"{split.unknown / len(split.tokens):.2%}",
-        ]
-        for name, split in data.splits.items()
+        (corpus.visible(repr(character)[1:-1]), characters.name_of(character), f"{count:,}", f"{count / total:.2%}")
+        for character, count in found.most_frequent(top)
     ]
-    show_rows("splits", header, rows)
+    header = ("", "the most frequent", "count", "share")
+    show_rows(f"characters of train: {found.distinct:,} distinct", header, rows, words=("the most frequent",))
+    unusual = characters.unusual(found, tokenizer)
+    if not unusual:
+        say("unusual characters: none\n")
+        return
+    rows = [(f"U+{ord(each.character):04X}", each.name, f"{each.count:,}", each.remark) for each in unusual]
+    show_rows("unusual characters", ("", "name", "count", "what it means"), rows, words=("name", "what it means"))
 
 
-def first_lines(texts: list[Text], count: int) -> list[str]:
-    """Return the first lines that hold something, of the first texts, cut where they are long."""
-    found: list[str] = []
-    for text in texts:
-        begun = ""
-        for string in strings(text):
-            *whole, begun = (begun + string).split("\n")
-            found += [line.rstrip("\r") for line in whole if line.strip()]
-            if len(found) >= count:
-                break
-        found += [begun] if begun.strip() else []
-        if len(found) >= count:
-            break
-    return [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in found[:count]]
+def show_vocabulary(data: TextDataModule, task: Task, vocabulary: corpus.Vocabulary, words: int) -> None:
+    """Print the tokens that occur most and least in the training split, and what one comes to."""
+    tokenizer, train, counts_V = data.tokenizer, data.splits["train"], vocabulary.counts_V
+
+    def cells(id: int) -> tuple[str, str]:
+        return corpus.shown(tokenizer, id), f"{counts_V[id]:,}"
+
+    pairs = zip(vocabulary.most, vocabulary.least, strict=True)
+    rows = [(str(n), *cells(most), *cells(least)) for n, (most, least) in enumerate(pairs, start=1)]
+    header = ("", "most frequent", "count", "least frequent", "count")
+    show_rows(f"vocabulary: {tokenizer.size:,} tokens", header, rows, words=("most frequent", "least frequent"))
+    tokens, never = corpus.tokens_of_text(data.text, train), vocabulary.never
+    listed = " ".join(corpus.shown(tokenizer, id) for id in never[:FEW]) + (" ..." if len(never) > FEW else "")
+    facts = {
+        "never occur": f"{len(never):,}" + (f": {listed}" if never else ""),
+        "occur once": f"{vocabulary.once:,}",
+        "tokens a word": f"{tokens / words:.2f} (of {words:,} words, parted by white space)" if words else "no words",
+        "characters a token": f"{train.characters / tokens:.2f}",
+        "bytes a token": f"{train.bytes / tokens:.2f}",
+    }
+    if data.batches == "documents":
+        share = corpus.padding(data.draw, task.inputs, len(train.marks) - 1, tokenizer.padding_id)
+        facts["<pad> in training batches"] = f"{share:.2%}, for documents shorter than data.block_size"
+    show_facts("tokens in train", facts)
 
 
-def show_characters(counts: dict[str, int], top: int) -> None:
-    """Print the characters of the training split: the most frequent, and those that are not what they seem."""
-    total = sum(counts.values())
-    shown = [[repr(c), f"U+{ord(c):04X}", f"{n:,}", f"{n / total:.2%}"] for c, n in list(counts.items())[:top]]
-    show_rows(f"characters: {len(counts):,} distinct", ["character", "code", "times", "share"], shown, words=("code",))
-    if odd := unusual(counts):
-        rows = [[each.code, each.name, f"{each.count:,}", each.remark] for each in odd[: max(top, 20)]]
-        title = "characters that are not what they seem"
-        if len(odd) > len(rows):
-            title += f": {len(rows)} of {len(odd)}"
-        show_rows(title, ["code", "name", "times", "what it means"], rows, words=("name", "what it means"))
-
-
-def count_tokens(split: Split, vocab_size: int) -> np.ndarray:
-    """Return how often each token occurs in a split, (V,)."""
-    counts_V = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(split.tokens), COUNTED):
-        counts_V += np.bincount(split.tokens[start : start + COUNTED], minlength=vocab_size)
-    return counts_V
-
-
-def show_vocabulary(tokenizer: Tokenizer, counts_V: np.ndarray, top: int) -> None:
-    """Print the most and the least frequent tokens of the training split."""
-    order = np.argsort(-counts_V, kind="stable")
-    there = order[counts_V[order] > 0]
-    absent = len(counts_V) - len(there)
-    count = min(top, -(-len(there) // 2))
-
-    def cells(token: int) -> list[str]:
-        return [str(token), label(tokenizer, token), f"{counts_V[token]:,}"]
-
-    rows = [[*cells(a), *cells(b)] for a, b in zip(there[:count].tolist(), there[::-1][:count].tolist(), strict=True)]
-    never = f", {absent:,} never in train" if absent else ""
-    header = ["most", "token", "times", "least", "token ", "times "]
-    show_rows(f"vocabulary: {len(counts_V):,} tokens{never}", header, rows, words=("token", "token "))
+def first_words(lines: list[str]) -> str:
+    """Return the first of some lines that is not blank, or of a long one its first whole words."""
+    line = next((line for line in lines if line.strip()), lines[0])
+    if len(line) <= LONGEST_PROMPT:
+        return line
+    return line[:LONGEST_PROMPT].rpartition(" ")[0] or line[:LONGEST_PROMPT]
 
 
 def show_prompt(prompt: str, tokenizer: Tokenizer) -> None:
-    """Print a text as tokens, and what comes back of them."""
+    """Print the tokens of a prompt, and whether it comes back from them."""
     ids = encode_prompt(prompt, tokenizer, ())
-    back = tokenizer.decode(ids)
-    same = "yes, exactly" if back == prompt else "no"
-    if back != prompt and unicodedata.normalize("NFC", back) == unicodedata.normalize("NFC", prompt):
-        same = "but for how its accents are written"
-    facts = {
-        "text": repr(prompt),
-        "ids": " ".join(map(str, ids)),
-        "tokens": " ".join(label(tokenizer, token) for token in ids),
-        "back": repr(back),
-        "comes back": same,
-    }
-    show_facts(f"a text as {len(ids)} tokens", facts)
+    decoded = tokenizer.decode(ids)
+    show_facts("a prompt", {"text": repr(prompt), "tokens": f"{len(ids):,}"})
+    if ids:
+        show_aligned({"token": [corpus.shown(tokenizer, id) for id in ids], "id": list(map(str, ids))})
+    differs = corpus.difference(prompt, decoded)
+    if differs is None:
+        say("decoded: it comes back as it was\n")
+        return
+    place, before, after = differs
+    say(f"decoded: {decoded!r}")
+    say(f"it does not come back as it was: from character {place} on {before!r} is {after!r}\n")
 
 
-def show_batch(data: TextDataModule) -> None:
-    """Print the first batch of training, as its first step would read it: what is to be foretold under what is read."""
-    (micro_batches,) = draw_block(data.draw, data.task.parts, np.arange(1), 1, data.batch_size).steps()
-    fields = micro_batches[0].fields
-    rows = []
-    for row in range(min(ROWS, data.batch_size)):
-        for name, tensor in fields.items():
-            rows.append([f"{row} {name}", *_cells(tensor[row], data.tokenizer)])
-    width = max(len(row) for row in rows)
-    shape = " x ".join(map(str, next(iter(fields.values())).shape))
-    filled = [row + [""] * (width - len(row)) for row in rows]
-    show_rows(f"the first batch: {shape}, its first {len({row[0][0] for row in rows})} rows", (), filled)
-    if (padding := data.tokenizer.padding_id) is not None and data.batches != "windows":
-        share = np.mean([(fields[name] == padding).double().mean().item() for name in data.task.inputs])
-        say(f"<pad> is {share:.1%} of what it reads\n")
+def show_batch(data: TextDataModule, task: Task) -> None:
+    """Print the first rows of the batch that step 0 of training draws."""
+    fields = next(draw_block(data.draw, task.parts, np.arange(1), 1, data.batch_size).steps())[0].fields
+    facts = {name: " x ".join(map(str, field.shape)) for name, field in fields.items()}
+    if ignored := sum(int((field == IGNORE_INDEX).sum()) for field in fields.values()):
+        facts["ignored targets"] = f"{ignored:,}, shown as {corpus.IGNORED}"
+    show_facts("first batch", facts)
+    for row in corpus.batch_rows(fields, task.inputs, data.tokenizer, ROWS):
+        show_aligned(row, MOST_LINES)
+        say("")
 
 
-def _cells(row: Tensor, tokenizer: Tokenizer) -> list[str]:
-    """Return the beginning of a row of a batch: tokens as text, other numbers as they are."""
-    if row.dim() == 0:
-        return [str(row.item())]
-    return ["-" if id == IGNORE_INDEX else label(tokenizer, id) for id in row.flatten()[:COLUMNS].tolist()] + (
-        ["..."] if row.numel() > COLUMNS else []
-    )
+def show_aligned(rows: dict[str, list[str]], most: int | None = None) -> None:
+    """Print rows of cells under one another, in as many lines as the width needs, or the first lines of each row."""
+    groups = list(islice(corpus.aligned(rows, min(console.width, WIDEST)), most))
+    for _, group in groups:
+        for line in group:
+            say(line)
+    if more := max(map(len, rows.values())) - groups[-1][0]:
+        say(f"... and {more:,} more")
 
 
-def document_lengths(split: Split) -> np.ndarray:
-    """Return how many tokens each document has, the mark that closes it included."""
-    return np.diff(split.marks)
+def draw(target: Path, data: TextDataModule, vocabulary: corpus.Vocabulary) -> None:
+    """Write the picture of frequencies and lengths, whole or not at all."""
+    lengths = corpus.lengths(data.splits["train"], vocabulary.counts_V, data.tokenizer)
+    title = f"{data.corpus.name}: {data.tokenizer.size:,} tokens"
+    with working("drawing"), atomic_write(target) as file:
+        pictures.save(pictures.draw_corpus(title, vocabulary.counts_V, *lengths), file)
