@@ -452,3 +452,24 @@ def test_what_a_task_does_otherwise_is_said_before_anything_is_written(train, tm
     done = train(f"task._target_=wrong.{name}", *more, *coefficient)
     assert done.status == 2 and done.err.count("\n") == 1 and says in done.err, done.err
     assert not directory.list_runs(tmp_path)
+
+
+def test_what_one_task_has_learnt_is_where_another_begins(train, molino, home, tmp_path):
+    """A language model, then the task on its weights, and a language model on those of the task."""
+    places = (f"data.path={home / 'text.txt'}", f"paths.cache={home / 'cache'}", f"paths.outputs={tmp_path}", *CPU)
+    fitting = [each for each in SMALL if not each.startswith("model.")]
+    assert train("name=first", "task=language_model").status == 0
+    first = directory.find("first", tmp_path)
+    weights = f"weights={first}"
+    done = molino("train", *OWN, *fitting, *places, weights, "name=second", "trainer.max_steps=0")
+    assert done.status == 0, done.err
+    second = directory.find("second", tmp_path)
+    base, network = (load_run(run, "best", torch.device("cpu")).model for run in (first, second))
+    body = base.state_dict()
+    inside = {name.removeprefix("model."): value for name, value in network.state_dict().items()}
+    assert body.keys() <= inside.keys() and all(torch.equal(value, inside[name]) for name, value in body.items())
+    assert inside.keys() > body.keys()  # the head of the task begins as the seed makes it
+    done = molino("train", "data=text", *fitting, *places, f"weights={second}", "name=third", "trainer.max_steps=0")
+    assert done.status == 0, done.err
+    third = load_run(directory.find("third", tmp_path), "best", torch.device("cpu")).model.state_dict()
+    assert all(torch.equal(value, third[name]) for name, value in body.items())
