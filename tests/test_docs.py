@@ -148,7 +148,7 @@ def test_what_is_not_a_verb_is_met_with_the_nearest():
     command = [sys.executable, "-m", "molino", "trian"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("molino: there is no molino trian; did you mean train?")
+    assert done.stderr.startswith("molino: there is no verb 'trian'; did you mean train?")
 
 
 def test_the_test_command_and_the_wheel_are_what_ci_runs():

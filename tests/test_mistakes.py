@@ -79,7 +79,7 @@ def assert_one_line(outcome, verb, status, *parts):
         (["optimizer=3"], ["a group takes the name of one of its choices"]),
         (["model=gpt,bigram"], ["Ambiguous value for argument 'model=gpt,bigram'"]),
         (["data.block_size=[1"], ["no viable alternative at input '[1'"]),
-        (["model"], ["Error parsing override 'model'"]),
+        (["model"], ["model is no setting: write <setting>=<value>"]),
         (["model.block_size=${data.blok_size}"], ["interpolation key 'data.blok_size' not found"]),
     ],
     ids=lambda given: given[0] if "=" in given[0] else "",
@@ -223,7 +223,13 @@ def test_a_damaged_checkpoint(molino, tiny, tmp_path, verb):
     (run / LAST).write_bytes((run / LAST).read_bytes()[:-100])
     prompt = ["prompt=a"] if verb == "generate" else []
     outcome = molino(verb, *prompt, f"run={run}", "checkpoint=last", "hardware=cpu")
-    assert_one_line(outcome, verb, 4, "last.ckpt is damaged", "use checkpoint=best; to resume from it, copy best.ckpt")
+    assert_one_line(
+        outcome,
+        verb,
+        4,
+        "last.ckpt is damaged",
+        "copy best.ckpt over it, or where a checkpoint can be named use checkpoint=best",
+    )
     (run / BEST).unlink()
     outcome = molino(verb, *prompt, f"run={run}", "checkpoint=last", "hardware=cpu")
     assert_one_line(outcome, verb, 4, "last.ckpt is damaged", "use another one")

@@ -8,6 +8,8 @@
 docs/python.md tells the rest. What is heavy is imported when it is asked for.
 """
 
+import os
+import random
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -37,10 +39,17 @@ _HOMES = {"train": "training", "load": "run", "Run": "run", "list_runs": "listin
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'molino' has no attribute {name!r}")
-    with warnings.catch_warnings():
-        # What others import wants to draw bars of its own in notebooks.
-        warnings.filterwarnings("ignore", "IProgress not found")
-        return getattr(import_module(f"molino.api.{_HOMES[name]}"), name)
+    # What is imported then draws random numbers and sets variables.
+    drawn, environment = random.getstate(), dict(os.environ)
+    try:
+        with warnings.catch_warnings():
+            # And wants to draw bars of its own in notebooks.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            return getattr(import_module(f"molino.api.{_HOMES[name]}"), name)
+    finally:
+        random.setstate(drawn)
+        for added in os.environ.keys() - environment.keys():
+            del os.environ[added]
 
 
 def __dir__() -> list[str]:

@@ -86,8 +86,8 @@ def test_curves_are_those_of_the_metrics_file(run):
     table = run.curve()
     assert {len(column) for column in table.values()} == {len(rows)} and table["step"].tolist() == [5, 10, 15, 20]
     assert np.isnan(table["val/loss"]).tolist() == [True, False, True, False]
-    with pytest.raises(molino.CheckpointError, match="has not recorded val/accuracy; it has train/loss"):
-        run.curve("val/accuracy")
+    with pytest.raises(molino.ConfigError, match="has not recorded val/los; did you mean val/loss"):
+        run.curve("val/los")
 
 
 def test_losses_and_figures_are_exact(run, places):
@@ -105,6 +105,9 @@ def test_losses_and_figures_are_exact(run, places):
         run.texts("test", places[1:])
     with pytest.raises(molino.DataError, match="the text has 1 tokens: there is nothing to predict"):
         run.loss("a")
+    for ask in (run.loss, run.tokens, run.logits, run.attention, run.hidden, run.generate):
+        with pytest.raises(molino.DataError, match="a text must be a str, and this is a NoneType"):
+            ask(None)
 
 
 def test_what_a_model_says_inside(run):
@@ -145,6 +148,8 @@ def test_texts_are_those_of_the_command(loaded, tiny, molino):
         ({"samples": 0}, "samples=0"),
         ({"seed": -1}, "seed=-1 must be a whole number"),
         ({"samples": 2, "stream": True}, "samples=2 cannot be streamed together"),
+        ({"temperature": "a"}, "temperature must be float, but it is 'a'"),
+        ({"top_k": 2.5}, "top_k must be int"),
     ],
 )
 def test_mistakes_in_sampling(loaded, settings, says):
@@ -154,13 +159,15 @@ def test_mistakes_in_sampling(loaded, settings, says):
 
 def test_runs_are_found_by_path_name_and_time(run, places, tmp_path):
     outputs = places[0].partition("=")[2]
-    for name in (run.path, str(run.path), run.path.name, "text-gpt", "latest"):
+    for name in (run, run.path, str(run.path), run.path.name, "text-gpt", "latest"):
         assert molino.load(name, outputs=outputs).path == run.path
     assert molino.load(run.path, "last").step == 20
     with pytest.raises(molino.CheckpointError, match="there is no run nothing"):
         molino.load("nothing", outputs=outputs)
     with pytest.raises(molino.ConfigError, match="checkpoint=first is unknown"):
-        molino.load(run.path, "first")
+        molino.load(run, "first")
+    with pytest.raises(molino.ConfigError, match="device=cuda is unknown: choose auto, cpu or gpu"):
+        molino.load(run, device="cuda")
 
 
 def test_a_folder_of_hugging_faces(loaded, tiny, molino, tmp_path):
@@ -199,7 +206,9 @@ def test_a_table_of_runs(run, places):
         (["data=pydocs"], {"corpus": "abc"}, "ConfigError", "corpus= and data=pydocs name two texts"),
         ([], {"corpus": 5}, "ConfigError", "corpus= must be a text, not a int"),
         (["model.n_embd=17"], {}, "ConfigError", "is not divisible by"),
-        ([], {"corpus": ""}, "DataError", "empty"),
+        ([], {"corpus": ""}, "DataError", "corpus= is empty: give a text"),
+        ([], {"corpus": "ab\ud800"}, "DataError", r"corpus= holds half a character \(U\+D800\) at 2"),
+        (["foo"], {}, "ConfigError", "foo is no setting: write <setting>=<value>"),
         (["resume=nothing"], {}, "CheckpointError", "there is no run nothing"),
     ],
 )
@@ -301,11 +310,15 @@ def test_several_processes_are_a_command_of_their_own(run, places, monkeypatch):
 
 
 def test_importing_is_quick():
-    code = "import sys, time; t = time.perf_counter(); import molino; print(time.perf_counter() - t); "
-    code += "print(sorted({'torch', 'lightning', 'hydra', 'numpy'} & sys.modules.keys())); print(dir(molino))"
+    code = "import os, random, sys, time; t = time.perf_counter(); import molino; print(time.perf_counter() - t); "
+    code += "print(sorted({'torch', 'lightning', 'hydra', 'numpy'} & sys.modules.keys())); print(dir(molino)); "
+    # The first call brings torch and Lightning, which draw random numbers and set variables.
+    code += (
+        "before = random.getstate(), dict(os.environ); molino.train; print(before == (random.getstate(), os.environ))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, heavy, names = done.stdout.splitlines()
-    assert float(seconds) < 0.3 and heavy == "[]" and "'list_runs'" in names
+    seconds, heavy, names, same = done.stdout.splitlines()
+    assert float(seconds) < 0.3 and heavy == "[]" and "'list_runs'" in names and same == "True"
     with pytest.raises(AttributeError, match="module 'molino' has no attribute 'trian'"):
         _ = molino.trian
 

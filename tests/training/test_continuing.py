@@ -183,6 +183,32 @@ def test_a_run_that_is_not_finished_or_was_stopped_is_not_continued(molino, plac
     assert done.status == 4 and "there is no run nothing" in done.err
 
 
+@pytest.mark.parametrize("setting", ["continue=", "weights=", "resume=", "++continue="])
+def test_a_run_that_is_not_named_is_none(molino, tmp_path, setting):
+    """As where a shell's variable is empty: the default run would be trained in its place."""
+    done = molino("train", setting, f"paths.outputs={tmp_path / 'none'}")
+    assert done.status == 2 and "names no run: add its path, its name, or latest" in done.err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "there is no checkpoint"), (b"PK", "is damaged")])
+def test_a_parent_has_its_best_checkpoint(molino, places, short, tmp_path, content, says):
+    shutil.copytree(short, tmp_path / "copy")
+    best = tmp_path / "copy" / "checkpoints" / "best.ckpt"
+    best.unlink() if content is None else best.write_bytes(content)
+    done = molino("train", *places, f"continue={tmp_path / 'copy'}", "trainer.max_steps=70")
+    assert done.status == 4 and says in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_runs_with_one_tokenizer_are_compared_wherever_it_came_from(train, molino, home, long, tmp_path):
+    """The run that made it, one that begins from that one's weights, and one from a copy of it."""
+    shutil.copytree(long, tmp_path / "copy")
+    text = ("data=text", f"data.path={home / 'text.txt'}", "trainer.max_steps=1")
+    runs = [train(f"of_{n}", *text, f"weights={run}") for n, run in enumerate((long, tmp_path / "copy"))]
+    done = molino("results", str(long), *map(str, runs), "format=csv", f"paths.outputs={home / 'outputs'}")
+    assert done.out.count(",best,") == 1, done.out
+
+
 def test_what_is_said_of_a_group_is_said_of_the_runs_choice():
     line = ["continue=x", "scheduler.gamma=1", "scheduler=step", "trainer.max_steps=2", "paths.cache=a"]
     assert force(line) == ["continue=x", "++scheduler.gamma=1", *line[2:]]

@@ -12,23 +12,25 @@ from torch import Tensor, nn
 
 from molino.api.aside import Explained
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.messages import suggest
+from molino.configuration.build import check_arguments
 from molino.configuration.composer import compose
 from molino.data.tokenizers import Tokenizer
 from molino.machine.hardware import Hardware
 from molino.runs import directory
 from molino.trained.load import LoadedRun, load_run, load_source
 from molino.trained.measuring import corpus_of, measure, read_texts
-from molino.trained.reading import read_attention, read_hidden, read_logits, read_loss, read_tokens
+from molino.trained.reading import check_text, read_attention, read_hidden, read_logits, read_loss, read_tokens
 from molino.trained.writing import check_sampling, continuations, pieces
 
 
 def load(
-    run: str | Path = "latest", checkpoint: str = "best", *, outputs: str = "outputs", device: str = "auto"
+    run: "str | Path | Run" = "latest", checkpoint: str = "best", *, outputs: str = "outputs", device: str = "auto"
 ) -> "Run":
     """Return a run, or a model in Hugging Face's format.
 
     Args:
-        run: a run's path, its name below `outputs`, `latest`; or a folder or hub id of Hugging Face's.
+        run: a run's path, its name below `outputs`, `latest`; a Run; or a folder of Hugging Face's format.
         checkpoint: `best` or `last`.
         device: `auto`, `cpu` or `gpu`.
 
@@ -36,7 +38,9 @@ def load(
         CheckpointError: there is no such run, or it is damaged.
     """
     with Explained():
-        name, hardware = str(run), Hardware(accelerator=device, precision="32-true")
+        if device not in ("auto", "cpu", "gpu"):
+            raise ConfigError(f"device={device} is unknown: choose auto, cpu or gpu")
+        name, hardware = str(getattr(run, "path", run)), Hardware(accelerator=device, precision="32-true")
         path = Path(name).expanduser()
         if path.is_dir() and not (path / directory.CONFIG).is_file():
             return Run(path, loaded=load_source(name, hardware.device), hardware=hardware)
@@ -111,15 +115,16 @@ class Run:
             `pandas.DataFrame(run.curve())`.
 
         Raises:
-            CheckpointError: nothing was recorded, or no such figure.
+            CheckpointError: nothing was recorded.
+            ConfigError: there is no such figure.
         """
         with Explained():
             table = _read_metrics(self.path)
             if tag is None:
                 return table
             if tag == "step" or tag not in table:
-                known = ", ".join(name for name in table if name != "step")
-                raise CheckpointError(f"{self.path.name} has not recorded {tag}; it has {known}")
+                known = [name for name in table if name != "step"]
+                raise ConfigError(f"{self.path.name} has not recorded {tag}{suggest(str(tag), known)}")
             there = ~np.isnan(table[tag])
             return table["step"][there], table[tag][there]
 
@@ -225,7 +230,9 @@ class Run:
                 "min_p": min_p,
                 "repetition_penalty": repetition_penalty,
             }
+            check_arguments(check_sampling, {"seed": seed, **drawn})
             check_sampling(seed, **drawn)
+            check_text(prompt)
             if stream and samples > 1:
                 raise ConfigError(f"samples={samples} cannot be streamed together: ask for one at a time")
             steps, context = continuations(self._loaded, prompt, seed=seed, cached=True, **drawn)

@@ -9,7 +9,7 @@ from pathlib import Path
 from molino.api.apart import train_apart
 from molino.api.aside import Explained, put_back
 from molino.api.run import Run
-from molino.base.errors import ConfigError
+from molino.base.errors import ConfigError, DataError
 from molino.base.files import make_directory, write_text
 from molino.configuration.composer import compose
 from molino.configuration.request import Request
@@ -49,10 +49,17 @@ def _on_text(arguments: list[str], corpus: str) -> Request:
         raise ConfigError(f"corpus= and {named[0]} name two texts: give one of them")
     if not isinstance(corpus, str):
         raise ConfigError(f"corpus= must be a text, not a {type(corpus).__name__}")
+    if not corpus:
+        raise DataError("corpus= is empty: give a text to train on")
+    try:
+        content = corpus.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(corpus[error.start]):04X}"
+        raise DataError(f"corpus= holds half a character ({half}) at {error.start}: decode it anew") from error
     # Where the cache is the settings say.
     request = compose("train", ["data=text", "data.path=.", *arguments])
     folder = Path(request.settings["paths"]["cache"]) / "texts"
-    file = folder / f"{hashlib.sha256(corpus.encode('utf-8')).hexdigest()[:16]}.txt"
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.txt"
     make_directory(folder)
     if not file.is_file():
         write_text(file, corpus)

@@ -101,9 +101,13 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{full} is not a setting{suggest(key, known, full.removesuffix(key))}{more}"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
+    if group := re.search(r"Could not override '([^']+)'", str(error)):
+        return f"{group[1]} is not chosen here: --help lists what is"
+    if word := re.search(r"Error parsing override '(.*?)'\s+missing EQUAL", str(error), re.DOTALL):
+        return f"{word[1]} is no setting: write <setting>=<value>"
     # Where Hydra looked for its files is more than one wants to know.
     lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
-    text = " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ")))
+    text = " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ", "See https:")))
     choice = re.search(r"Could not find '(.+)/([^/]+)' Available options in '\S+': (.+)", text)
     near = difflib.get_close_matches(choice[2], choice[3].split(), n=1, cutoff=0.5) if choice else []
     return f"{text}: did you mean {choice[1]}={near[0]}?" if near else text

@@ -85,9 +85,9 @@ def _about(words: list[str]) -> int:
         ConfigError: there is no such verb.
     """
     match words:
-        case [] | ["-h" | "--help"]:
+        case [] | ["-h" | "--help", *_]:
             print(overview(VERBS))
-        case ["--version"]:
+        case ["--version", *_]:
             # By its name: it brings torch, to ask for the device.
             print(import_module("molino.machine.versions").versions())
         case ["completion", shell] if shell in SHELLS:
@@ -98,7 +98,7 @@ def _about(words: list[str]) -> int:
             # By its name: it brings Hydra.
             print("\n".join(import_module("molino.command.candidates").candidates(line)))
         case [word, *_]:
-            raise ConfigError(f"there is no molino {word}{suggest(word, VERBS)}")
+            raise ConfigError(f"there is no verb {word!r}{suggest(word, VERBS)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 Reads summaries, settings and statuses, never logs: hundreds of runs take a second.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from molino.base.files import read_text
 from molino.configuration import identity
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten, with_task
-from molino.runs.directory import CONFIG, check_extent
+from molino.runs.directory import CONFIG, TOKENIZER, check_extent
 from molino.runs.measures import Measures, Metric, metric_name, read_measures
 from molino.runs.record import read_choices
 from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
@@ -134,7 +135,7 @@ def read_runs(paths: Iterable[Path], earlier: Callable[[dict[str, Any]], Measure
     takes those of runs with the same sections. A run that is not done does not know the checksum of its corpus: it
     takes that of a run with the same settings of it.
     """
-    runs = _complete_settings(_identify([_read_run(path, earlier) for path in paths]))
+    runs = _same_tokens(_complete_settings(_identify([_read_run(path, earlier) for path in paths])))
     known = {(group, _section(run, group)): run.choices[group] for run in runs if run.settings for group in run.choices}
     texts = {run.corpus: (_text(run), run.corpus_name) for run in runs if run.done}
     return [_complete(run, known, texts) for run in runs]
@@ -226,6 +227,19 @@ def _identified(run: Run, experiment: dict[str, Any]) -> Run:
         corpus=canonical(data["corpus"]) if "corpus" in data else run.corpus,
         tokenizer=canonical(data["tokenizer"]) if "tokenizer" in data else run.tokenizer,
     )
+
+
+def _same_tokens(runs: list[Run]) -> list[Run]:
+    """Where some have the tokenizer of another run, tell tokenizers by what they are, not by where they come from."""
+    if not any("data.tokenizer.path" in run.settings for run in runs):
+        return runs
+    files = {run.path: run.path / TOKENIZER for run in runs if (run.path / TOKENIZER).is_file()}
+    made = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()}
+    known = {(run.corpus, run.tokenizer): made[run.path] for run in runs if run.path in made}
+    return [
+        replace(run, tokenizer=made.get(run.path) or known.get((run.corpus, run.tokenizer), run.tokenizer))
+        for run in runs
+    ]
 
 
 def _complete_settings(runs: list[Run]) -> list[Run]:

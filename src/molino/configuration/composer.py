@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from molino.base.errors import ConfigError
 from molino.configuration.choices import CONF
 from molino.configuration.internals import apply_overrides, chooses_group, composed
-from molino.configuration.origins import check_continued, force, with_origin
+from molino.configuration.origins import check_continued, check_named, force, with_origin
 from molino.configuration.overrides import (
     check_config_dir,
     check_hydras,
@@ -64,6 +64,7 @@ def check_typed(verb: str, overrides: list[str], multirun: bool = False) -> None
     """
     check_hydras(overrides)
     if verb == "train":
+        check_named(overrides)
         if not multirun:
             check_resumed(overrides)
         check_continued(overrides)

@@ -56,6 +56,18 @@ def force(arguments: list[str]) -> list[str]:
     return [f"++{argument}" if argument.startswith(inner) else argument for argument in arguments]
 
 
+def check_named(overrides: list[str]) -> None:
+    """Refuse to go on from a run that is not named, as where a shell's variable is empty.
+
+    Raises:
+        ConfigError: there is such a setting.
+    """
+    for override in overrides:
+        key, assigned, value = override.lstrip("+").partition("=")
+        if key in ("resume", "continue", "weights") and assigned and value in ("", "''", '""'):
+            raise ConfigError(f"{key}= names no run: add its path, its name, or latest; or leave it out")
+
+
 def name_of(override: str) -> str:
     """Return the name that an override sets: `model.n_layer` of `+model.n_layer=2`."""
     return override.lstrip("+~").partition("=")[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from molino.base.errors import CheckpointError, ConfigError
+from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.configuration.build import build, check_node
 from molino.configuration.settings import with_task
 from molino.data.pretrained import load_tokenizer
@@ -187,7 +187,10 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
     """
     run = Path(source)
     if not (run / directory.CONFIG).is_file():
-        read_weights(model, source)
+        try:
+            read_weights(model, source)
+        except DataError as error:
+            raise DataError(f"weights={source} names no run, and {error}") from error
         return
     loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
     _check_extension(loaded.tokenizer, tokenizer, run)
@@ -284,4 +287,4 @@ def _other(path: Path) -> str:
     other = "best" if path.name == Path(directory.LAST).name else "last"
     if not path.with_name(f"{other}.ckpt").is_file():
         return "use another one"
-    return f"use checkpoint={other}; to resume from it, copy {other}.ckpt over it"
+    return f"copy {other}.ckpt over it, or where a checkpoint can be named use checkpoint={other}"

@@ -20,7 +20,18 @@ from molino.trained.load import LoadedRun
 
 def read_tokens(loaded: LoadedRun, text: str) -> list[int]:
     """Return the ids of a text, with what stands before every text."""
+    check_text(text)
     return encode_prompt(text, loaded.tokenizer, loaded.prefix)
+
+
+def check_text(text: object) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"a text must be a str, and this is a {type(text).__name__}")
 
 
 def read_logits(loaded: LoadedRun, text: str) -> Tensor:

@@ -30,6 +30,7 @@ def check_parent(parent: Path) -> None:
     if not directory.is_done(parent):
         go_on = typed("train", f"resume={parent}")
         raise CheckpointError(f"{parent.name} has not finished, so there is nothing to continue: go on with {go_on}")
+    load_checkpoint(parent / directory.BEST)  # it may never be surpassed
     steps, length = directory.read_summary(parent).get("steps"), directory.read_config(parent)["trainer"]["max_steps"]
     if steps != length:
         raise CheckpointError(
@@ -50,7 +51,8 @@ def take_over(parent: Path, run: Path, steps_per_block: int) -> None:
     content["callbacks"][Checkpoints.__name__]["stopped"] = False
     with atomic_write(run / directory.LAST) as file:
         torch.save(content, file)
-    for name in (directory.BEST, *HISTORY):
+    shutil.copyfile(parent / directory.BEST, run / directory.BEST)
+    for name in HISTORY:
         if (parent / name).is_file():
             shutil.copyfile(parent / name, run / name)
 
