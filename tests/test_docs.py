@@ -19,6 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 README = PAGES[0].read_text("utf-8")
 TEXTS = {page.name: page.read_text("utf-8") for page in PAGES}
 SMALL = ("data.block_size=8", "data.batch_size=4", "debug=fast")
+pytestmark = pytest.mark.xdist_group("docs")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -60,6 +61,12 @@ def about(*verbs: str) -> list[str]:
     return [c for c in COMMANDS if c.startswith(starts) and not any(words in c for words in ELSEWHERE)]
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Floors are counted, and corpora prepared, once for all commands."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def home(tiny, tmp_path, monkeypatch):
     """A folder with a run, in which somebody types."""
@@ -72,7 +79,7 @@ def home(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", about("train"))
-def test_training_commands(molino, mirror, tiny, home, command):
+def test_training_commands(molino, mirror, tiny, home, cache, command):
     arguments = shlex.split(command)[2:]
     if "--help" in arguments:
         assert "Usage: molino train" in molino("train", *arguments).out
@@ -93,7 +100,7 @@ def test_training_commands(molino, mirror, tiny, home, command):
     fewer += ["trainer.epochs=0.0005"] if "epochs" in command else []
     fewer += [] if re.search("data=text|resume|continue", command) else ["data.corpus.train_fraction=0.98"]
     fewer = [each for each in fewer if not (each.startswith("data.corpus") and "imdb" in command)]
-    done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={home / 'cache'}")
+    done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={cache}")
     assert done.status == 0, done.err
     after = len(list((home / "outputs").rglob("summary.json")))
     sweep = [each for each in arguments if re.match(r"(model|seed)=.*,", each)]
@@ -104,13 +111,13 @@ def test_training_commands(molino, mirror, tiny, home, command):
 
 
 @pytest.mark.parametrize("command", about("data", "evaluate", "generate", "explain", "results", "export"))
-def test_commands_about_text_and_runs(molino, mirror, tiny, home, command):
+def test_commands_about_text_and_runs(molino, mirror, tiny, home, cache, command):
     verb, *arguments = shlex.split(command)[1:]
     if "source=my-model" in arguments:
         assert molino("export", "run=latest", "to=my-model").status == 0
     places = {
-        "data": [f"paths.mirror={mirror}", f"paths.cache={home / 'cache'}"],
-        "evaluate": [f"paths.mirror={mirror}", f"paths.cache={home / 'cache'}", *CPU],
+        "data": [f"paths.mirror={mirror}", f"paths.cache={cache}"],
+        "evaluate": [f"paths.mirror={mirror}", f"paths.cache={cache}", *CPU],
         "generate": list(CPU),
         "explain": list(CPU),
     }
@@ -158,12 +165,12 @@ def test_the_test_command_and_the_wheel_are_what_ci_runs():
     assert "pip wheel" in ci and "bin/molino train" in ci
 
 
-def test_the_main_job_is_the_default_run(molino, tmp_path):
+def test_the_main_job_is_the_default_run(molino, cache, tmp_path):
     lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
     (command,) = [line for line in lines if line.endswith("/molino train")]
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e . && ")
     less = ("debug=fast", "data.corpus.train_fraction=0.98")
-    done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}")
+    done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={cache}")
     assert done.status == 0, done.err
     for name in (
         "held-out loss",
@@ -186,7 +193,7 @@ def test_scripts_are_the_same_as_the_command(tiny, tmp_path):
     assert scripts == {"benchmark", "data", "evaluate", "explain", "export", "generate", "results", "train"}
 
 
-def test_the_sweep_that_is_shown(molino, mirror, tmp_path, monkeypatch):
+def test_the_sweep_that_is_shown(molino, mirror, cache, tmp_path, monkeypatch):
     """With one seed, one rate and few steps: 4 of its 24 runs."""
     monkeypatch.chdir(tmp_path)
     train, compare = (shlex.split(c)[2:] for c in COMMANDS if "sweep=first" in c or " first " in c)
@@ -200,7 +207,7 @@ def test_the_sweep_that_is_shown(molino, mirror, tmp_path, monkeypatch):
         "data.block_size=8",
         *short,
     ]
-    done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}")
+    done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={cache}")
     assert done.status == 0, done.out + done.err
     assert len(list((tmp_path / "outputs" / "sweeps" / "first").glob("*/summary.json"))) == 4
     done = molino("results", *compare)
@@ -225,11 +232,11 @@ def test_tensorboard_reads_the_outputs(tiny):
 
 
 @pytest.mark.parametrize("page", ["README.md", "python.md"])
-def test_what_is_shown_of_python(page, mirror, tmp_path, monkeypatch):
+def test_what_is_shown_of_python(page, mirror, cache, tmp_path, monkeypatch):
     """With few steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
-    monkeypatch.setenv("MOLINO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOLINO_CACHE", str(cache))
     train = package.train
 
     def shortened(overrides, **more):

@@ -10,6 +10,7 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+pytestmark = pytest.mark.xdist_group("notebooks")
 FIGURES = """
 import json
 print(json.dumps({
