@@ -38,7 +38,8 @@ sys.argv = [verb, "--help"]
 try:
     command(verb)
 finally:
-    print(json.dumps(sorted({"torch", "lightning", "tokenizers", "numpy"} & sys.modules.keys())))
+    heavy = {"torch", "lightning", "tokenizers", "numpy", "hydra", "omegaconf", "yaml"}
+    print(json.dumps(sorted(heavy & sys.modules.keys())))
 """
     for verb in ("train", "generate", "evaluate"):
         done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, cwd=ROOT)

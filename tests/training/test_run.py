@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.processes import HANDED
 from molino.command import task
-from molino.configuration.request import HANDED, Request
+from molino.configuration.request import Request
 from molino.machine.hardware import Hardware
 from molino.runs import directory
 from molino.runs.measures import Measures, Metric

@@ -16,7 +16,8 @@ from molino.base.errors import (
     NonFiniteError,
     ResourceError,
 )  # fmt: skip
-from molino.configuration.request import HANDED, Request
+from molino.base.processes import HANDED
+from molino.configuration.request import Request
 from molino.runs import directory
 from molino.runs.status import read_status
 

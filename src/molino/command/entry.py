@@ -13,6 +13,7 @@ from pathlib import Path
 
 from molino.base.errors import ConfigError
 from molino.base.messages import complain, explain, suggest
+from molino.base.processes import HANDED
 from molino.base.streams import open_streams
 from molino.command.completion import SHELLS
 from molino.command.help import help_text, overview
@@ -20,7 +21,6 @@ from molino.command.output import until_nobody_reads
 from molino.command.verbs import VERBS, WORDS
 from molino.configuration.choices import CONF
 from molino.configuration.overrides import arrange, check_config_dir, gather, take_config_dir, wants_traceback
-from molino.configuration.request import HANDED
 
 
 def main() -> None:

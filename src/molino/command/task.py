@@ -14,14 +14,14 @@ from hydra.types import RunMode
 
 from molino.base.errors import ConfigError, Interrupted
 from molino.base.messages import complain
-from molino.base.processes import is_main_process
+from molino.base.processes import HANDED, is_main_process
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.choices import CONF
 from molino.configuration.composer import check_typed, refuse_resume, request_of
 from molino.configuration.internals import arguments_parser, composed_once
 from molino.configuration.origins import force
-from molino.configuration.request import HANDED, Request
+from molino.configuration.request import Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
 

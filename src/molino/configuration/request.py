@@ -10,10 +10,6 @@ import yaml
 from molino.base.errors import ConfigError
 from molino.configuration.identity import digest
 
-# In the environment of a process that is started by a command: the request that it is to train, in place of what its
-# command says.
-HANDED = "MOLINO_REQUEST"
-
 
 @dataclass(frozen=True)
 class Request:

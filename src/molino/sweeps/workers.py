@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from molino.configuration.request import HANDED, Request
+from molino.base.processes import HANDED
+from molino.configuration.request import Request
 from molino.runs.status import CUT_OFF, QUEUED, RUNNING, fail, read_status
 from molino.sweeps.attempt import LOG, PARENT, Context, leave_with, output_to
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.errors import CheckpointError
-from molino.base.processes import is_main_process
+from molino.base.processes import HANDED, is_main_process
 from molino.configuration.identity import complete, refuse_other
 from molino.configuration.overrides import check_length
-from molino.configuration.request import HANDED, Request
+from molino.configuration.request import Request
 from molino.configuration.settings import begin_from, check_sections, restore, resume
 from molino.machine.hardware import Hardware
 from molino.runs import directory
