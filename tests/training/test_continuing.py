@@ -112,10 +112,10 @@ def test_a_killed_one_goes_on(home, short, long, tmp_path):
     [
         ((), "yes, exactly"),
         # Half a cosine has ended at a tenth where it would have been far from its end.
-        (("scheduler=cosine", "scheduler.warmup_steps=5"), "no: the schedule was at 1 of optimizer.lr by step 30, not"),
+        (("scheduler=cosine", "scheduler.warmup_steps=5"), "no: the schedule was at 1 of optimizer.lr in step 30, not"),
         (("optimizer.lr=1e-4",), "no: optimizer.lr was 0.003 and is 0.0001"),
         (("hardware=cpu_bf16",), "no: hardware.precision was 32-true and is bf16-mixed"),
-        (("scheduler.warmup_steps=0",), "no: the schedule was at 1 of optimizer.lr by step 30, not at 1"),
+        (("scheduler.warmup_steps=0",), "no: the schedule was at 0.8 of optimizer.lr in step 4, not at 1"),
     ],
 )
 def test_it_says_what_differs(molino, places, short, settings, says):
@@ -137,7 +137,7 @@ def test_it_can_be_swept_and_given_again(molino, home, places, short):
     again = molino("train", *command)
     assert again.status == 0 and "2 runs: 2 done" in again.out, again.out + again.err
     shown = molino("results", "ways", places[0], "format=csv", "metric=val/loss").out.splitlines()
-    assert shown[0].startswith("name,optimizer.lr,") or "optimizer.lr" in shown[0].split(","), shown
+    assert "optimizer.lr" in shown[0].split(","), shown
     assert len(shown) == 3
 
 

@@ -32,7 +32,7 @@ def check_continued(overrides: list[str]) -> None:
     Raises:
         ConfigError: there is one; names the first.
     """
-    if not is_named(overrides, "continue"):
+    if not is_given(overrides, "continue"):
         return
     for override in overrides:
         key = name_of(override)
@@ -51,7 +51,7 @@ def force(arguments: list[str]) -> list[str]:
     said of one is forced upon them.
     """
     inner = tuple(f"{group}." for group in GROUPS)
-    if not is_named(arguments, "continue"):
+    if not is_given(arguments, "continue"):
         return arguments
     return [f"++{argument}" if argument.startswith(inner) else argument for argument in arguments]
 
@@ -73,7 +73,7 @@ def name_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def is_named(overrides: list[str], key: str) -> bool:
+def is_given(overrides: list[str], key: str) -> bool:
     """Tell whether a setting is given a value."""
     return any(name_of(each) == key and each.partition("=")[2] not in ("", "null") for each in overrides)
 

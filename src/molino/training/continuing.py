@@ -80,11 +80,11 @@ def differs(parent: Path, settings: dict[str, Any], step: int, max_steps: int) -
     said = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
     before, after = (build(each["scheduler"], "scheduler", Schedule) for each in (recorded, settings))
     length = recorded["trainer"]["max_steps"]
-    other = (at for at in range(step) if before(at, length) != after(at, max_steps))
-    if next(other, None) is not None:
-        last = step - 1
+    # The last step that tells: where both have come down, or warmed up, they may be equal again.
+    other = (at for at in reversed(range(step)) if before(at, length) != after(at, max_steps))
+    if (at := next(other, None)) is not None:
         said.append(
-            f"the schedule was at {before(last, length):.3g} of optimizer.lr by step {step:,}, not at "
-            f"{after(last, max_steps):.3g}"
+            f"the schedule was at {before(at, length):.3g} of optimizer.lr in step {at + 1:,}, not at "
+            f"{after(at, max_steps):.3g}"
         )
     return said
