@@ -124,7 +124,7 @@ def test_a_split_is_measured_the_same_however_it_is_shared(order):
             with torch.no_grad():
                 right.append((network(tokens_T[None])[0].item() > 0) == bool(swapped))
     assert found["accuracy"] == pytest.approx(statistics.mean(right))
-    (floor,) = order.floors(text, "val", 8, Path())
+    (floor,) = order.floors(text, "val", 8)
     assert floor.value == pytest.approx(max(np.mean(whole["scores"][:, 1]), 1 - np.mean(whole["scores"][:, 1])))
 
 
@@ -399,7 +399,7 @@ class Listed(Order):
         return list(super().evaluation(text, split, block_size, stride, rank, world_size))
 
 class Floorless(Order):
-    def floors(self, text, split, block_size, cache):
+    def floors(self, text, split, block_size):
         return None
 
 class Empty(Order):

@@ -29,7 +29,7 @@ from molino.training.plan import Plan
 from molino.training.schedules import Schedule
 
 PARTS = {
-    MODEL: {"bigram.Bigram", "gpt.GPT", "llama.Llama"},
+    MODEL: {"bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "on_counts.OnCounts"},
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",
         "remote.Text8", "corpus.Corpus",
@@ -45,7 +45,7 @@ PARTS = {
     Plan: {"plan.Plan"},
     Hardware: {"hardware.Hardware"},
     Callback: {
-        "checkpoints.Checkpoints", "profiler.Trace", "progress.ProgressDisplay", "progress.StatusReport",
+        "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay", "progress.StatusReport",
         "pruning.Pruning", "samples.Samples",
     },
     Task: {"language_model.LanguageModel", "task.Task"},
@@ -88,8 +88,12 @@ def test_only_these_take_parts_in_turn():
                 kinds = [each for each in options if each not in PLAIN]
                 if any(admits(other, kind) for other, _ in everything for kind in kinds):
                     taking.add(f"{thing.__name__}.{name}")
-    # The task of a data module is no setting, the run tells it; the text of Samples is nothing that settings can be.
-    assert taking == {"TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "Samples.text"}
+    # The task of a data module is no setting, the run tells it; a network on counts is made by its task. The run and the
+    # text of callbacks are nothing that settings can be.
+    assert taking == {
+        "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model", "Samples.text",
+        "Floors.run", "Floors.task", "Floors.text",
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from molino.data.batches import (
 )
 from molino.data.tokens import Split
 from molino.models import IGNORE_INDEX
+from molino.models.cache import NOTHING
+from molino.models.counting import BEFORE
 from molino.tasks.language_model import next_tokens
 
 PAD, END = 1, 2
@@ -349,12 +351,16 @@ def test_documents_are_read_apart(lengths, block_size, stride):
     # The mark between two documents is the last target of one and the first input of the next.
     assert targets_of(EvaluationWindows(where, block_size, stride, 3)) == list(range(1, len(split.tokens)))
     for batch in EvaluationWindows(where, block_size, stride, 1):
-        inputs, targets = batch.values()
+        inputs, targets, before = batch.values()
         counted = (targets[0] != IGNORE_INDEX).nonzero().flatten()
         first, last = int(inputs[0, 0]), int(targets[0, counted[-1]])
         assert any(start <= first and last <= end for start, end in itertools.pairwise(split.marks))
         # The first window of a document begins with it; a later one has as much context as any.
         assert int(counted[0]) == (0 if first in split.marks[:-1] else block_size - stride)
+        # What is before it in its document, and nothing of another.
+        begin = max(start for start in split.marks[:-1] if start <= first)
+        wanted = [place if place >= begin else NOTHING for place in range(first - BEFORE, first)]
+        assert before[0].tolist() == wanted
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
@@ -363,7 +369,7 @@ def test_the_shares_of_the_ranks_are_a_partition(split, world_size):
     def windows_of(rank: int, world_size: int) -> list[bytes]:
         cut = EvaluationWindows(split, 8, 4, 2, rank, world_size)
         rows = [pair for batch in cut for pair in zip(*batch.values(), strict=True)]
-        return [x.numpy().tobytes() + y.numpy().tobytes() for x, y in rows]
+        return [b"".join(field.numpy().tobytes() for field in row) for row in rows]
 
     alone = windows_of(0, 1)
     assert [windows_of(rank, world_size) for rank in range(world_size)] == [
@@ -383,7 +389,7 @@ def test_a_long_split_needs_no_table_of_its_windows():
     tokens = np.broadcast_to(np.uint16(7), length)
     cut = EvaluationWindows(Split("val", tokens, np.array([0, length - 1]), 0, 0, 0), 1, 1, 1000)
     assert len(cut) == -(-(length - 1) // 1000)
-    inputs, targets = next(iter(cut)).values()
+    inputs, targets, _ = next(iter(cut)).values()
     assert inputs.shape == targets.shape == (1000, 1) and (targets == 7).all()
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from families import FAMILIES, make, random_tokens
+from families import FAMILIES, LOOKED_UP, make, random_tokens
 
 from molino.inspection.attention import read
 
 T = 11
-TRANSFORMERS = [name for name in FAMILIES if name != "bigram"]
+TRANSFORMERS = [name for name in FAMILIES if name not in LOOKED_UP]
 
 
 def read_with_hooks(model, ids):

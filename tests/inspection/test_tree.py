@@ -40,7 +40,7 @@ def test_counts_add_up(name):
         assert node.count == own_count(node) + sum(child.count for child in node.children)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "kneser-ney"])  # it has none
 def test_the_printed_counts_add_up(name):
     """Each line ends with its count; those one level down sum to the root's."""
     model = make(name, 12)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, make, random_tokens
+from families import FAMILIES, LOOKED_UP, ON_COUNTS, make, random_tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,7 +10,7 @@ from molino.models.attention import LONGEST_FOR_PRODUCTS, attend, choose_path, f
 from molino.models.cache import CacheShape, KVCache
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-TRANSFORMERS = [name for name in FAMILIES if name != "bigram"]
+TRANSFORMERS = [name for name in FAMILIES if name not in (*LOOKED_UP, *ON_COUNTS)]
 
 
 def gradients(model: nn.Module, path: str) -> dict[str, torch.Tensor]:

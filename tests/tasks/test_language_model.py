@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import lzma
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -10,13 +12,17 @@ import torch
 
 from molino.data.batches import EvaluationWindows
 from molino.data.corpora.grammar import Grammar
-from molino.data.tokenizers import train_word
+from molino.data.corpora.local import UserText
+from molino.data.counts import best_order
+from molino.data.tokenizers import train_char, train_word
 from molino.data.tokens import Split, prepare
+from molino.evaluation.compressors import COMPRESSORS
 from molino.evaluation.floors import floors
 from molino.evaluation.ngrams import unigram_loss
 from molino.evaluation.totals import measure_all
 from molino.models import IGNORE_INDEX
 from molino.models.bigram import Bigram
+from molino.models.counting import stream_of
 from molino.tasks.figures import perplexity
 from molino.tasks.language_model import LanguageModel, loss_units
 
@@ -136,23 +142,48 @@ def test_each_split_has_its_own_floors(tmp_path):
     """Words, of which a character's entropy makes another figure in every split."""
     corpus = Grammar(characters=20_000)
     text = prepare(corpus, functools.partial(train_word), tmp_path)
-    found = {name: {f.tag: f for f in TASK.floors(text, name, 8, tmp_path)} for name in ("train", "val")}
+    found = {name: {f.tag: f for f in TASK.floors(text, name, 8)} for name in ("train", "val")}
     for name, part in text.splits.items():
         source = corpus.entropy_per_character * part.characters / len(part.tokens)
         assert found[name]["floor/source"].value == pytest.approx(source, rel=1e-12)
         assert not found[name]["floor/source"].beatable
     assert found["train"]["floor/source"].value != found["val"]["floor/source"].value
     train, val = text.splits["train"].tokens, text.splits["val"].tokens
-    wanted = floors(train, val, text.tokenizer.size)
-    shown = {tag: value for f in found["val"].values() for tag, value in ({f.tag: f.value} | f.facts).items()}
-    assert {key: shown[key] for key in wanted} == wanted
-    assert found["train"]["floor/unigram"].value == unigram_loss(train, train, text.tokenizer.size)
+    order, V = best_order(text), text.tokenizer.size
+    train, val = (stream_of(each, np.array([0, len(each) - 1]), V) for each in (train, val))
+    wanted = floors(train, val, V, order)
+    assert {name: found["val"][f"floor/{name}"].value for name in wanted} == wanted
+    assert found["val"]["floor/kneser_ney"].facts == {"floor/kneser_ney_order": order}
+    assert found["val"]["floor/kneser_ney"].brief == f"{order}-gram"
+    assert found["train"]["floor/unigram"].value == unigram_loss(train, train, V)
     assert found["train"].keys() == {"floor/unigram", "floor/bigram_train", "floor/source"}
-    # A floor of the loss is one of the perplexity; the optimum on the training split is none of this one.
+    # A floor of the loss is one of all that follows from it; the optimum on the training split is none of this one.
+    part = text.splits["val"]
     for tag, floor in found["val"].items():
-        levels = {} if tag == "floor/bigram_train" else {"loss": floor.value, "perplexity": math.exp(floor.value)}
-        assert floor.levels == pytest.approx(levels)
-    assert found["val"]["floor/ngram"].brief == f"{wanted['floor/ngram_order']}-gram"
+        bits = floor.value * (len(part.tokens) - 1) / math.log(2)
+        levels = {
+            "loss": floor.value, "perplexity": math.exp(floor.value),
+            "bits_per_character": bits / part.characters, "bits_per_byte": bits / part.bytes,
+        }  # fmt: skip
+        if tag.removeprefix("floor/") in COMPRESSORS:
+            levels = {"bits_per_byte": floor.value}
+        assert floor.levels == pytest.approx({} if tag == "floor/bigram_train" else levels)
+
+
+def test_compressing_programs_have_read_the_training_split(tmp_path):
+    text = prepare(Grammar(characters=20_000), functools.partial(train_word), tmp_path)
+    found = {f.tag: f.value for f in TASK.floors(text, "val", 8)}
+    train, val = ("".join(text.corpus.read()[name]).encode() + b"\n" for name in ("train", "val"))
+    sizes = {"gzip": lambda data: len(zlib.compress(data, 9)), "xz": lambda data: len(lzma.compress(data, preset=9))}
+    for name, size in sizes.items():
+        assert found[f"floor/{name}"] == 8 * (size(train + val) - size(train)) / len(val)
+
+
+def test_too_little_text_has_no_ngram_floor(tmp_path, capsys):
+    (tmp_path / "few.txt").write_text("de la mancha, se.", "utf-8")
+    text = prepare(UserText(str(tmp_path / "few.txt"), 0.8, "utf-8"), functools.partial(train_char), tmp_path)
+    assert "floor/kneser_ney" not in {floor.tag for floor in TASK.floors(text, "val", 8)}
+    assert "13 tokens, too few to choose an n-gram floor by: it is left out" in capsys.readouterr().out
 
 
 def test_a_sample_starts_from_nothing_and_is_the_same_again(tmp_path):

@@ -76,7 +76,11 @@ def test_what_a_person_sees(molino, tiny, tmp_path):
     for name in ("unigram", "bigram"):
         floor = summary[f"floor/{name}"]
         assert rows[f"{name} floor"] == f"{floor:.4f} ({summary['val/loss'] - floor:+.4f})"
-    assert rows["n-gram floor"].startswith(f"{summary['floor/ngram']:.4f} (")
+    assert rows["Kneser-Ney floor"].startswith(f"{summary['floor/kneser_ney']:.4f} (")
+    bits = summary["val/bits_per_byte"]
+    for name, row in (("gzip", "gzip -9"), ("bzip2", "bzip2 -9"), ("xz", "xz -9")):
+        floor = summary[f"floor/{name}"]
+        assert rows[row] == f"{floor:.4f} ({bits - floor:+.4f}) bits per byte"
 
 
 def test_floors_can_be_left_out_and_the_corpus_exchanged(molino, tiny, tmp_path):

@@ -323,4 +323,4 @@ def test_summary_tensorboard_and_csv_agree(tiny):
     for tag in ("val/loss", "val/perplexity", "val/bits_per_character", "train/loss", "train/gradient_norm"):
         assert events[tag][-1] == (20, pytest.approx(summary[tag], rel=1e-6))
         assert float(rows[-1][tag]) == summary[tag]
-    assert summary["floor/unigram"] > summary["floor/ngram"] and summary["tokens"] == 20 * 4 * 16
+    assert summary["floor/unigram"] > summary["floor/kneser_ney"] and summary["tokens"] == 20 * 4 * 16

@@ -7,7 +7,6 @@ Shapes: B batch, T time (tokens), C channels, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +107,7 @@ class Order:
             "lm_loss": totals["lm_nll"] / max(totals["lm_tokens"], 1),
         }
 
-    def floors(self, text: TokenizedCorpus, split: str, block_size: int, cache: Path) -> list[Floor]:
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """What always guessing the more frequent of the two comes to."""
         share = float(np.mean(sides(np.arange(Halves(text.splits[split], block_size).count))))
         level = max(share, 1 - share)

@@ -16,6 +16,8 @@ import torch
 from molino.base.errors import ConfigError, DataError
 from molino.data.tokens import Split
 from molino.models import IGNORE_INDEX
+from molino.models.cache import NOTHING
+from molino.models.counting import BEFORE
 
 # Evaluation batches hold about this many logits (64 MiB in fp32; the loss takes as much again), and at most so many
 # tokens.
@@ -242,8 +244,9 @@ class EvaluationWindows:
     stride = block_size windows do not overlap; a smaller one gives each target at least block_size - stride tokens of
     context (where the document has them). Documents are read apart: no context crosses their borders.
 
-    Yields tokens_BT and targets_BT, with IGNORE_INDEX where nothing is to be predicted. Of `world_size` processes each
-    gets every world_size-th window.
+    Yields tokens_BT, targets_BT, with IGNORE_INDEX where nothing is to be predicted, and before_BR, BEFORE tokens
+    before each window, NOTHING where its document has not begun. Of `world_size` processes each gets every
+    world_size-th window.
     """
 
     def __init__(self, split: Split, block_size: int, stride: int, batch_size: int, rank: int = 0, world_size: int = 1):
@@ -292,7 +295,10 @@ class EvaluationWindows:
             fresh = np.where(number == 0, 0, self.block_size - self.stride)
             counted = inside[:, 1:] & (offsets[:-1] >= fresh[:, None])
             targets = window[:, 1:].masked_fill(~torch.from_numpy(counted), IGNORE_INDEX)
-            yield {"tokens": window[:, :-1].contiguous(), "targets": targets}
+            earlier = index[:, :1] + np.arange(-BEFORE, 0)
+            there = earlier >= self.starts[document][:, None]
+            before = np.where(there, self.tokens[np.where(there, earlier, 0)].astype(np.int64), NOTHING)
+            yield {"tokens": window[:, :-1].contiguous(), "targets": targets, "before": torch.from_numpy(before)}
 
 
 def evaluation_windows(

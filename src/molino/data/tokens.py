@@ -63,6 +63,7 @@ class TokenizedCorpus:
         sha256: fingerprint of the text and its splits.
         digest: of text and tokenizer at once: names the tokens, and whatever is counted in them.
         splits: by name: train, val and, where the corpus has one, test.
+        cache: the folder for what is made of it once for many runs.
     """
 
     corpus: Corpus
@@ -70,6 +71,7 @@ class TokenizedCorpus:
     digest: str
     tokenizer: Tokenizer
     splits: dict[str, Split]
+    cache: Path
 
 
 def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedCorpus:
@@ -96,7 +98,7 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedC
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
         _tokenize(corpus, tokenizer, cache, read, sha256)
 
-    _make_once(path, path, f"making a tokenizer of {corpus.name}", make)
+    make_once(path, path, f"making a tokenizer of {corpus.name}", make)
     return _tokenize(corpus, tokenizer or _load_tokenizer(path, corpus), cache, read, sha256)
 
 
@@ -129,7 +131,7 @@ def _tokenize(
 ) -> TokenizedCorpus:
     digest = _digest(sha256, tokenizer.json())
     directory = Path(cache) / "tokens" / digest
-    _make_once(
+    make_once(
         directory,
         directory / "meta.json",
         f"turning {corpus.name} into tokens",
@@ -140,7 +142,7 @@ def _tokenize(
         splits = {name: _load(directory, name, counts) for name, counts in meta.items()}
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"the cache entry {directory} is damaged ({error}): delete that folder") from error
-    return TokenizedCorpus(corpus, sha256, digest, tokenizer, splits)
+    return TokenizedCorpus(corpus, sha256, digest, tokenizer, splits, Path(cache))
 
 
 def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
@@ -158,7 +160,7 @@ def _with_words(tokenizer: Tokenizer, corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
-def _make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -> None:
+def make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -> None:
     """Call `make` unless the file `witness` is there; of processes that come at once one makes and the others wait."""
     if witness.is_file():
         return

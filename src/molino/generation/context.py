@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from molino.models.cache import KVCache
-from molino.models.capabilities import capabilities_of
+from molino.models.cache import NOTHING, KVCache
+from molino.models.capabilities import capabilities_of, device_of, dtype_of
+from molino.models.counting import BEFORE
 
 
 def window_start(end: int, block_size: int) -> int:
@@ -38,7 +39,7 @@ class Context:
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Tensor], samples: int, max_new_tokens: int, cached: bool):
-        device = next(model.parameters()).device
+        device = device_of(model)
         prompts = [prompt_T[-model.block_size :] for prompt_T in prompts]
         self.model, self.samples = model, samples
         # Everything about places is known beforehand, so no step has to ask the device.
@@ -47,10 +48,11 @@ class Context:
         self.tokens_BT = torch.zeros(len(self.ends), max(self.ends) + max_new_tokens, dtype=torch.long, device=device)
         for row, prompt_T in enumerate(prompts):
             self.tokens_BT[row * samples : (row + 1) * samples, : len(prompt_T)] = prompt_T
+        self.looks_before = capabilities_of(model).counts
         self.cache = None
         if cached and (shape := capabilities_of(model).cache) is not None:
             capacity = min(model.block_size, self.tokens_BT.shape[1])
-            dtype = next(model.parameters()).dtype
+            dtype = dtype_of(model)
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
             self.cache = KVCache(shape, len(self.ends), capacity, device, dtype)
@@ -95,12 +97,16 @@ class Context:
         """Take up the windows of rows that have moved, but for their last tokens."""
         if self._aligned():
             self.cache.clear()
+            self.cache.before_BR = self._before(slice(None))
             self.model(self.tokens_BT[:, self.starts[0] : self.ends[0] - 1], self.cache)
             return
         # One by one: their neighbours have no need to be read again.
         for row in moved:
             one = slice(row, row + 1)
-            self.model(self.tokens_BT[one, self.starts[row] : self.ends[row] - 1], self.cache.rows(one))
+            rows = self.cache.rows(one)
+            rows.before_BR = self._before(one)
+            self.model(self.tokens_BT[one, self.starts[row] : self.ends[row] - 1], rows)
+        self.cache.before_BR = self._before(slice(None))
         self._fill()
 
     def _fill(self) -> None:
@@ -113,14 +119,22 @@ class Context:
         return self.tokens_BT.gather(1, self._column(self.ends) - 1)
 
     def _read_whole(self) -> Tensor:
+        before = {"before_BR": self._before(slice(None))} if self.looks_before else {}
         if self._aligned():
-            return self.model(self.tokens_BT[:, self.starts[0] : self.ends[0]])[:, -1]
+            return self.model(self.tokens_BT[:, self.starts[0] : self.ends[0]], **before)[:, -1]
         lengths = [end - start for start, end in zip(self.starts, self.ends, strict=True)]
         places_BT = self._column(self.starts) + torch.arange(max(lengths), device=self.tokens_BT.device)
         # What a short row reads beyond its end comes after its last token, which does not look ahead.
         window_BT = self.tokens_BT.gather(1, places_BT.clamp(max=self.tokens_BT.shape[1] - 1))
         rows_B = torch.arange(len(lengths), device=self.tokens_BT.device)
-        return self.model(window_BT)[rows_B, self._column(lengths)[:, 0] - 1]
+        return self.model(window_BT, **before)[rows_B, self._column(lengths)[:, 0] - 1]
+
+    def _before(self, rows: slice) -> Tensor:
+        """Return what stands before the windows of some rows, for a model that looks there."""
+        if not self.looks_before:
+            return self.tokens_BT[rows, :0]
+        places_BR = self._column(self.starts[rows]) + torch.arange(-BEFORE, 0, device=self.tokens_BT.device)
+        return self.tokens_BT[rows].gather(1, places_BR.clamp(min=0)).masked_fill(places_BR < 0, NOTHING)
 
     def _aligned(self) -> bool:
         """Whether all rows hold equally many tokens, so that they can be addressed as one."""

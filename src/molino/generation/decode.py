@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from molino.base.errors import DataError, NonFiniteError
 from molino.generation import filters
 from molino.generation.context import Context
+from molino.models.capabilities import device_of
 
 CHUNK = 16  # tokens that a device other than the CPU is sent ahead
 
@@ -68,7 +69,7 @@ def generate(
     for prompt_T in prompts:
         if prompt_T.ndim != 1 or len(prompt_T) == 0:
             raise DataError(f"a prompt of shape {tuple(prompt_T.shape)} cannot be continued: give one token or more")
-    device = next(model.parameters()).device
+    device = device_of(model)
     precise = torch.float32 if device.type == "mps" else torch.float64
     uniforms_BN = _uniforms(samples * len(prompts), max_new_tokens, generator).to(device, precise)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.long, device=device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from molino.models.capabilities import capabilities_of
+from molino.models.capabilities import capabilities_of, device_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class AttentionCatcher(TorchFunctionMode):
 def read(model: nn.Module, ids: list[int]) -> tuple[Tensor, list[Attention]]:
     """Let a model in eval mode read a text: logits (T, V), float32 on the CPU, and the attention of each layer, if it
     declares that it has some to look at."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     with AttentionCatcher() if capabilities_of(model).attention else nullcontext() as catcher:
         (logits_TV,) = model(torch.tensor([ids], device=device))
     return logits_TV.float().cpu(), catcher.caught if catcher else []

@@ -3,6 +3,7 @@
 Shape suffixes: T time (tokens), V vocabulary.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,6 +69,22 @@ def table(predictions: list[Prediction], tokenizer: Tokenizer) -> tuple[list[str
         own = "" if prediction.probability is None else percent(prediction.probability)
         after = [f"{label(tokenizer, token)} {percent(value):>6}" for token, value in prediction.likeliest]
         rows.append([str(place), label(tokenizer, prediction.token), own, *after])
+    return header, rows
+
+
+def table_beside(
+    predictions: list[Prediction], counted: list[Prediction], tokenizer: Tokenizer
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table that shows what `predictions` add to those of counting."""
+    header = ["", "token", "by counting", "by the network", "gained", "likeliest by counting", "by the network"]
+    rows = []
+    for place, (one, other) in enumerate(zip(counted, predictions, strict=True)):
+        own = ["", "", ""]
+        if one.probability is not None:
+            gained = math.log(other.probability / one.probability) if one.probability and other.probability else 0.0
+            own = [percent(one.probability), percent(other.probability), f"{gained:+.2f} nats"]
+        first = [f"{label(tokenizer, each.likeliest[0][0])} {percent(each.likeliest[0][1])}" for each in (one, other)]
+        rows.append([str(place), label(tokenizer, one.token), *own, *first])
     return header, rows
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from molino.base.errors import ConfigError
 
+NOTHING = -1  # in place of a token: a text has not begun
+
 
 @dataclass(frozen=True)
 class CacheShape:
@@ -26,6 +28,8 @@ class CacheShape:
 
 class KVCache:
     """Tensors allocated once for `capacity` tokens a row, and how many of them are filled.
+
+    Whoever begins in the middle of a text may say what stands before it, `before_BR`, NOTHING where it has not begun.
 
     Rows are filled from the left. While all hold equally many tokens that number is `length`, and nothing needs a mask
     but new tokens among themselves. For rows of different lengths (ragged prompts, padded on the right) call `fill`
@@ -52,6 +56,7 @@ class KVCache:
         self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
         self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
         self.tokens_BS = torch.zeros((batch_size, capacity), dtype=torch.long, device=device)
+        self.before_BR = torch.empty((batch_size, 0), dtype=torch.long, device=device)
         self.capacity = capacity
         self.device = torch.device(device)
         self.length = 0
@@ -73,7 +78,7 @@ class KVCache:
         view = KVCache(CacheShape(0, 0, 0), 1, self.capacity, self.device)
         view.keys = [k_BGSD[which] for k_BGSD in self.keys]
         view.values = [v_BGSD[which] for v_BGSD in self.values]
-        view.tokens_BS = self.tokens_BS[which]
+        view.tokens_BS, view.before_BR = self.tokens_BS[which], self.before_BR[which]
         return view
 
     def share(self, count: int) -> None:
@@ -95,16 +100,24 @@ class KVCache:
         new_T = torch.arange(count, device=self.device)
         return new_T + self.length if self.lengths_B is None else new_T + self.lengths_B[:, None]
 
-    def recall(self, tokens_BT: Tensor, count: int) -> Tensor:
-        """Keep T new tokens themselves; return them after the `count` before them, zeros before a text: (B, S).
+    def recall(self, tokens_BT: Tensor, count: int, beyond: bool = False) -> Tensor:
+        """Keep T new tokens themselves; return them after the `count` before them, (B, S).
 
-        Only models that embed more than one token at a time ask for it.
+        Only models that read n-grams ask for it.
+
+        Args:
+            beyond: before the first token of the cache stands `before_BR`, and NOTHING before that; else zeros.
         """
         B, T = tokens_BT.shape
+        self.positions(T)  # whether there is room
         start = self.length if self.lengths_B is None else self.lengths_B[:, None]
         places_BS = (start + torch.arange(-count, T, device=self.device)).expand(B, -1)
         self.tokens_BS.scatter_(1, places_BS[:, count:], tokens_BT)
-        return self.tokens_BS.gather(1, places_BS.clamp(min=0)).masked_fill(places_BS < 0, 0)
+        if not beyond:
+            return self.tokens_BS.gather(1, places_BS.clamp(min=0)).masked_fill(places_BS < 0, 0)
+        before = self.before_BR.shape[1]
+        kept_BS = torch.cat([self.before_BR, self.tokens_BS], dim=1)
+        return kept_BS.gather(1, (places_BS + before).clamp(min=0)).masked_fill(places_BS < -before, NOTHING)
 
     def extend(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values of T new tokens of a layer; return all so far, shape (B, G, S, D), as views."""

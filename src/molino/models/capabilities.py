@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
@@ -23,6 +24,8 @@ class Capabilities:
         embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
         bigrams: name of a parameter whose rows are the logits of what follows a token (V, V); None if it has none.
         positions: tables of positions, (T, C) or (T, D): name of the tensor -> what it is.
+        counts: it looks up n-grams in counts of the training split, which it is given as `tables`, also with tokens of
+            before a window, BEFORE of them: `forward(tokens_BT, before_BR=...)`.
         formats: architectures of `transformers` that compute the same, for some settings at least; those of
             molino.hub.formats, whose names of weights it has.
     """
@@ -35,6 +38,7 @@ class Capabilities:
     embedding: str | None = None
     bigrams: str | None = None
     positions: Mapping[str, str] = field(default_factory=dict)
+    counts: bool = False
     formats: tuple[str, ...] = ()
 
 
@@ -44,6 +48,16 @@ NONE = Capabilities(next_token=False)
 def capabilities_of(network: nn.Module) -> Capabilities:
     """Return what a network declares; of one that says nothing nothing is expected."""
     return getattr(network, "capabilities", NONE)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where a network computes; one without parameters does so on the CPU."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return what the weights of a network are kept in."""
+    return next((parameter.dtype for parameter in network.parameters()), torch.float32)
 
 
 def tensor_of(network: nn.Module, name: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from molino.models.capabilities import dtype_of
+
 
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers a model learns; tied ones count once."""
@@ -30,4 +32,4 @@ def flops_per_token(model: nn.Module, context: int) -> int:
 
 def cache_bytes_per_token(model: nn.Module) -> int:
     """Return the memory that a KV cache in the precision of the weights takes for one token of one text."""
-    return model.capabilities.cache.numbers_per_token * next(model.parameters()).dtype.itemsize
+    return model.capabilities.cache.numbers_per_token * dtype_of(model).itemsize

@@ -21,6 +21,7 @@ from molino.base.messages import typed
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 TOKENIZER = "tokenizer.json"
+COUNTS = "counts.safetensors"
 LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"

@@ -12,6 +12,7 @@ from molino.base.errors import ConfigError, MolinoError
 from molino.data.batches import Rows, draw_block
 from molino.data.tokens import TokenizedCorpus
 from molino.evaluation.totals import Pairs, measure_all
+from molino.models.capabilities import device_of
 from molino.runs.measures import HELDOUT, Floor
 from molino.tasks.task import Task
 
@@ -47,7 +48,7 @@ def check_task_by_use(task: Task, network: nn.Module, text: TokenizedCorpus, bat
         if not (isinstance(measured, Mapping) and all(isinstance(v, Tensor | Pairs) for v in measured.values())):
             raise ConfigError(f"{name}.measure(network, batch) must be a dict of tensors and Pairs")
         call = f"{name}.figures(totals, split)"
-        totals = measure_all(task.measure, network, [few], next(network.parameters()).device)
+        totals = measure_all(task.measure, network, [few], device_of(network))
         # Of two examples a correlation may be undefined that of all of them is not.
         with _explained(call), suppress(ArithmeticError):
             _check_figures(call, task.figures(totals, text.splits[HELDOUT]), [metric.name for metric in task.metrics])

@@ -5,7 +5,7 @@ Shapes: B batch, T time (tokens), V vocabulary, N tokens of a batch.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from molino.base.errors import ConfigError
 from molino.data.batches import BATCHES, Draw, EvaluationWindows, Rows, Windows, evaluation_windows
+from molino.data.counts import best_order, count_parts
 from molino.data.start import forbidden_tokens, start_token
 from molino.data.tokens import Split, TokenizedCorpus
-from molino.evaluation.floors import cached_floors
 from molino.generation.decode import generate
 from molino.models import IGNORE_INDEX
+from molino.models.capabilities import capabilities_of
+from molino.models.on_counts import OnCounts
 from molino.runs.measures import MINIMIZE, Floor
 from molino.tasks.figures import METRICS, perplexity
+from molino.tasks.floors_of_text import floors_of_text
 from molino.tasks.task import Batch
 
 
@@ -30,6 +34,8 @@ class LanguageModel:
     A batch holds `tokens_BT` and `targets_BT`, which are IGNORE_INDEX where nothing is to be predicted.
 
     Args:
+        on_floor: the network stands on what counting says, see molino.models.on_counts; a batch of training then holds
+            `contexts_BT`, what to look up of each token.
         monitor: the metric that decides: `val/loss`, `val/perplexity`, `val/bits_per_character`, `val/bits_per_byte`.
         direction: in which it improves.
     """
@@ -39,15 +45,25 @@ class LanguageModel:
     learnt = ("loss", "perplexity")
     inputs = ("tokens",)
 
-    def __init__(self, monitor: str = METRICS[0].tag, direction: str = MINIMIZE):
-        self.monitor, self.direction = monitor, direction
+    def __init__(self, monitor: str = METRICS[0].tag, direction: str = MINIMIZE, on_floor: bool = False):
+        self.monitor, self.direction, self.on_floor = monitor, direction, on_floor
 
     def network(self, model: nn.Module) -> nn.Module:
-        return model
+        if not self.on_floor:
+            return model
+        if capabilities_of(model).counts:
+            raise ConfigError("task.on_floor=true puts a network on counts, and model=kneser_ney is these counts alone")
+        return OnCounts(model)
 
     def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
         """Draw windows as `data.batches` says; targets are the tokens one further on."""
-        return next_tokens(BATCHES[batches](text.splits["train"], block_size, seed, text.tokenizer.padding_id))
+        train, windows = text.splits["train"], BATCHES[batches]
+        drawn = windows(train, block_size, seed, text.tokenizer.padding_id)
+        if not self.on_floor:
+            return next_tokens(drawn)
+        # The same windows, of what is looked up in place of tokens.
+        contexts_N = count_parts(text, best_order(text))[1]
+        return next_tokens(drawn, windows(replace(train, tokens=contexts_N), block_size, seed, 0))
 
     def evaluation(
         self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
@@ -56,7 +72,8 @@ class LanguageModel:
         return evaluation_windows(text.splits[split], block_size, stride, text.tokenizer.size, rank, world_size)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": network.loss(batch["tokens"], batch["targets"])}
+        contexts = (batch["contexts"],) if self.on_floor else ()
+        return {"loss": network.loss(batch["tokens"], batch["targets"], *contexts)}
 
     def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
         return {"loss": losses["loss"], "perplexity": perplexity(losses["loss"])}
@@ -64,7 +81,8 @@ class LanguageModel:
     @torch.no_grad()
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the summed negative log likelihood in nats, and how many targets it covers."""
-        logits_BTV, targets_BT = network(batch["tokens"]), batch["targets"]
+        before = {"before_BR": batch["before"]} if capabilities_of(network).counts else {}
+        logits_BTV, targets_BT = network(batch["tokens"], **before), batch["targets"]
         nll_N = F.cross_entropy(
             logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
@@ -75,30 +93,8 @@ class LanguageModel:
         units = {unit: loss * factor for unit, factor in loss_units(split).items()}
         return {"loss": loss, "perplexity": perplexity(loss), **units}
 
-    def floors(self, text: TokenizedCorpus, split: str, block_size: int, cache: Path) -> list[Floor]:
-        """N-grams, counted on the training split, once per corpus and tokenizer.
-
-        A corpus of known entropy adds `floor/source`: the loss that no model can be below for long.
-        """
-        heldout = text.splits[split]
-        path = Path(cache) / "floors" / f"{text.digest}-{split}.json"
-        found = cached_floors(path, text.splits["train"].tokens, heldout.tokens, text.tokenizer.size)
-        floors = [_floor("unigram", "unigram floor", "unigram", found["floor/unigram"])]
-        optimum = Floor("floor/bigram_train", found["floor/bigram_train"], "bigram optimum on train", "bigram on train")
-        if split == "train":
-            # Scored on what was counted, n-grams recite; what is left to say of the training split is exact.
-            floors.append(optimum)
-        else:
-            order = found["floor/ngram_order"]
-            said = {"remark": f", order {order}", "facts": {"floor/ngram_order": order}}
-            floors.append(_floor("bigram", "bigram floor", "bigram", found["floor/bigram"]))
-            floors.append(optimum)
-            floors.append(_floor("ngram", "n-gram floor", f"{order}-gram", found["floor/ngram"], **said))
-        entropy = getattr(text.corpus, "entropy_per_character", None)
-        if entropy is not None:
-            loss = entropy * heldout.characters / len(heldout.tokens)
-            floors.append(_floor("source", "true entropy", "source", loss, beatable=False))
-        return floors
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
+        return floors_of_text(text, split, lambda loss: self.figures({"nll": loss, "tokens": 1}, text.splits[split]))
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return a text that starts from nothing, of so many tokens at most."""
@@ -114,17 +110,23 @@ class LanguageModel:
         return tokenizer.decode([int(token_B[0]) for token_B in steps])
 
 
-def next_tokens(windows: Windows) -> Draw:
-    """Return what makes examples of windows of T + 1 tokens: T to read, and T one further on to predict."""
+def next_tokens(windows: Windows, contexts: Windows | None = None) -> Draw:
+    """Return what makes examples of windows of T + 1 tokens: T to read, and T one further on to predict.
+
+    Args:
+        contexts: the same windows of what is to be looked up of each token.
+    """
 
     def draw(rows: np.ndarray) -> Rows:
         tokens, mask = windows(rows)
-        inputs, targets = tokens[..., :-1], tokens[..., 1:]
+        fields = {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}
+        if contexts is not None:
+            fields["contexts"] = contexts(rows)[0][..., :-1]
         if mask is None:
-            return Rows({"tokens": inputs, "targets": targets}, {})
+            return Rows(fields, {})
         # In wider numbers: those of tokens have no room for what does not count.
-        targets = np.where(mask, targets.astype(np.int64), IGNORE_INDEX)
-        return Rows({"tokens": inputs, "targets": targets}, {"loss": mask.sum(axis=-1)})
+        fields["targets"] = np.where(mask, fields["targets"].astype(np.int64), IGNORE_INDEX)
+        return Rows(fields, {"loss": mask.sum(axis=-1)})
 
     return Draw(draw, windows.epoch)
 
@@ -140,7 +142,3 @@ def loss_units(split: Split) -> dict[str, float]:
         "bits_per_character": predicted / math.log(2) / split.characters,
         "bits_per_byte": predicted / math.log(2) / split.bytes,
     }
-
-
-def _floor(name: str, title: str, brief: str, loss: float, **more: Any) -> Floor:
-    return Floor(f"floor/{name}", loss, title, brief, {"loss": loss, "perplexity": perplexity(loss)}, **more)

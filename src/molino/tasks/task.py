@@ -1,7 +1,6 @@
 """What a task is: whatever a network is trained to do, told in one place to everybody else."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -77,8 +76,8 @@ class Task(Protocol):
         """Return the metrics of a split, by name, from what all its batches come to."""
         ...
 
-    def floors(self, text: TokenizedCorpus, split: str, block_size: int, cache: Path) -> list[Floor]:
-        """Return what counting alone reaches on a split; what takes long is counted once, and kept in the cache."""
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
+        """Return what counting alone reaches on a split. It is asked once for each text, and may take a while."""
         ...
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:

@@ -11,12 +11,14 @@ import torch
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.configuration.build import build, check_node
 from molino.configuration.settings import with_task
+from molino.data.counts import digest_of_counts, load_tables
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.read import architecture, find_folder, load_model, read_weights
-from molino.models.capabilities import Capabilities
+from molino.models.capabilities import Capabilities, capabilities_of
 from molino.models.model import MODEL
+from molino.models.tables import Tables
 from molino.runs import directory
 from molino.runs.measures import check_monitor
 from molino.tasks.language_model import LanguageModel
@@ -245,8 +247,24 @@ def _load_run(
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
+    if capabilities_of(network).counts:
+        network.tables = _load_counts(run, content.get("counts"), path)
     step, start_id = content["global_step"], content["start_id"]
     return LoadedRun(run, settings, task, tokenizer, network.to(device).eval(), step, start_id), model
+
+
+def _load_counts(run: Path, digest: str | None, checkpoint: Path) -> Tables:
+    """Return the counts that a run stands on.
+
+    Raises:
+        CheckpointError, DataError: they are missing or damaged, or are not those of its checkpoint.
+    """
+    path = run / directory.COUNTS
+    if not path.is_file():
+        raise CheckpointError(f"{run} is damaged: it has lost its {directory.COUNTS}")
+    if digest_of_counts(path) != digest:
+        raise CheckpointError(f"{path} is not what {checkpoint.name} was trained with: bring that back")
+    return load_tables(path)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

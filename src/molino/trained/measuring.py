@@ -14,6 +14,7 @@ from molino.data.tokens import prepare_tokens
 from molino.evaluation.totals import measure_all
 from molino.machine.hardware import Hardware
 from molino.runs.measures import Floor
+from molino.tasks.floors import count_floors
 from molino.trained.load import LoadedRun
 
 
@@ -69,5 +70,5 @@ def measure(
     with hardware.autocast():
         telling = progress(batches, f"evaluating {corpus.name}")
         totals = measure_all(task.measure, loaded.model, telling, hardware.device)
-    found = task.floors(text, split, block_size, cache) if floors else []
+    found = count_floors(task, text, split, block_size) if floors else []
     return Measured(task.figures(totals, text.splits[split]), found, batches.describe())

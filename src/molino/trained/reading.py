@@ -13,7 +13,7 @@ from molino.data.prompt import encode_prompt
 from molino.data.tokens import Split
 from molino.evaluation.totals import measure_all
 from molino.inspection.attention import read
-from molino.models.capabilities import capabilities_of, require_next_token
+from molino.models.capabilities import capabilities_of, device_of, require_next_token
 from molino.tasks.language_model import LanguageModel
 from molino.trained.load import LoadedRun
 
@@ -92,4 +92,4 @@ def _few(loaded: LoadedRun, text: str) -> list[int]:
 
 
 def _device(loaded: LoadedRun) -> torch.device:
-    return next(loaded.model.parameters()).device
+    return device_of(loaded.model)

@@ -114,10 +114,8 @@ class MetricsFile(Logger):
         self.save()
 
 
-def start_loggers(
-    run: Run, metrics: Iterable[Metric], floors: Iterable[Floor], first_step: int, max_steps: int
-) -> list[Logger]:
-    """Build the loggers of a run; of one that begins, fill the HParams tab and draw the floors."""
+def start_loggers(run: Run, metrics: Iterable[Metric], first_step: int) -> list[Logger]:
+    """Build the loggers of a run; of one that begins, fill the HParams tab."""
     facts = {"directory": run.path, "first_step": first_step if run.has_history else None}
     loggers = []
     for name, node in run.settings["logger"].items():
@@ -127,8 +125,14 @@ def start_loggers(
     for logger in loggers:
         if isinstance(logger, TensorBoard) and not run.exists:
             logger.log_settings(compared(run.settings, run.request.choices, run.request.overrides), metrics)
-            log_floors(run.path / "floors", floors, max_steps)
     return loggers
+
+
+def draw_floors(run: Run, loggers: Iterable[Logger], floors: Iterable[Floor], max_steps: int) -> None:
+    """Draw the floors of a run where its metrics are drawn, unless that has been done."""
+    directory = run.path / "floors"
+    if any(isinstance(logger, TensorBoard) for logger in loggers) and not directory.exists():
+        log_floors(directory, floors, max_steps)
 
 
 def given_to(node: Any, key: str) -> list[str]:

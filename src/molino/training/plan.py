@@ -45,6 +45,10 @@ class Plan:
         """Tell whether a validation follows the block that ends at `step`."""
         return step % self.val_every == 0 or step >= self.max_steps
 
+    def without_steps(self) -> "Plan":
+        """Return the plan of a model that takes none."""
+        return replace(self, max_steps=0, epochs=None)
+
     def settle(self, steps_per_epoch: float) -> "Plan":
         """Return the plan with its length in steps."""
         return self if self.epochs is None else replace(self, max_steps=math.ceil(self.epochs * steps_per_epoch))

@@ -53,9 +53,18 @@ class Run:
         return self.path / directory.TOKENIZER
 
     @property
+    def counts(self) -> Path:
+        """Where counts are kept that its network stands on."""
+        return self.path / directory.COUNTS
+
+    @property
     def has_history(self) -> bool:
         """Whether it has metrics of earlier steps."""
         return self.exists or self.parent is not None
+
+    def tell(self, measures: Measures) -> None:
+        """Record what it will come to."""
+        write_measures(self.path, measures)
 
     def begin(self, plan: Plan, hardware: Hardware, measures: Measures) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
@@ -71,7 +80,7 @@ class Run:
             self.path = directory.create(self.settings["paths"]["outputs"], name)
             self._claimed.enter_context(claim(self.path))
         if is_main_process() and not self.exists:
-            write_measures(self.path, measures)
+            self.tell(measures)
             if self.parent:
                 take_over(self.parent, self.path, plan.steps_per_block)
             whole = complete(self.settings)

@@ -9,13 +9,16 @@ from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
 from molino.models.model import check_model_by_use, is_ours
-from molino.runs.measures import HELDOUT, measures_of
+from molino.runs.measures import HELDOUT
 from molino.search.pruning import pruning_of, verdict
-from molino.tasks.check import check_floors, check_task_by_use
+from molino.tasks.check import check_task_by_use
+from molino.tasks.floors import count_floors
 from molino.tasks.task import Task
 from molino.trained.load import begin_weights, build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
-from molino.training.loggers import start_loggers
+from molino.training.counting import check_counted, facts_of, is_counted, keep_counts, stand_on_counts
+from molino.training.floors import Floors
+from molino.training.loggers import draw_floors, start_loggers
 from molino.training.module import TrainingModule
 from molino.training.parts import build_parts
 from molino.training.report import conclude, introduce, summarise
@@ -44,10 +47,14 @@ def train(run: Run, started: float) -> float:
     task, plan, hardware, data = parts.task, parts.plan, parts.hardware, parts.data
 
     data.setup()
-    plan = plan.settle(data.steps_per_epoch)
+    plan = asked = plan.settle(data.steps_per_epoch)
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
+    counts = stand_on_counts(network, data.text)
+    if is_counted(network):
+        check_counted(network, [] if run.request.path else run.request.overrides)
+        plan = plan.without_steps()
     hardware = hardware.settle(network, data.block_size, data.tokens_per_step, plan.max_steps)
     hardware.prepare(network)
     module = TrainingModule(
@@ -62,28 +69,31 @@ def train(run: Run, started: float) -> float:
         heldout=data.splits[HELDOUT],
         token_peak=hardware.token_peak(network, data.block_size),
     )
-    floors = task.floors(data.text, HELDOUT, data.block_size, data.cache) if main else []
 
-    check_floors(task, floors)
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps, run.parent is not None)
-    run.begin(plan, hardware, measures_of(task.monitor, task.metrics, floors))
+    floors = Floors(run, task, data.text, data.block_size)
+    run.begin(asked, hardware, floors.measures)
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)
-        introduce(run, data, module, hardware, floors, first_step)
-        loggers = start_loggers(run, task.metrics, floors, first_step, plan.max_steps)
+        if counts:
+            keep_counts(counts, run.counts)
+        introduce(run, data, module, hardware, floors.found or [], first_step)
+        loggers = start_loggers(run, task.metrics, first_step)
+        draw_floors(run, loggers, floors.found or [], plan.max_steps)
     start_id = start_token(data.tokenizer, data.corpus.documents)
-    facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest}
+    facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
     watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed)]
-    trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, *watching, checkpoints])
+    trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, floors, *watching, checkpoints])
     with run.handed_over(hardware.processes):
         fit(trainer, module, data, run.checkpoint)
 
     if main:
-        summary = summarise(module, data, checkpoints, floors) | verdict(trainer)
+        found = floors.found or []
+        summary = summarise(module, data, checkpoints, found) | verdict(trainer)
         run.end(summary)
-        conclude(run.path, run.settings["paths"]["outputs"], summary, module, floors, "test" in data.splits)
+        conclude(run.path, run.settings["paths"]["outputs"], summary, module, found, "test" in data.splits)
     return module.val_metrics[task.monitor]
 
 
@@ -97,4 +107,6 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     network = build_network(task, model)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)
+        if is_main_process():
+            count_floors(task, data.text, HELDOUT, data.block_size)  # what is wrong with them shows at once
     return network

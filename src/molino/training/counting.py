@@ -1,0 +1,62 @@
+"""What a network that stands on counts is given of its training split, and what its run keeps of that."""
+
+import os
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from molino.base.errors import ConfigError
+from molino.data.counts import best_order, count_parts, count_whole, digest_of_counts, load_tables
+from molino.data.tokens import TokenizedCorpus
+from molino.models.capabilities import capabilities_of
+from molino.models.on_counts import OnCounts
+
+# Sections that say how steps are taken.
+OF_STEPS = ("trainer", "optimizer", "scheduler")
+# What of them has its effect without any.
+WITHOUT_STEPS = ("trainer.sample_tokens",)
+
+
+def is_counted(network: nn.Module) -> bool:
+    """Tell whether there is nothing to train by steps."""
+    return next(network.parameters(), None) is None
+
+
+def check_counted(network: nn.Module, overrides: list[str]) -> None:
+    """Refuse what says how steps are taken of a network that takes none.
+
+    Raises:
+        ConfigError: it was typed.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in OF_STEPS and key not in WITHOUT_STEPS:
+            name = type(network).__name__
+            raise ConfigError(f"{override} has no effect: {name} is trained by counting, without steps; leave it out")
+
+
+def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
+    """Give a network the counts that it asks for; return the file that holds those of the whole training split."""
+    if not capabilities_of(network).counts:
+        return None
+    order = network.order or best_order(text)
+    path = count_whole(text, order)
+    network.tables = load_tables(path)
+    if isinstance(network, OnCounts):
+        network.parts = count_parts(text, order)[0]
+    return path
+
+
+def keep_counts(counts: Path, kept: Path) -> None:
+    """Put counts into a run, so that it can be moved. They are large, and are there once where the disk is the same."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(counts, kept)
+    except OSError:
+        shutil.copyfile(counts, kept)
+
+
+def facts_of(counts: Path | None) -> dict[str, str]:
+    """Return what a checkpoint says of the counts that it stands on."""
+    return {} if counts is None else {"counts": digest_of_counts(counts)}
