@@ -195,8 +195,9 @@ def test_it_is_trained_measured_and_told(train, molino, home, tmp_path):
     assert (
         measures.monitor == "val/accuracy" and measures.maximized("val/accuracy") and measures.maximized("val/best_auc")
     )
-    assert not measures.maximized("val/loss") and measures.floors_of("val/best_accuracy") == {
-        "floor/majority": "majority"
+    majority = ("majority", summary["floor/majority"])
+    assert not measures.maximized("val/loss") and measures.levels_of("val/best_accuracy") == {
+        "floor/majority": majority
     }
     assert {"val/best_accuracy", "val/best_auc", "val/best_loss"} < summary.keys() and "val/best_lm_loss" not in summary
     for row in metrics(run):

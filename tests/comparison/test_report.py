@@ -232,7 +232,7 @@ def test_only_an_earlier_report_is_replaced(sweep, tmp_path):
 
 
 def test_a_figure_of_which_more_is_better_is_drawn_by_its_name(tmp_path):
-    floor = Floor("floor/majority", 0.5, "majority floor", "majority", {"accuracy": 0.5})
+    floor = Floor("floor/majority", 0.89, "majority floor", "majority", {"accuracy": 0.89})
     for number, accuracy in enumerate((0.9, 0.91, 0.92, 0.93, 0.94, 0.1)):
         summary = {"val/accuracy": accuracy, "floor/majority": 0.89}
         run = make_run(tmp_path / str(number), f"model.n_layer={number}", loss=1.0, summary=summary)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from molino.base.errors import ConfigError
 from molino.comparison.collect import find_runs, read_runs
-from molino.comparison.rows import make_rows, monitors
+from molino.comparison.rows import default_metrics, make_rows
 from molino.runs.measures import MAXIMIZE, Floor, Metric, measures_of, write_measures
 from molino.tasks.earlier import measures
 
@@ -40,8 +40,8 @@ def test_seeds_are_one_row(tmp_path, rows):
     assert (best.labels, other.labels) == ({"model": "gpt"}, {"model": "bigram"})
     sample = best.samples["val/loss"]
     assert (sample.n, sample.mean, sample.sd) == (3, pytest.approx(1.33), pytest.approx(math.sqrt(0.0013)))
-    assert best.best and not other.best and (best.p, other.verdict) == (None, "worse")
-    assert other.p == pytest.approx(stats.ttest_ind(*losses.values(), equal_var=False).pvalue)
+    assert best.best and not other.best and (best.contrast, other.verdict) == (None, "worse")
+    assert other.contrast.p == pytest.approx(stats.ttest_rel(*losses.values()).pvalue)
 
 
 def test_what_was_not_typed_is_shown_from_the_settings(tmp_path, rows):
@@ -104,7 +104,7 @@ def test_each_corpus_has_its_best(tmp_path, rows):
     found = rows()
     assert labels(found) == [("pydocs", 0.001), ("pydocs", 0.01), ("quijote", 0.001), ("quijote", 0.01)]
     assert [row.best for row in found] == [True, False, True, False]
-    assert [row.p is None for row in found] == [True, False, True, False]
+    assert [row.contrast is None for row in found] == [True, False, True, False]
 
 
 def test_a_loss_a_token_compares_only_with_the_same_tokens(tmp_path, rows):
@@ -151,7 +151,7 @@ def test_pruned_runs_are_kept_apart(tmp_path, rows):
         make_run(tmp_path / str(seed), f"seed={seed}", loss=1.0 + seed, summary={"pruned": True} if seed < 2 else None)
     full, pruned = rows()
     assert means((full, pruned)) == [3.5, 1.5]
-    assert (full.verdict, pruned.verdict, pruned.p) == ("best", "pruned", None)
+    assert (full.verdict, pruned.verdict, pruned.contrast) == ("best", "pruned", None)
 
 
 def test_what_is_not_done_waits_in_its_row(tmp_path, rows):
@@ -224,10 +224,10 @@ def test_where_more_is_better_the_largest_is_best(tmp_path, rows):
     waiting = {"state": "queued"}
     make_run(tmp_path / "waits", "optimizer.lr=5", config=False, status=waiting)
     found = read_runs(find_runs([tmp_path]), measures)
-    assert monitors(found) == ["val/accuracy"] and {run.measures.monitor for run in found} == {"val/accuracy"}
+    assert default_metrics(found) == ["val/accuracy"] and {run.measures.monitor for run in found} == {"val/accuracy"}
     make_run(tmp_path / "lm", "optimizer.lr=0", "task=language_model", loss=2.0)
     found = read_runs(find_runs([tmp_path]), measures)
-    assert sorted(monitors(found)) == ["val/accuracy", "val/loss"]
+    assert sorted(default_metrics(found)) == ["val/accuracy", "val/loss"]
     both = make_rows(found, None, None)
     best = {row.metric: row.samples[row.metric].mean for row in both if row.best}
     assert best == {"val/accuracy": 0.9, "val/loss": 2.0}

@@ -44,11 +44,21 @@ def make(path, *metrics):
 
 def test_the_table(rows, tmp_path):
     header, cells = table(rows, ["val/loss", "val/perplexity"])
-    assert header == ["model", "n", "val/loss", "sd", "95 % interval", "p", "", "val/perplexity"]
-    assert cells[0] == ["gpt", "2 (1 failed)", "1.2500", "0.3536", "-1.9266 .. 4.4266", "-", "best", "3.6000 ± 1.2469"]
-    assert cells[1] == ["bigram", "1", "1,000", "-", "-", "-", "-", "inf"]
-    assert cells[2] == ["gpt", "1", "9.0000", "-", "-", "-", "pruned", "8,103"]
-    assert cells[3] == ["custom_gpt", "0 (1 queued)", "-", "-", "-", "-", "-", "-"]
+    assert header == ["model", "n", "val/loss", "sd", "95 % interval", "to the best", "p", "", "val/perplexity"]
+    assert cells[0] == [
+        "gpt",
+        "2 (1 failed)",
+        "1.2500",
+        "0.3536",
+        "-1.9266 .. 4.4266",
+        "-",
+        "-",
+        "best",
+        "3.6000 ± 1.2469",
+    ]
+    assert cells[1] == ["bigram", "1", "1,000", "-", "-", "+998.75", "-", "-", "inf"]
+    assert cells[2] == ["gpt", "1", "9.0000", "-", "-", "-", "-", "pruned", "8,103"]
+    assert cells[3] == ["custom_gpt", "0 (1 queued)", "-", "-", "-", "-", "-", "-", "-"]
     assert headline(rows) == "6 runs: 3 done, 1 failed, 1 pruned, 1 queued"
     assert unfinished(rows) == [
         ["gpt-2", "failed", "40/100", "no | pipe, no <tag>"], ["custom-0", "queued", "-", "-"],

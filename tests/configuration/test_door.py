@@ -45,8 +45,8 @@ PARTS = {
     Plan: {"plan.Plan"},
     Hardware: {"hardware.Hardware"},
     Callback: {
-        "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay", "progress.StatusReport",
-        "pruning.Pruning", "samples.Samples",
+        "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay",
+        "progress.StatusReport", "pruning.Pruning", "samples.Samples",
     },
     Task: {"language_model.LanguageModel", "task.Task"},
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
@@ -88,8 +88,8 @@ def test_only_these_take_parts_in_turn():
                 kinds = [each for each in options if each not in PLAIN]
                 if any(admits(other, kind) for other, _ in everything for kind in kinds):
                     taking.add(f"{thing.__name__}.{name}")
-    # The task of a data module is no setting, the run tells it; a network on counts is made by its task. The run and the
-    # text of callbacks are nothing that settings can be.
+    # The task of a data module is no setting, the run tells it; a network on counts is made by its task. The run and
+    # the text of callbacks are nothing that settings can be.
     assert taking == {
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model", "Samples.text",
         "Floors.run", "Floors.task", "Floors.text",

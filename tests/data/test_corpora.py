@@ -200,6 +200,32 @@ def test_splits_are_contiguous():
     assert split_documents(["abcd"], 0.5) == {"train": ["ab"], "val": ["cd"]}
 
 
+def test_a_test_split_is_the_end_of_a_text():
+    """Of what is before it the first part is trained on, as if there were no more."""
+    text = "abcdefghijklmnopqrst"
+    assert split_fraction(text, 0.9, 0.5) == {"train": ["abcdefghi"], "val": ["j"], "test": ["klmnopqrst"]}
+    assert split_fraction(text, 0.5, 0.1) == {"train": ["abcdefghi"], "val": ["jklmnopqr"], "test": ["st"]}
+    files = list(text)
+    assert split_documents(files, 0.9, 0.5) == {"train": files[:9], "val": files[9:10], "test": files[10:]}
+    assert split_documents(files[:3], 0.9, 0.01) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    assert split_documents(["abcd"], 0.5, 0.25) == {"train": ["a"], "val": ["bc"], "test": ["d"]}
+    with pytest.raises(DataError, match="2 documents cannot be split into three"):
+        split_documents(["a", "b"], 0.9, 0.1)
+    with pytest.raises(DataError, match="too short to split"):
+        split_fraction("abcd", 0.9, 0.1)
+    for fraction in (-0.1, 1, float("nan")):
+        with pytest.raises(ConfigError, match=f"test_fraction={fraction} leaves no text to train on"):
+            split_fraction(text, 0.9, fraction)
+
+
+def test_without_a_test_split_a_text_is_the_corpus_it_was(tmp_path):
+    (tmp_path / "a.txt").write_text("en un lugar de la Mancha", "utf-8")
+    plain, none, some = (UserText(str(tmp_path / "a.txt"), test_fraction=share) for share in (0.0, 0, 0.2))
+    assert plain.fingerprint() == none.fingerprint() != some.fingerprint()
+    splits = {name: "".join(text[0]) for name, text in some.read().items()}
+    assert splits == {"train": "en un lugar de la ", "val": "Ma", "test": "ncha"}
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2, float("nan")])
 def test_a_fraction_out_of_range_is_a_config_error(fraction):
     with pytest.raises(ConfigError, match="between 0 and 1"):

@@ -37,11 +37,13 @@ def measures(tmp_path):
 def test_what_is_recorded_is_read(measures):
     assert measures == measures_of("val/accuracy", METRICS, FLOORS)
     # What no model can beat for long, and what is of no metric of this split, is nothing to be beaten.
-    assert measures.floors == {"floor/majority": ("majority", "accuracy")}
+    assert measures.floors == {"floor/majority": ("majority", {"accuracy": 0.6})}
     assert (
-        measures.floors_of("val/accuracy") == measures.floors_of("val/best_accuracy") == {"floor/majority": "majority"}
+        measures.levels_of("val/accuracy")
+        == measures.levels_of("val/best_accuracy")
+        == {"floor/majority": ("majority", 0.6)}
     )
-    assert not measures.floors_of("train/accuracy") and not measures.floors_of("val/loss")
+    assert not measures.levels_of("train/accuracy") and not measures.levels_of("val/loss")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_none_is_recorded_and_damage_is_told(tmp_path):
 
 def test_runs_of_before_there_were_tasks_are_language_models():
     old = earlier.measures({"floor/ngram_order": 5})
-    assert old.monitor == "val/loss" and old.floors_of("val/loss")["floor/ngram"] == "5-gram"
-    assert earlier.measures({}).floors_of("val/best_loss")["floor/ngram"] == "n-gram"
+    assert old.monitor == "val/loss" and old.levels_of("val/loss")["floor/ngram"] == ("5-gram", None)
+    assert earlier.measures({}).levels_of("val/best_loss")["floor/ngram"][0] == "n-gram"
     assert not old.per_token("val/bits_per_byte") and old.per_token("val/perplexity")
     assert earlier.best_of({"best_loss": 800.0}) == {"val/loss": 800.0, "val/perplexity": math.inf}

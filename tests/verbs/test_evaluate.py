@@ -6,9 +6,11 @@ import math
 import pytest
 import tokenizers
 import torch
-from conftest import small_text
+from conftest import CPU, small_text
 
+import molino as package
 from molino.machine.hardware import Hardware
+from molino.runs import directory
 from molino.trained.load import load_run
 from molino.verbs.evaluate import evaluate
 
@@ -91,3 +93,25 @@ def test_floors_can_be_left_out_and_the_corpus_exchanged(molino, tiny, tmp_path)
     assert "floor" not in outcome.out
     assert "other.txt, val split" in outcome.out
     assert "1 of " in outcome.out  # the euro sign is unknown
+
+
+def test_a_test_split_is_looked_at_when_asked_and_the_looks_are_counted(molino, tiny, tmp_path):
+    places = [f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}", *CPU]
+    text = ["data=text", f"data.path={tiny.file}", "data.test_fraction=0.1"]
+    sizes = ["data.block_size=16", "data.batch_size=4", "model.n_layer=1", "model.n_head=2", "model.n_embd=16"]
+    done = molino("train", *text, *sizes, *places, "debug=fast")
+    assert done.status == 0 and "split=test" in done.out, done.err
+    (run,) = directory.list_runs(tmp_path)
+    assert not [tag for tag in directory.read_summary(run) if tag.startswith("test/")]
+    outcome = molino("evaluate", "run=latest", "split=test", "checkpoint=last", *places)
+    assert outcome.status == 0, outcome.err
+    summary = directory.read_summary(run)
+    assert f"{summary['test/loss']:.4f} nats a token" in outcome.out and summary["test/looks"] == 1
+    assert summary["test/step"] == 20 and summary["test/bits_per_byte"] > 0
+    with_python = package.load(run, checkpoint="last").evaluate("test", overrides=places[1:2])
+    assert with_python["test/loss"] == summary["test/loss"] and directory.read_summary(run)["test/looks"] == 2
+    # Another text is no split of the run's own.
+    other = molino("evaluate", "run=latest", "split=test", *text, *places)
+    assert other.status == 0 and directory.read_summary(run)["test/looks"] == 2
+    shown = molino("results", f"paths.outputs={tmp_path}").out
+    assert "test/loss" in shown and f"{summary['test/loss']:.4f}" in shown and "looked at 2 times, in 1 run" in shown

@@ -67,7 +67,7 @@ def test_formats_are_for_other_programs(results, monkeypatch):
     # Also what takes long is not told among it.
     monkeypatch.setattr("molino.verbs.results.working", None)
     assert results("models", "format=markdown").out.startswith(
-        "| model | n | val/loss | sd | 95 % interval | p |  | best floor |\n"
+        "| model | n | val/loss | sd | 95 % interval | to the best | p |  | best floor |\n"
     )
 
 

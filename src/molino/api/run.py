@@ -18,8 +18,9 @@ from molino.configuration.composer import compose
 from molino.data.tokenizers import Tokenizer
 from molino.machine.hardware import Hardware
 from molino.runs import directory
+from molino.runs.measures import TEST
 from molino.trained.load import LoadedRun, load_run, load_source
-from molino.trained.measuring import corpus_of, measure, read_texts
+from molino.trained.measuring import corpus_of, measure, read_texts, record_test
 from molino.trained.reading import check_text, read_attention, read_hidden, read_logits, read_loss, read_tokens
 from molino.trained.writing import check_sampling, continuations, pieces
 
@@ -197,6 +198,8 @@ class Run:
             paths = request.settings["paths"]
             corpus = corpus_of(self._loaded, request.settings.get("data"), paths)
             found = measure(self._loaded, corpus, split, stride, floors, self._hardware, Path(paths["cache"]))
+            if split == TEST and request.settings.get("data") is None:
+                record_test(self._loaded, found.figures)
         figures = {f"{split}/{name}": value for name, value in found.figures.items()}
         return figures | {floor.tag: floor.value for floor in found.floors}
 

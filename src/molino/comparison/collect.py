@@ -4,12 +4,9 @@ Reads summaries, settings and statuses, never logs: hundreds of runs take a seco
 """
 
 import hashlib
-import json
-import math
 import os
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,91 +14,20 @@ import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.files import read_text
-from molino.configuration import identity
+from molino.comparison.run import Run, is_indifferent
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, TOKENIZER, check_extent
 from molino.runs.measures import Measures, Metric, metric_name, read_measures
 from molino.runs.record import read_choices
-from molino.runs.status import DONE, FAILED, STATUS, Status, read_status
+from molino.runs.status import FAILED, STATUS, Status, read_status
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
 GROUPS = (
     "task", "data", "data/tokenizer", "model", "optimizer", "scheduler", "trainer", "hardware", "logger", "experiment",
     "debug",
 )  # fmt: skip
-LARGEST = sys.float_info.max  # JSON knows larger whole numbers
 MOST_NAMES = 10  # of sweeps in a message
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run directory.
-
-    Attributes:
-        recorded: what it was trained with, nested; empty while nobody has composed it.
-        settings: its leaves, as {'model.n_layer': 4, ...}.
-        typed: what was typed for it, by key.
-        choices: the choice taken of each group, as far as it is known.
-        measures: which figures it has, and which of them decides.
-        identity: equal of runs that differ in nothing but the seed.
-        task: what it was trained to do, by the name of its class.
-        corpus, tokenizer: equal of runs whose losses a character, and a token, compare.
-        corpus_name: what tables call the corpus.
-    """
-
-    path: Path
-    status: Status
-    recorded: dict[str, Any]
-    settings: dict[str, Any]
-    typed: dict[str, Any]
-    choices: dict[str, Any]
-    measures: Measures
-    identity: str
-    task: str
-    corpus: str
-    tokenizer: str
-    corpus_name: str
-
-    @property
-    def done(self) -> bool:
-        return self.status.state == DONE
-
-    @property
-    def pruned(self) -> bool:
-        """Whether a search stopped it early: its figures are those of a shorter run."""
-        return self.done and bool(self.status.summary.get("pruned"))
-
-    @property
-    def seed(self) -> Any:
-        return self.settings.get("seed", self.typed.get("seed"))
-
-    @property
-    def steps(self) -> tuple[Any, Any]:
-        """How many steps it has done, and how many it is to do; None where that is unknown."""
-        progress = self.status.progress if isinstance(self.status.progress, dict) else {}
-        return progress.get("step"), progress.get("max_steps", self.settings.get("trainer.max_steps"))
-
-    def metric(self, name: str) -> float | None:
-        """Return a figure of its summary; None where there is none. What is infinite is written as null."""
-        summary = self.status.summary or {}
-        value = summary.get(name)
-        if value is None and name in summary and (metric := self.measures.metric(name)) and metric.overflows:
-            return math.inf
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
-            return None if value != math.inf else value
-        return value
-
-    def value(self, key: str) -> str | int | float | bool | None:
-        """Return a setting or the choice of a group; None where the run has no such thing, 'null' where it is null."""
-        if key in self.choices:
-            value = self.choices[key]
-        elif key in self.settings or key in self.typed:
-            value = self.settings.get(key, self.typed.get(key))
-            value = "null" if value is None else value
-        else:
-            return None
-        return value if value is None or isinstance(value, str | int | float) else json.dumps(value, default=str)
 
 
 def find_folders(names: list[str], outputs: Path) -> list[Path]:
@@ -291,11 +217,6 @@ def _signature(run: Run, about: tuple[str, ...] = ("",)) -> str:
     """Return a text that is equal of runs for which the same was typed, of the settings that begin with `about`."""
     typed = {key: value for key, value in run.typed.items() if key.startswith(about) and not is_indifferent(key)}
     return canonical(typed)
-
-
-def is_indifferent(key: str) -> bool:
-    """Tell whether a setting makes no other experiment."""
-    return key == "seed" or identity.is_indifferent(key)
 
 
 def _typed(path: Path, status: Status) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from molino.comparison.collect import Run
+from molino.comparison.run import Run
 
 METRICS = "metrics.csv"
 

@@ -4,8 +4,9 @@ import base64
 from datetime import datetime
 from html import escape
 
+from molino.comparison.notes import notes
 from molino.comparison.rows import Row
-from molino.comparison.tables import UNFINISHED, headline, notes, table, unfinished
+from molino.comparison.tables import UNFINISHED, headline, table, unfinished
 
 GENERATOR = '<meta name="generator" content="molino results.py">'  # by which a page is known as ours
 STYLE = """

@@ -11,9 +11,9 @@ from typing import Any
 
 from molino.base.errors import ResourceError
 from molino.comparison.curves import Curve, average
-from molino.comparison.rows import Row
-from molino.comparison.tables import show_number, show_value
-from molino.runs.measures import spoken
+from molino.comparison.rows import Row, text_of
+from molino.comparison.show import show_number, show_value
+from molino.runs.measures import HELDOUT, metric_tag, spoken
 
 DPI = 130
 WIDTH, HEIGHT = 11.0, 4.6  # of a panel with its legend, in inches
@@ -31,14 +31,20 @@ def require_matplotlib() -> None:
         raise ResourceError("pictures need matplotlib: pip install matplotlib") from error
 
 
+def drawn_metric(row: Row) -> str:
+    """Return what is drawn of a row in training: what it is ranked by, if that is measured then, else what decides."""
+    ranked = metric_tag(row.metric)
+    return ranked if row.measures.metric(ranked) and ranked.startswith(f"{HELDOUT}/") else row.measures.monitor
+
+
 def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
-    """Draw what decides in some runs against `steps` or `seconds`, a panel for each text; None where no run knows it.
+    """Draw a figure of some runs against `steps` or `seconds`, a panel for each text; None where no run knows it.
 
     A line is the mean over the seeds of a row, its band goes from the least to the largest. The best ten are coloured.
     """
-    rows = [row for row in rows if row.measures.monitor == monitor]
+    rows = [row for row in rows if drawn_metric(row) == monitor]
     curves = [(row, average(row.runs or row.unfinished, monitor, axis)) for row in rows]
-    panels = _by_text([(row, curve) for row, curve in curves if curve])
+    panels = _by_text([(row, curve) for row, curve in curves if curve], monitor)
     if not panels:
         return None
     figure, places = _figure(len(panels))
@@ -78,7 +84,7 @@ def draw_setting(rows: list[Row], metric: str, key: str) -> Any | None:
     A line joins rows that differ in nothing else; bars are a standard deviation each way.
     """
     usable = [row for row in rows if _is_number(row.labels.get(key)) and _is_number(row.samples[metric].mean)]
-    panels = _by_text([(row, row.labels[key]) for row in usable])
+    panels = _by_text([(row, row.labels[key]) for row in usable], metric)
     panels = [panel for panel in panels if len({x for _, x in panel}) > 1]
     if not panels:
         return None
@@ -143,12 +149,11 @@ def _figure(panels: int) -> tuple[Any, list[Any]]:
     return figure, list(places)
 
 
-def _by_text(items: list[tuple[Row, Any]]) -> list[list[tuple[Row, Any]]]:
-    """Return rows, each with something, text by text: those of a panel are of one corpus and one tokenizer."""
-    panels: dict[tuple[str, str, str], list[tuple[Row, Any]]] = {}
+def _by_text(items: list[tuple[Row, Any]], metric: str) -> list[list[tuple[Row, Any]]]:
+    """Return rows, each with something, text by text: in a panel a metric compares."""
+    panels: dict[tuple[str, ...], list[tuple[Row, Any]]] = {}
     for row, item in items:
-        run = row.all_runs[0]
-        panels.setdefault((run.corpus, run.tokenizer, run.task), []).append((row, item))
+        panels.setdefault(text_of(row.all_runs[0], metric), []).append((row, item))
     return list(panels.values())
 
 
@@ -163,7 +168,14 @@ def _lines(rows: list[Row], key: str) -> list[list[Row]]:
 
 def _names(rows: list[Row], without: str | None = None) -> list[str]:
     keys = _differing(rows, without)
-    names = [", ".join(_brief(row.labels[key]) for key in keys) for row in rows]
+    # What counts is told apart from what does not.
+    inside = len({row.counts_inside for row in rows}) > 1
+    names = [
+        ", ".join(
+            [*(_brief(row.labels[key]) for key in keys), *(["counts inside"] if inside and row.counts_inside else [])]
+        )
+        for row in rows
+    ]
     # matplotlib keeps what begins with _ out of legends.
     return [f" {name}" if name.startswith("_") else _shorten(name) for name in names]
 
@@ -262,7 +274,8 @@ def _logarithmic(place: Any) -> None:
 
 def _finish(place: Any, rows: list[Row], lines: int, without: str | None = None) -> None:
     """Title a panel by its corpus, and put the legend beside it: the best ten, and how many are grey."""
-    corpus, tokenizer = rows[0].corpus_name, rows[0].all_runs[0].value("data/tokenizer")
+    kinds = {row.all_runs[0].value("data/tokenizer") for row in rows}
+    corpus, tokenizer = rows[0].corpus_name, kinds.pop() if len(kinds) == 1 else None
     place.set_title(f"{corpus}, {tokenizer} tokens" if tokenizer else corpus, fontsize=10, loc="left", parse_math=False)
     if lines < 2:
         return

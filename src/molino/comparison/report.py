@@ -52,8 +52,8 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
 def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:
     """Return title -> PNG of each picture there is something to draw in."""
     figures = {
-        f"{spoken(monitor)} by {axis}": pictures.draw_curves(rows, monitor, axis)
-        for monitor in dict.fromkeys(row.measures.monitor for row in rows)
+        f"{spoken(metric)} by {axis}": pictures.draw_curves(rows, metric, axis)
+        for metric in dict.fromkeys(map(pictures.drawn_metric, rows))
         for axis in ("steps", "seconds")
     }
     for metric in metrics:

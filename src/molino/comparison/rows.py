@@ -4,17 +4,18 @@ A loss is never averaged, nor compared, with that on another text; a loss a toke
 """
 
 import difflib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from molino.base.errors import ConfigError
-from molino.comparison.collect import Run, is_indifferent
-from molino.comparison.statistics import Sample, describe, welch
+from molino.comparison.contrasts import Contrast, contrasts
+from molino.comparison.run import Run, is_indifferent
+from molino.comparison.statistics import Sample, describe
 from molino.configuration.identity import canonical
 from molino.runs.directory import SUMMARY
-from molino.runs.measures import Measures
+from molino.runs.measures import TEST, Measures, metric_name
 
-SIGNIFICANT = 0.05
 # Two measurements of these differ although nothing was drawn anew.
 MEASURED = ("seconds", "tokens_per_second")
 # How the setting of a corpus or a tokenizer tells rows apart that nothing else does.
@@ -35,7 +36,7 @@ class Row:
         labels: what tells this row from the others: setting -> value.
         samples: metric -> what the runs say of it.
         best: it has the best mean of its text.
-        p: of Welch's t-test against the best row; None where there is none.
+        contrast: how it differs from the best; None where there is none.
     """
 
     key: tuple[Any, ...]
@@ -47,7 +48,7 @@ class Row:
     labels: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
     best: bool = False
-    p: float | None = None
+    contrast: Contrast | None = None
 
     @property
     def all_runs(self) -> list[Run]:
@@ -65,11 +66,22 @@ class Row:
     def measures(self) -> Measures:
         return self.all_runs[0].measures
 
+    @property
+    def lost(self) -> dict[str, float]:
+        """What its tokens have lost of the text, and how much of it: 'case' -> a share."""
+        return self.runs[0].lost if self.runs else {}
+
+    @property
+    def counts_inside(self) -> bool:
+        """Whether its runs are counts, or stand on them."""
+        return self.all_runs[0].counts_inside
+
     def floors(self, metric: str) -> dict[str, float]:
         """Return what counting achieves of a metric: 'bigram' or '5-gram' -> its value."""
         summary = self.runs[0].status.summary if self.runs else {}
-        named = self.measures.floors_of(metric)
-        return {name: summary[tag] for tag, name in named.items() if isinstance(summary.get(tag), int | float)}
+        levels = self.measures.levels_of(metric)
+        found = {brief: summary.get(tag) if level is None else level for tag, (brief, level) in levels.items()}
+        return {brief: level for brief, level in found.items() if isinstance(level, int | float)}
 
     @property
     def floor(self) -> tuple[str, float] | None:
@@ -85,19 +97,31 @@ class Row:
         """What the test says of it: best, worse (significantly), unclear; pruned; nothing where there is no test."""
         if self.pruned or self.best:
             return "pruned" if self.pruned else "best"
-        return "" if self.p is None else "worse" if self.p < SIGNIFICANT else "unclear"
+        if self.contrast is None or self.contrast.p is None:
+            return ""
+        return "worse" if self.contrast.significant else "unclear"
 
 
-def monitors(runs: list[Run]) -> list[str]:
-    """Return what decides in these runs: one metric, or one for each of several tasks."""
-    return list(dict.fromkeys(monitors_of_tasks(runs).values()))
+def default_metrics(runs: list[Run]) -> list[str]:
+    """Return what these runs are ranked by, one metric, or one for each of several tasks; and what is known of it on
+    test splits."""
+    ranking = list(dict.fromkeys(ranking_of_tasks(runs).values()))
+    tested = [f"{TEST}/{metric_name(tag)}" for tag in ranking]
+    return [*ranking, *(tag for tag in tested if any(run.metric(tag) is not None for run in runs))]
 
 
-def monitors_of_tasks(runs: list[Run]) -> dict[str, str]:
-    """Return what decides in the runs of each task; of one in which several things do, the first that does."""
+def ranking_of_tasks(runs: list[Run]) -> dict[str, str]:
+    """Return what the runs of each task are ranked by: what decides in them; of several such things, the first.
+
+    Where that is a figure a token, and tokens are not the same everywhere, it is one that compares.
+    """
     found: dict[str, str] = {}
     for run in [run for run in runs if run.done] or runs:
         found.setdefault(run.task, run.measures.monitor)
+    for task, monitor in found.items():
+        those = [run for run in runs if run.task == task]
+        if len({(run.corpus, run.tokenizer) for run in those}) > 1:
+            found[task] = those[0].measures.across(monitor)
     return found
 
 
@@ -105,14 +129,14 @@ def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | 
     """Return the rows of a table in its order: text by text, the best first, by the first metric.
 
     Args:
-        metrics: None for what decides in each run.
+        metrics: None for `default_metrics`.
         group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
 
     Raises:
         ConfigError: a setting or a metric is unknown.
     """
-    deciding = monitors_of_tasks(runs)
-    shown = monitors(runs) if metrics is None else metrics
+    deciding = ranking_of_tasks(runs)
+    shown = default_metrics(runs) if metrics is None else metrics
     check_metrics(runs, shown)
     check_settings(runs, group_by or [])
     rows: dict[Any, Row] = {}
@@ -215,19 +239,20 @@ def _without_repeats(runs: list[Run], metric: str) -> tuple[list[Run], list[Run]
 
 def _ranked(rows: list[Row]) -> list[Row]:
     """Return the rows text by text, best first, then what was stopped early, then what has no value; compare each with
-    the best of its text."""
+    the best of its text. Where tokenizers differ that is none whose tokens have lost something."""
     known = {row.text for row in rows if row.samples[row.metric].mean is not None}
 
     def rank(row: Row) -> tuple[Any, ...]:
         mean, sign = row.samples[row.metric].mean, -1 if row.measures.maximized(row.metric) else 1
         return row.text not in known, row.corpus_name, row.text, mean is None, row.pruned, sign * (mean or 0)
 
-    ranked, best = sorted(rows, key=rank), {}
+    ranked, best, tokenizers = sorted(rows, key=rank), {}, defaultdict(set)
+    for row in rows:
+        tokenizers[row.text].add(row.all_runs[0].tokenizer)
     for row in ranked:
-        sample = row.samples[row.metric]
-        if row.pruned or sample.mean is None:
-            continue
-        row.best = best.setdefault(row.text, row) is row
-        if not row.best:
-            row.p = welch(sample, best[row.text].samples[row.metric])
+        spoilt = row.lost and len(tokenizers[row.text]) > 1
+        if not (row.pruned or spoilt or row.samples[row.metric].mean is None):
+            row.best = best.setdefault(row.text, row) is row
+    for place, contrast in contrasts(ranked).items():
+        ranked[place].contrast = contrast
     return ranked

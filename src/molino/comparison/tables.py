@@ -8,11 +8,13 @@ from collections import Counter
 from typing import Any
 
 from molino.base.console import say, show_rows
-from molino.comparison.collect import Run
+from molino.comparison.notes import notes
 from molino.comparison.rows import Row
+from molino.comparison.run import Run
+from molino.comparison.show import NOTHING, plain, show_number, show_value
 from molino.comparison.statistics import Sample
+from molino.runs.measures import TEST
 
-NOTHING = "-"
 ORDER = ("failed", "cut off", "running", "queued")
 MOST_QUEUED = 20  # listed one by one; the others are counted
 UNFINISHED = ("run", "state", "step", "error")
@@ -35,20 +37,26 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
     """
     first, others = metrics[0], metrics[1:]
     spread = any(row.samples[first].sd is not None for row in rows)
-    floors = len(metrics) == 1 and any(row.floor for row in rows)
-    header = [*rows[0].labels, "n", first]
-    header += ["sd", "95 % interval", "p", ""] if spread else [""]
-    header += [*others, *(["best floor"] if floors else [])]
+    floors = all(metric.startswith(f"{TEST}/") for metric in others) and any(row.floor for row in rows)
+    inside = len({row.counts_inside for row in rows}) > 1
+    lost = any(row.lost for row in rows)
+    header = [*rows[0].labels, *(["counts inside"] if inside else []), "n", first]
+    header += ["sd", "95 % interval", "to the best", "p", ""] if spread else [""]
+    header += [*others, *(["best floor"] if floors else []), *(["its tokens lose"] if lost else [])]
     cells = []
     for row in rows:
         sample = row.samples[first]
-        line = [*map(show_value, row.labels.values()), _count(row, row.metric), show_number(sample.mean)]
+        line = [*map(show_value, row.labels.values()), *([_yes(row.counts_inside)] if inside else [])]
+        line += [_count(row, row.metric), show_number(sample.mean)]
         if spread:
             interval = NOTHING if sample.sd is None else f"{show_number(sample.low)} .. {show_number(sample.high)}"
-            line += [show_number(sample.sd), interval, show_p(row) if row.metric == first else NOTHING]
+            against = (_to_the_best(row), show_p(row)) if row.metric == first else (NOTHING, NOTHING)
+            line += [show_number(sample.sd), interval, *against]
         line += [row.verdict or NOTHING, *(_mean_and_sd(row.samples[metric]) for metric in others)]
         if floors:
             line.append(f"{row.floor[1]:.4f} ({row.floor[0]})" if row.floor else NOTHING)
+        if lost:
+            line.append(", ".join(f"{what} {share:.1%}" for what, share in row.lost.items()) or NOTHING)
         cells.append(line)
     return header, cells
 
@@ -71,26 +79,6 @@ def headline(rows: list[Row]) -> str:
     return f"{total:,} run{'s' * (total != 1)}: " + ", ".join(f"{number:,} {state}" for state, number in states.items())
 
 
-def notes(rows: list[Row], metrics: list[str]) -> list[str]:
-    """Return what has to be known to read the table, a line each."""
-    lines = []
-    if any(row.p is not None for row in rows):
-        lines.append("p: Welch's t-test against the best row of the same text; worse: significant at 5 %")
-    if sum(row.best for row in rows) > 1:
-        named = list(dict.fromkeys(row.metric for row in rows))
-        verb = "compares" if len(named) == 1 else "compare"
-        lines.append(
-            f"{' and '.join(named)} {verb} only on the same text, task and tokens: each has a best row of its own"
-        )
-    if any(row.pruned for row in rows):
-        lines.append("pruned: stopped early by a search, so neither averaged nor compared with full runs")
-    if repeats := [run for row in rows for run in row.repeats]:
-        lines.append(
-            f"left out, because they repeat a seed of their row: {', '.join(run.path.name for run in repeats)}"
-        )
-    return lines
-
-
 def markdown(rows: list[Row], metrics: list[str]) -> str:
     """Return the table, and below it what is not finished, as Markdown."""
     header, cells = table(rows, metrics)
@@ -105,20 +93,22 @@ def markdown(rows: list[Row], metrics: list[str]) -> str:
 def as_csv(rows: list[Row], metrics: list[str]) -> str:
     """Return a line a row that has values (state done or pruned), and one a run that is not done, figures in full."""
     statistics = [name for m in metrics for name in (m, f"{m} sd", f"{m} low", f"{m} high")]
-    tail = ("floor", "p", "verdict", "run", "step", "max_steps", "error")
+    tail = ("floor", "difference", "effect", "p", "verdict", "run", "step", "max_steps", "error")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*rows[0].labels, "corpus", "state", "n", *statistics, *tail])
     for row in rows:
-        start = [*map(_plain, row.labels.values()), row.corpus_name]
+        start = [*map(plain, row.labels.values()), row.corpus_name]
         if row.runs:
             samples = [row.samples[metric] for metric in metrics]
             values = [x for sample in samples for x in (sample.mean, sample.sd, sample.low, sample.high)]
             state = "pruned" if row.pruned else "done"
             floor = row.floor[1] if row.floor else None
-            writer.writerow([*start, state, row.samples[row.metric].n, *values, floor, row.p, row.verdict, *[None] * 4])
+            against = (row.contrast.difference, row.contrast.effect, row.contrast.p) if row.contrast else [None] * 3
+            n = row.samples[row.metric].n
+            writer.writerow([*start, state, n, *values, floor, *against, row.verdict, *[None] * 4])
         for run in row.unfinished:
-            empty = [None] * (len(statistics) + 3)
+            empty = [None] * (len(statistics) + 5)
             writer.writerow([*start, run.status.state, None, *empty, run.path.name, *run.steps, run.status.error])
     return text.getvalue().rstrip("\n")
 
@@ -134,27 +124,23 @@ def as_json(rows: list[Row], metrics: list[str]) -> str:
     return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
-def show_value(value: Any) -> str:
-    """Return a setting as one would type it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return NOTHING if value is None else str(_plain(value))
-
-
-def show_number(value: float | None) -> str:
-    """Return a figure with as many digits as are worth reading: of losses four after the point, of large ones none."""
-    if value is None or math.isinf(value):
-        return NOTHING if value is None else "inf"
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 20:
-        return f"{value:.2f}"
-    return f"{value:.1e}" if 0 < abs(value) < 0.00005 else f"{value:.4f}"
-
-
 def show_p(row: Row) -> str:
     """Return the p of a row, as small as is worth reading."""
-    return NOTHING if row.p is None else "<0.0001" if row.p < 0.0001 else f"{row.p:.4f}"
+    p = row.contrast.p if row.contrast else None
+    return NOTHING if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _to_the_best(row: Row) -> str:
+    """Return how far a row is from the best, also in standard deviations."""
+    if row.contrast is None:
+        return NOTHING
+    difference, effect = row.contrast.difference, row.contrast.effect
+    sign = "+" if difference > 0 else "-" if difference < 0 else ""
+    return f"{sign}{show_number(abs(difference))}" + ("" if effect is None else f" ({abs(effect):.1f} sd)")
+
+
+def _yes(so: bool) -> str:
+    return "yes" if so else "no"
 
 
 def _count(row: Row, metric: str) -> str:
@@ -192,10 +178,6 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
-def _plain(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
 def _group(row: Row, metrics: list[str]) -> dict[str, Any]:
     samples = {metric: row.samples[metric] for metric in metrics}
     keys = ("n", "mean", "sd", "low", "high")
@@ -206,8 +188,12 @@ def _group(row: Row, metrics: list[str]) -> dict[str, Any]:
         "metrics": {metric: {key: getattr(sample, key) for key in keys} for metric, sample in samples.items()},
         "floor": row.floor[1] if row.floor else None,
         "best": row.best,
-        "p": row.p,
-        "significant": None if row.p is None else row.verdict == "worse",
+        "counts_inside": row.counts_inside,
+        "lost": row.lost,
+        "difference": row.contrast.difference if row.contrast else None,
+        "effect": row.contrast.effect if row.contrast else None,
+        "p": row.contrast.p if row.contrast else None,
+        "significant": row.contrast.significant if row.contrast else None,
         "runs": [_run(run, metrics) for run in row.all_runs],
     }
 

@@ -41,7 +41,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     for name in ("debug", "sweep"):  # what they say has been done when the configuration was composed
         settings.pop(name, None)
     if settings.get("data"):
-        settings["data"].pop("path", None)  # short for data.corpus.path, which refers to it
+        for name in ("path", "test_fraction"):  # short for those of data.corpus, which refer to them
+            settings["data"].pop(name, None)
     return settings
 
 

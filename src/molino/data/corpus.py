@@ -59,34 +59,54 @@ def check_train_fraction(train_fraction: float) -> None:
         )
 
 
-def split_fraction(text: str | FileText, train_fraction: float) -> dict[str, list[Text]]:
-    """Split one continuous text: the first `train_fraction` of its characters are 'train', the rest 'val'.
+def check_test_fraction(test_fraction: float) -> None:
+    """Raise ConfigError unless 0 <= test_fraction < 1."""
+    if not 0 <= test_fraction < 1:
+        raise ConfigError(
+            f"test_fraction={test_fraction} leaves no text to train on; give 0, or a small number such as 0.05"
+        )
+
+
+def split_fraction(text: str | FileText, train_fraction: float, test_fraction: float = 0.0) -> dict[str, list[Text]]:
+    """Split one continuous text: the last `test_fraction` of its characters, if any, are 'test'; of those before them
+    the first `train_fraction` are 'train', the rest 'val'.
 
     Raises:
-        ConfigError: `train_fraction` is not between 0 and 1.
+        ConfigError: a fraction is out of range.
         DataError: the text is so short that a split would be empty.
     """
     check_train_fraction(train_fraction)
-    cut = int(train_fraction * len(text))
-    if not 0 < cut < len(text):
+    check_test_fraction(test_fraction)
+    end = len(text) - int(test_fraction * len(text))
+    cut = int(train_fraction * end)
+    if not 0 < cut < end or (test_fraction and end == len(text)):
         raise DataError(f"a text of {len(text)} characters is too short to split; give a longer one")
-    return {"train": [text[:cut]], "val": [text[cut:]]}
+    return {"train": [text[:cut]], "val": [text[cut:end]], **({"test": [text[end:]]} if test_fraction else {})}
 
 
-def split_documents(documents: list[str] | list[FileText], train_fraction: float) -> dict[str, list[Text]]:
-    """Split whole documents: the first `train_fraction` of them are 'train', the rest 'val', each at least one.
+def split_documents(
+    documents: list[str] | list[FileText], train_fraction: float, test_fraction: float = 0.0
+) -> dict[str, list[Text]]:
+    """Split whole documents: the last `test_fraction` of them, if any, are 'test'; of those before them the first
+    `train_fraction` are 'train', the rest 'val', each at least one.
 
     A single document is split as a continuous text.
 
     Raises:
-        ConfigError: `train_fraction` is not between 0 and 1.
-        DataError: there is no document, or one that is too short to split.
+        ConfigError: a fraction is out of range.
+        DataError: there are too few documents, or one that is too short to split.
     """
     check_train_fraction(train_fraction)
+    check_test_fraction(test_fraction)
     if len(documents) < 2:
-        return split_fraction(documents[0] if documents else "", train_fraction)
-    cut = min(max(int(train_fraction * len(documents)), 1), len(documents) - 1)
-    return {"train": documents[:cut], "val": documents[cut:]}
+        return split_fraction(documents[0] if documents else "", train_fraction, test_fraction)
+    if test_fraction and len(documents) == 2:
+        raise DataError("2 documents cannot be split into three; give more, or leave data.test_fraction out")
+    kept = max(int(test_fraction * len(documents)), 1) if test_fraction else 0
+    end = max(len(documents) - kept, 2)
+    cut = min(max(int(train_fraction * end), 1), end - 1)
+    test = {"test": documents[end:]} if test_fraction else {}
+    return {"train": documents[:cut], "val": documents[cut:end], **test}
 
 
 def decode(data: bytes, origin: str | Path, encoding: str = "utf-8") -> str:

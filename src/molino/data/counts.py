@@ -8,7 +8,9 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +38,26 @@ def counts_directory(text: TokenizedCorpus) -> Path:
     return text.cache / "counts" / text.digest
 
 
+def kept(text: TokenizedCorpus, name: str, what: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `make` returns, which is kept as JSON once it has been made.
+
+    Args:
+        what: is being done meanwhile.
+
+    Raises:
+        DataError: what is kept is damaged.
+    """
+    path = counts_directory(text) / name
+    make_once(path, path, what, lambda: write_text(path, json.dumps(make(), indent=2) + "\n"))
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"the cache entry {path} is damaged ({error}): delete that file") from error
+    if not isinstance(content, dict):
+        raise DataError(f"the cache entry {path} is damaged: delete that file")
+    return content
+
+
 def stream(split: Split, vocab_size: int, limit: int | None = None) -> Stream:
     """Return the tokens of a split for counting, as `molino.models.counting.stream_of`."""
     return stream_of(split.tokens, split.marks, vocab_size, limit)
@@ -48,9 +70,8 @@ def longest_order(train: Split) -> int:
 
 def best_order(text: TokenizedCorpus) -> int:
     """Return the order with the lowest loss on the last tenth of the training split, counted on the rest."""
-    path = counts_directory(text) / "order.json"
 
-    def make() -> None:
+    def make() -> dict[str, Any]:
         train, V = text.splits["train"], text.tokenizer.size
         whole = stream(train, V, LIMIT)
         rest = len(whole.tokens) - max(len(whole.tokens) // 10, 1)
@@ -58,13 +79,9 @@ def best_order(text: TokenizedCorpus) -> int:
         # The tenth begins with a token that is read and not predicted.
         last = stream_of(whole.tokens[rest - 1 :], np.clip(whole.marks - rest + 1, 0, None), V)
         found = losses(count(first, V, longest_order(train)), last)
-        write_text(path, json.dumps({"order": min(found, key=found.__getitem__), "losses": found}) + "\n")
+        return {"order": min(found, key=found.__getitem__), "losses": found}
 
-    make_once(path, path, "counting n-grams", make)
-    try:
-        return int(json.loads(path.read_text("utf-8"))["order"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the cache entry {path} is damaged ({error}): delete that file") from error
+    return kept(text, "order.json", "counting n-grams", make)["order"]
 
 
 def count_whole(text: TokenizedCorpus, order: int) -> Path:

@@ -17,6 +17,9 @@ from molino.base.messages import suggest
 
 METRICS = "metrics.json"
 HELDOUT = "val"  # the split that is looked at during training
+TEST = "test"  # the split that is looked at when all is chosen
+LOOKS = "test/looks"  # how often it was
+LOST = "lost/"  # before what the tokens have lost of the held-out text: a share of it
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 # What every run measures, whatever its task, and in which direction it improves; None where that is a matter of taste.
 OF_EVERY_RUN = {
@@ -34,6 +37,7 @@ class Metric:
         direction: `minimize` or `maximize`, the way in which it improves.
         unit: as it stands behind the number, such as "nats a token".
         per_token: it compares only between runs with the same tokenizer.
+        across: it is what runs with different ones are ranked by, in place of a figure a token.
         shown: it is told while a run trains, kept of the best step, and stands in TensorBoard's HParams tab.
         overflows: it may be infinite, for which a summary has null.
     """
@@ -44,6 +48,7 @@ class Metric:
     per_token: bool = False
     shown: bool = True
     overflows: bool = False
+    across: bool = False
 
     def __post_init__(self):
         if not self.name.isidentifier() or self.name.startswith("best_"):
@@ -96,12 +101,13 @@ class Measures:
     Attributes:
         monitor: the tag of the figure that decides: by which a checkpoint is the best, runs are ranked and pruned.
         metrics: by name.
-        floors: tag -> what it is called beside a number, and the name of the metric it is of.
+        floors: tag -> what it is called beside a number, and what it amounts to of each metric, by name, the one it is
+            of first; None where only the summary tells.
     """
 
     monitor: str
     metrics: Mapping[str, Metric]
-    floors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    floors: Mapping[str, tuple[str, Mapping[str, float | None]]] = field(default_factory=dict)
 
     def metric(self, tag: str) -> Metric | None:
         """Return the metric that a tag is a figure of; None where it is of none."""
@@ -111,20 +117,32 @@ class Measures:
         """Tell whether the figure improves upwards."""
         if tag in OF_EVERY_RUN:
             return OF_EVERY_RUN[tag] == MAXIMIZE
-        metric = self.metric(tag) or (self.metrics.get(self.floors[tag][1]) if tag in self.floors else None)
+        metric = self._metric_behind(tag)
         return metric is not None and metric.direction == MAXIMIZE
 
     def per_token(self, tag: str) -> bool:
         """Tell whether a figure compares only between runs with the same tokenizer. A part of a training loss does."""
         if tag in OF_EVERY_RUN:
             return tag.startswith("train/")
-        metric = self.metric(tag) or (self.metrics.get(self.floors[tag][1]) if tag in self.floors else None)
+        metric = self._metric_behind(tag)
         return tag.startswith("train/") if metric is None else metric.per_token
 
-    def floors_of(self, tag: str) -> dict[str, str]:
-        """Return the floors of a held-out figure: tag -> what it is called."""
+    def across(self, tag: str) -> str:
+        """Return the tag of the figure that compares in place of one a token, of the same split; else the same."""
+        if not self.per_token(tag):
+            return tag
+        other = next((name for name, metric in self.metrics.items() if metric.across), None)
+        return tag if other is None else f"{tag.partition('/')[0]}/{other}"
+
+    def levels_of(self, tag: str) -> dict[str, tuple[str, float | None]]:
+        """Return the floors of a held-out figure: tag -> what it is called, and its value; None where only the summary
+        tells it."""
         name = metric_name(tag) if tag.startswith(f"{HELDOUT}/") else None
-        return {floor: brief for floor, (brief, of) in self.floors.items() if of == name}
+        return {floor: (brief, levels[name]) for floor, (brief, levels) in self.floors.items() if name in levels}
+
+    def _metric_behind(self, tag: str) -> Metric | None:
+        """Return the metric that a tag is a figure of, or a floor of."""
+        return self.metric(tag) or (self.metrics.get(next(iter(self.floors[tag][1]))) if tag in self.floors else None)
 
 
 def check_monitor(monitor: str, direction: str, metrics: Iterable[Metric]) -> None:
@@ -145,7 +163,7 @@ def check_monitor(monitor: str, direction: str, metrics: Iterable[Metric]) -> No
 
 def measures_of(monitor: str, metrics: Iterable[Metric], floors: Iterable[Floor]) -> Measures:
     """Return what is recorded of a run with these metrics and floors."""
-    beside = {floor.tag: (floor.brief, next(iter(floor.levels))) for floor in floors if floor.levels and floor.beatable}
+    beside = {floor.tag: (floor.brief, dict(floor.levels)) for floor in floors if floor.levels and floor.beatable}
     return Measures(monitor, {metric.name: metric for metric in metrics}, beside)
 
 
@@ -177,7 +195,7 @@ def spoken(tag: str) -> str:
 def write_measures(run: Path, measures: Measures) -> None:
     """Record what a run measures in its directory."""
     metrics = {name: {k: v for k, v in asdict(m).items() if k != "name"} for name, m in measures.metrics.items()}
-    floors = {tag: {"brief": brief, "metric": name} for tag, (brief, name) in measures.floors.items()}
+    floors = {tag: {"brief": brief, "levels": dict(levels)} for tag, (brief, levels) in measures.floors.items()}
     content = {"monitor": measures.monitor, "metrics": metrics, "floors": floors}
     write_text(Path(run) / METRICS, json.dumps(content, indent=2) + "\n")
 
@@ -201,9 +219,19 @@ def read_measures(run: Path) -> Measures | None:
 
 def _parse(content: Any) -> Measures:
     metrics = {name: Metric(name, **values) for name, values in content["metrics"].items()}
-    floors = {tag: (str(each["brief"]), str(each["metric"])) for tag, each in content["floors"].items()}
+    floors = {tag: (str(each["brief"]), _levels(each)) for tag, each in content["floors"].items()}
     if not isinstance(content["monitor"], str) or any(
         m.direction not in (MINIMIZE, MAXIMIZE) for m in metrics.values()
     ):
         raise ValueError("it names no monitor, or no direction")
     return Measures(content["monitor"], metrics, floors)
+
+
+def _levels(floor: Any) -> dict[str, float | None]:
+    """Return the levels of a recorded floor; earlier ones have the name of a metric alone."""
+    if "levels" not in floor:
+        return {str(floor["metric"]): None}
+    levels = {str(name): level for name, level in floor["levels"].items()}
+    if not levels or not all(level is None or isinstance(level, int | float) for level in levels.values()):
+        raise ValueError("a floor has no levels")
+    return levels

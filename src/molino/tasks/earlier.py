@@ -14,7 +14,7 @@ def measures(summary: Mapping[str, Any]) -> Measures:
         summary: its own; of one that is not done nothing.
     """
     briefs = {"unigram": "unigram", "bigram": "bigram", "ngram": f"{summary.get('floor/ngram_order', 'n')}-gram"}
-    floors = {f"floor/{name}": (brief, "loss") for name, brief in briefs.items()}
+    floors = {f"floor/{name}": (brief, {"loss": None}) for name, brief in briefs.items()}
     return Measures("val/loss", {metric.name: metric for metric in METRICS}, floors)
 
 

@@ -8,7 +8,7 @@ METRICS = (
     Metric("loss", unit="nats a token", per_token=True),
     Metric("perplexity", per_token=True, overflows=True),
     Metric("bits_per_character", shown=False),
-    Metric("bits_per_byte", shown=False),
+    Metric("bits_per_byte", shown=False, across=True),
 )
 
 

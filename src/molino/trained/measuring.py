@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from molino.base.console import progress
+from molino.base.console import progress, say
 from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import build
 from molino.configuration.settings import relocate
@@ -13,7 +13,8 @@ from molino.data.text import strings
 from molino.data.tokens import prepare_tokens
 from molino.evaluation.totals import measure_all
 from molino.machine.hardware import Hardware
-from molino.runs.measures import Floor
+from molino.runs import directory
+from molino.runs.measures import LOOKS, TEST, Floor
 from molino.tasks.floors import count_floors
 from molino.trained.load import LoadedRun
 
@@ -35,6 +36,20 @@ def read_texts(loaded: LoadedRun, split: str, paths: dict[str, Any]) -> list[str
     if split not in splits:
         raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(splits)}")
     return ["".join(strings(text)) for text in splits[split]]
+
+
+def record_test(loaded: LoadedRun, figures: dict[str, float]) -> None:
+    """Put the figures of its own test split into a run's summary, with the step they are of, and count the looks.
+
+    Who looks often and keeps the best has no test split any more; the number of looks tells.
+    """
+    if not directory.is_done(loaded.path):
+        say("the run has not ended, so these figures are not kept in its summary")
+        return
+    summary = directory.read_summary(loaded.path)
+    told = {f"{TEST}/{name}": value for name, value in figures.items()}
+    looks = summary.get(LOOKS, 0) + 1
+    directory.write_summary(loaded.path, summary | told | {f"{TEST}/step": loaded.step, LOOKS: looks})
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from typing import Any
 
 from molino.base.console import say, show_facts
 from molino.base.messages import typed
+from molino.data.lost import lost_of
 from molino.data.module import TextDataModule
 from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
-from molino.runs.measures import HELDOUT, LEARNT, Floor, spoken
+from molino.runs.measures import HELDOUT, LEARNT, LOST, Floor, spoken
 from molino.training.checkpoints import Checkpoints
 from molino.training.continuing import differs
 from molino.training.module import TrainingModule
@@ -68,6 +69,7 @@ def summarise(
         **({"tokens_per_second": rate} if rate else {}),
         "seconds": checkpoints.seconds,
         "parameters": count_parameters(module.model),
+        **{f"{LOST}{name}": share for name, share in lost_of(data.text, HELDOUT).items()},
         "corpus": data.corpus.name,
         "corpus_sha256": data.text.sha256,
     }

@@ -9,9 +9,9 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
-from molino.runs.measures import metric_name
+from molino.runs.measures import TEST, metric_name
 from molino.trained.load import LoadedRun, load
-from molino.trained.measuring import corpus_of, measure
+from molino.trained.measuring import corpus_of, measure, record_test
 
 
 def run(request: Request) -> float:
@@ -61,6 +61,8 @@ def evaluate(
         **describe_floors(measured.floors, measured.figures),
     }
     show_facts("evaluation", facts)
+    if split == TEST and not source and data is None:
+        record_test(loaded, measured.figures)
     return measured.figures[metric_name(loaded.task.monitor)]
 
 

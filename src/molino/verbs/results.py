@@ -12,7 +12,7 @@ from molino.base.messages import typed
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.pictures import require_matplotlib
 from molino.comparison.report import check_target, write_report
-from molino.comparison.rows import make_rows, monitors
+from molino.comparison.rows import default_metrics, make_rows
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check_arguments
 from molino.configuration.request import Request
@@ -74,7 +74,7 @@ def results(
     with telling("reading runs"):
         read = read_runs(found, earlier.measures)
         rows = make_rows(read, metric, group_by)
-        metric = metric or monitors(read)
+        metric = metric or default_metrics(read)
     if format == "table":
         print_table(rows, metric)
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 from molino.base.console import working
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import sha256_file
-from molino.data.corpus import check_train_fraction, digest, split_documents, split_fraction
+from molino.data.corpus import check_test_fraction, check_train_fraction, digest, split_documents, split_fraction
 from molino.data.text import FileText, Text, file_version, read_start
 
 SUFFIXES = (".txt", ".md")
@@ -26,7 +26,9 @@ class UserText:
 
     Args:
         path: a file, a folder (its .txt and .md files, at any depth) or a pattern such as `books/**/*.txt`.
-        train_fraction: share of the characters or of the documents, from the start, to train on.
+        train_fraction: share of the characters or of the documents, from the start, to train on; the rest of what is no
+            test split is held out.
+        test_fraction: share of them, from the end, that is the test split; 0 for none.
         encoding: of all the files.
 
     Raises:
@@ -36,20 +38,28 @@ class UserText:
 
     licence = "the user's own text"
 
-    def __init__(self, path: str | None = None, train_fraction: float = 0.9, encoding: str = "utf-8"):
+    def __init__(
+        self,
+        path: str | None = None,
+        train_fraction: float = 0.9,
+        encoding: str = "utf-8",
+        test_fraction: float = 0.0,
+    ):
         if not path:
             raise ConfigError("data=text needs data.path=<file, folder or glob>")
         check_train_fraction(train_fraction)
+        check_test_fraction(test_fraction)
         self.paths = _find(Path(path).expanduser())
         # As they are now; that they still are when they are read makes the fingerprint that of what is read.
         self.versions = [file_version(path) for path in self.paths]
-        self.name, self.train_fraction, self.encoding = Path(path).absolute().name, train_fraction, encoding
+        self.name, self.encoding = Path(path).absolute().name, encoding
+        self.fractions = (train_fraction, *([test_fraction] if test_fraction else []))
         self.documents = len(self.paths) > 1
 
     def fingerprint(self) -> str:
         with working(f"reading {self.name}"):
             checksums = [_checksum(path) for path in self.paths]
-        return digest(checksums, self.train_fraction, self.encoding)
+        return digest(checksums, *self.fractions, self.encoding)
 
     def read(self) -> dict[str, list[Text]]:
         """Return the splits; files of white space alone are left out."""
@@ -58,8 +68,8 @@ class UserText:
         if not texts:
             raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
         if not self.documents:
-            return split_fraction(texts[0], self.train_fraction)
-        return split_documents(texts, self.train_fraction)
+            return split_fraction(texts[0], *self.fractions)
+        return split_documents(texts, *self.fractions)
 
 
 def _find(path: Path) -> list[Path]:
