@@ -84,8 +84,8 @@ def markdown(rows: list[Row], metrics: list[str]) -> str:
     header, cells = table(rows, metrics)
     waiting = unfinished(rows)
     parts = [
-        _pipes(header, cells, right=len(rows[0].labels)),
-        *([_pipes(UNFINISHED, waiting, right=4)] if waiting else []),
+        pipes(header, cells, right=len(rows[0].labels)),
+        *([pipes(UNFINISHED, waiting, right=4)] if waiting else []),
     ]
     return "\n\n".join([*parts, *notes(rows, metrics)])
 
@@ -168,7 +168,7 @@ def _error(run: Run) -> str:
     return " ".join(run.status.error.split()) if run.status.state == "failed" and run.status.error else NOTHING
 
 
-def _pipes(header: Any, rows: list[list[str]], right: int) -> str:
+def pipes(header: Any, rows: list[list[str]], right: int) -> str:
     """Return a Markdown table whose columns from number `right` on are aligned to the right."""
     lines = [header, ["---:" if number >= right else "---" for number in range(len(header))], *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def results(
     group_by: list[str] | None,
     format: str,
     to: str | None,
+    compare: str | None,
     paths: dict[str, Any],
     command: str = "",
 ) -> None:
@@ -49,6 +51,7 @@ def results(
         group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
         format: `table`, `csv`, `markdown` or `json`.
         to: a folder for a page with the table and pictures.
+        compare: `windows` for single runs, piece by piece of the held-out text, in place of all that.
         command: what made it, for the page.
 
     Raises:
@@ -60,6 +63,8 @@ def results(
         raise ConfigError(f"format={format} is unknown: choose table, {', '.join(FORMATS)}")
     if metric == [] or group_by == []:
         raise ConfigError("metric=[] and group_by=[] name nothing: name one, or leave them out")
+    if compare is not None:
+        _check_compare(compare, {"metric": metric, "group_by": group_by, "to": to})
     target = Path(to).expanduser() if to else None
     if target:
         check_target(target)
@@ -69,6 +74,10 @@ def results(
     if not found:
         places = ", ".join(map(str, folders))
         raise CheckpointError(f"there is no run below {places}: train one with {typed('train')}, or name a folder")
+    if compare is not None:
+        # It loads models, which nothing else here does.
+        import_module("molino.verbs.windows").compare(found, format, paths)
+        return
     # What other programs read holds nothing else.
     telling = working if format == "table" else nullcontext
     with telling("reading runs"):
@@ -83,3 +92,11 @@ def results(
         with telling("drawing"):
             index = write_report(target, rows, metric, command)
         print(f"page: {index}", file=sys.stdout if format == "table" else sys.stderr)
+
+
+def _check_compare(compare: str, others: dict[str, Any]) -> None:
+    if compare != "windows":
+        raise ConfigError(f"compare={compare} is unknown: choose windows")
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(f"{name}={value} has no effect with compare=windows: leave it out")
