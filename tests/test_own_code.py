@@ -315,6 +315,20 @@ class Dumb(Net):
 class Headless(Net):
     capabilities = Capabilities(hidden=4)
 
+class Beside(Net):
+    capabilities = Capabilities(beside=True)
+
+class Unmoved(Net):
+    capabilities = Capabilities(hidden=4, beside=True)
+    def hidden(self, tokens_BT, cache=None, beside_BTC=None):
+        return torch.zeros(*tokens_BT.shape, 4)
+    def head(self, hidden_BTC):
+        return self.table(hidden_BTC[..., 0].long())
+
+class Undirected(Unmoved):
+    def hidden(self, tokens_BT, cache=None):
+        return torch.zeros(*tokens_BT.shape, 4)
+
 class Misnamed(Net):
     capabilities = Capabilities(embedding="wte.weight")
 
@@ -376,6 +390,9 @@ def breaks(step, max_steps):
         ("model", "Shapeless", "Shapeless.capabilities.cache must be a CacheShape, but it is a tuple"),
         ("model", "Dumb", "Dumb.capabilities must be Capabilities, but it is a str"),
         ("model", "Headless", "its hidden states are 4 wide: hidden(tokens_BT) must be of shape (1, 2, 4), and head"),
+        ("model", "Beside", "Beside.capabilities.beside needs hidden, which tells how wide its embeddings are"),
+        ("model", "Unmoved", "makes nothing of what is beside the embeddings"),
+        ("model", "Undirected", "Undirected.hidden(tokens_BT, beside_BTC=...) fails, which its capabilities promise"),
         ("model", "Misnamed", "Misnamed.capabilities name wte.weight, which is no tensor of it"),
         ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net."),
         ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from families import FAMILIES, make, random_tokens
+from families import FAMILIES, ON_COUNTS, make, random_tokens
 
 from molino.generation.context import Context, window_start
 from molino.generation.decode import generate
+from molino.models.cache import NOTHING
+from molino.models.counting import BEFORE
 
 BLOCK = 12
 NAMES = pytest.mark.parametrize("name", FAMILIES)
@@ -20,6 +22,14 @@ def run(model, prompts, count=40, **settings):
     generator = torch.Generator().manual_seed(0)
     steps = generate(model, prompts, count, **{"generator": generator, "temperature": 0, **settings})
     return torch.stack(list(steps), dim=1).tolist()
+
+
+def before(model, tokens_T, start):
+    """What a model that counts reads before a window, by hand."""
+    if not model.capabilities.counts:
+        return {}
+    there = tokens_T[:start].tolist()
+    return {"before_BR": torch.tensor([([NOTHING] * BEFORE + there)[len(there) :]])}
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 4, 7, 12, 64])
@@ -51,10 +61,25 @@ def test_logits_across_the_end_of_the_context(name, cached):
         for step in range(40):
             logits_BV, next_B = texts.logits(), random_tokens(3, seed=step)
             for row, prompt_T in enumerate(prompts):
-                window_T = prompt_T[window_start(len(prompt_T), BLOCK) :]
-                torch.testing.assert_close(logits_BV[row], model(window_T[None])[0, -1], atol=1e-5, rtol=0)
+                start = window_start(len(prompt_T), BLOCK)
+                wanted_V = model(prompt_T[None, start:], **before(model, prompt_T, start))[0, -1]
+                torch.testing.assert_close(logits_BV[row], wanted_V, atol=1e-5, rtol=0)
                 prompts[row] = torch.cat((prompt_T, next_B[row : row + 1]))
             texts.append(next_B)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("name", ["kneser-ney", *ON_COUNTS])
+def test_counts_read_what_a_long_prompt_has_before_the_context(name, cached):
+    """Also in a context that is shorter than the n-grams."""
+    block, prompt_T = 3, random_tokens(20, seed=5)
+    model = make(name, block)
+    with torch.inference_mode():
+        logits_V = Context(model, [prompt_T], 1, 5, cached).logits()[0]
+        wanted_V = model(prompt_T[None, -block:], **before(model, prompt_T, len(prompt_T) - block))[0, -1]
+        torch.testing.assert_close(logits_V, wanted_V, atol=1e-5, rtol=0)
+        if name == "kneser-ney":
+            torch.testing.assert_close(logits_V, model(prompt_T[None])[0, -1])
 
 
 @NAMES

@@ -27,6 +27,7 @@ from molino.runs import directory
 from molino.tasks.language_model import LanguageModel
 from molino.trained.load import load_run
 
+MYLAB = Path(__file__).parents[2] / "examples" / "mylab"
 SIZES = ("data=text", "data.block_size=16", "data.batch_size=4", *CPU)
 NETWORK = ("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "task.on_floor=true")
 
@@ -262,3 +263,28 @@ def test_a_run_keeps_its_counts_and_knows_them(home, on_counts, counted, molino,
     assert "counts.safetensors is not what best.ckpt was trained with: bring that back" in said
     (moved / directory.COUNTS).unlink()
     assert "has lost its counts.safetensors" in molino("generate", f"run={moved}", "prompt=a", *places).err
+
+
+def test_whoever_stays_above_counting_is_told_what_goes_below(home, molino, tmp_path):
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={home / 'cache'}", f"data.path={home / 'mancha.txt'}")
+    done = molino("train", *SIZES, *places, "model=bigram", "trainer.max_steps=5")
+    (next_line,) = [line for line in done.out.splitlines() if line.startswith("next:")]
+    assert "molino train data=text" in next_line and "model=bigram" in next_line
+    assert next_line.endswith("task.on_floor=true   # stands on counting")
+    for settings in (("model=kneser_ney",), ("model=bigram", "trainer.max_steps=5", "task.on_floor=true")):
+        assert "stands on counting" not in molino("train", *SIZES, *places, *settings).out
+
+
+@pytest.mark.parametrize(("model", "told"), [("gpt", True), ("llama", True), ("mylab", False)])
+def test_own_models_stand_on_counts_too_and_those_that_can_are_told_what_they_say(train, model, told, monkeypatch):
+    if model == "mylab":
+        monkeypatch.setenv("MOLINO_ALLOW", "mylab")
+        monkeypatch.syspath_prepend(str(MYLAB))
+        settings = ("--config-dir", str(MYLAB / "conf"), "model=parallel")
+    else:
+        settings = (f"model={model}",)
+    run = train(*settings, *NETWORK, "trainer.max_steps=0")
+    summary = directory.read_summary(run)
+    assert summary["val/loss"] == pytest.approx(summary["floor/kneser_ney"], abs=1e-6)
+    state = load_run(run, "last", torch.device("cpu")).model.state_dict()
+    assert ("told.weight" in state) == told and "turn.weight" in state

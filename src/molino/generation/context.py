@@ -40,6 +40,7 @@ class Context:
 
     def __init__(self, model: nn.Module, prompts: Sequence[Tensor], samples: int, max_new_tokens: int, cached: bool):
         device = device_of(model)
+        earlier = [prompt_T[: -model.block_size][-BEFORE:] for prompt_T in prompts]
         prompts = [prompt_T[-model.block_size :] for prompt_T in prompts]
         self.model, self.samples = model, samples
         # Everything about places is known beforehand, so no step has to ask the device.
@@ -49,6 +50,10 @@ class Context:
         for row, prompt_T in enumerate(prompts):
             self.tokens_BT[row * samples : (row + 1) * samples, : len(prompt_T)] = prompt_T
         self.looks_before = capabilities_of(model).counts
+        # What stands before the first window, which only such a model sees.
+        self.past_BR = torch.full((len(self.ends), BEFORE), NOTHING, device=device)
+        for row, past_T in enumerate(earlier):
+            self.past_BR[row * samples : (row + 1) * samples, BEFORE - len(past_T) :] = past_T
         self.cache = None
         if cached and (shape := capabilities_of(model).cache) is not None:
             capacity = min(model.block_size, self.tokens_BT.shape[1])
@@ -56,6 +61,7 @@ class Context:
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
             self.cache = KVCache(shape, len(self.ends), capacity, device, dtype)
+            self.cache.before_BR = self._before(slice(None))
             self._read_prompts()
 
     def logits(self) -> Tensor:
@@ -133,8 +139,8 @@ class Context:
         """Return what stands before the windows of some rows, for a model that looks there."""
         if not self.looks_before:
             return self.tokens_BT[rows, :0]
-        places_BR = self._column(self.starts[rows]) + torch.arange(-BEFORE, 0, device=self.tokens_BT.device)
-        return self.tokens_BT[rows].gather(1, places_BR.clamp(min=0)).masked_fill(places_BR < 0, NOTHING)
+        places_BR = self._column(self.starts[rows]) + torch.arange(BEFORE, device=self.tokens_BT.device)
+        return torch.cat([self.past_BR[rows], self.tokens_BT[rows]], dim=1).gather(1, places_BR)
 
     def _aligned(self) -> bool:
         """Whether all rows hold equally many tokens, so that they can be addressed as one."""

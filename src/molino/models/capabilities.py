@@ -20,6 +20,7 @@ class Capabilities:
         attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
         hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
             heads can; None if it has no such thing.
+        beside: `hidden(tokens_BT, cache, beside_BTC)` adds what else is known of each token to its embedding.
         tied: names of two parameters that are one, the head's and the table's; None if none are.
         embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
         bigrams: name of a parameter whose rows are the logits of what follows a token (V, V); None if it has none.
@@ -34,6 +35,7 @@ class Capabilities:
     cache: CacheShape | None = None
     attention: bool = False
     hidden: int | None = None
+    beside: bool = False
     tied: tuple[str, str] | None = None
     embedding: str | None = None
     bigrams: str | None = None

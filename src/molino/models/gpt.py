@@ -165,6 +165,7 @@ class GPT(nn.Module):
             cache=CacheShape(n_layer, n_head, n_embd // n_head),
             attention=True,
             hidden=n_embd,
+            beside=True,
             tied=("lm_head.weight", "wte.weight") if tie_weights else None,
             embedding="wte.weight",
             positions=POSITION_TABLES[positions],
@@ -194,10 +195,15 @@ class GPT(nn.Module):
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
         return self.head(self.hidden(tokens_BT, cache))
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the head reads, (B, T, C)."""
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None, beside_BTC: Tensor | None = None) -> Tensor:
+        """What the head reads, (B, T, C).
+
+        Args:
+            beside_BTC: is added to the embeddings of the tokens.
+        """
         positions_T = token_positions(tokens_BT, cache, self.block_size)
-        x_BTC = self.drop(self.wte(tokens_BT) * self.embedding_scale + self.wpe(positions_T))
+        x_BTC = self.wte(tokens_BT) * self.embedding_scale + self.wpe(positions_T)
+        x_BTC = self.drop(x_BTC if beside_BTC is None else x_BTC + beside_BTC)
         for block in self.h:
             x_BTC = block(x_BTC, cache)
         if cache is not None:

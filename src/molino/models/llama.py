@@ -212,6 +212,7 @@ class Llama(nn.Module):
             cache=CacheShape(n_layer, n_kv_head, head_size),
             attention=True,
             hidden=n_embd,
+            beside=True,
             tied=("lm_head.weight", "embed_tokens.weight") if tie_weights else None,
             embedding="embed_tokens.weight",
             positions={
@@ -241,12 +242,18 @@ class Llama(nn.Module):
         """Logits (B, T, V) of the token after each token; see `molino.models` for the cache."""
         return self.head(self.hidden(tokens_BT, cache))
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the head reads, (B, T, C)."""
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None, beside_BTC: Tensor | None = None) -> Tensor:
+        """What the head reads, (B, T, C).
+
+        Args:
+            beside_BTC: is added to the embeddings of the tokens.
+        """
         turning = self.rotary(token_positions(tokens_BT, cache, self.block_size))
         x_BTC = self.embed_tokens(tokens_BT)
         if self.ngrams is not None:
             x_BTC = x_BTC + self.ngrams(tokens_BT, cache)
+        if beside_BTC is not None:
+            x_BTC = x_BTC + beside_BTC
         x_BTC = self.dropout(x_BTC)
         for block in self.layers:
             x_BTC = block(x_BTC, turning, cache)

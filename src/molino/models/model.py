@@ -94,6 +94,8 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
                 f"{shape}, and head(hidden_BTC) make logits of them"
             )
         _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
+    if can.beside:
+        _check_beside(model, name, tokens_BT, can.hidden)
     names = dict(model.named_parameters(remove_duplicate=False))
     tensors = names.keys() | {buffer for buffer, _ in model.named_buffers()}
     for said in (can.embedding, can.bigrams, *can.positions):
@@ -101,6 +103,20 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
             raise ConfigError(f"{name}.capabilities name {said}, which is no tensor of it")
     if can.tied is not None and (can.tied[0] not in names or names[can.tied[0]] is not names.get(can.tied[1])):
         raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
+
+
+def _check_beside(model: nn.Module, name: str, tokens_BT: Tensor, width: int | None) -> None:
+    if width is None:
+        raise ConfigError(f"{name}.capabilities.beside needs hidden, which tells how wide its embeddings are")
+    try:
+        plain_BTC = model.hidden(tokens_BT)
+        other_BTC = model.hidden(tokens_BT, beside_BTC=torch.ones(*tokens_BT.shape, width))
+    except TypeError as error:
+        raise ConfigError(
+            f"{name}.hidden(tokens_BT, beside_BTC=...) fails, which its capabilities promise: {error}"
+        ) from error
+    if torch.equal(plain_BTC, other_BTC):
+        raise ConfigError(f"{name}.hidden(tokens_BT, beside_BTC=...) makes nothing of what is beside the embeddings")
 
 
 def _check_logits(call: str, logits: object, wanted: tuple[int, ...]) -> None:

@@ -21,6 +21,7 @@ from molino.models.capabilities import capabilities_of
 from molino.models.tables import Tables
 
 UNKNOWN = -30.0  # of tokens that a model has to spare: no text has them
+SMALL = 0.1  # makes log-probabilities about as large as what an embedding holds
 
 
 class Trust(nn.Module):
@@ -45,8 +46,9 @@ class Trust(nn.Module):
 class OnCounts(nn.Module):
     """A model, and what counting says beside it.
 
-    Of a model with hidden states a matrix that begins at zero stands before the head, and a(x) is learnt from them.
-    Of another the logits are taken as they are, and a is one number for all positions.
+    Of a model with hidden states a matrix that begins at zero stands before the head, and a(x) is learnt from them; if
+    it takes something beside the embeddings of tokens, it is told what counting says, by a matrix that begins at zero
+    too. Of another the logits are taken as they are, and a is one number for all positions.
 
     Args:
         model: see `molino.models`.
@@ -81,9 +83,10 @@ class OnCounts(nn.Module):
         )
         width = can.hidden
         self.turn = nn.Linear(width, width, bias=False) if width else None
+        self.told = nn.Linear(self.vocab_size, width, bias=False) if can.beside else None
         self.trust = Trust(width)
-        if self.turn is not None:
-            nn.init.zeros_(self.turn.weight)
+        for matrix in filter(None, (self.turn, self.told)):
+            nn.init.zeros_(matrix.weight)
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, before_BR: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
@@ -102,10 +105,11 @@ class OnCounts(nn.Module):
         return next_token_loss(self._add(tokens_BT, log_p_BTV), targets_BT)
 
     def _add(self, tokens_BT: Tensor, log_p_BTV: Tensor, cache: KVCache | None = None) -> Tensor:
-        told = (tokens_BT,) if cache is None else (tokens_BT, cache)
         if (spare := self.vocab_size - log_p_BTV.shape[-1]) > 0:
             log_p_BTV = F.pad(log_p_BTV, (0, spare), value=UNKNOWN)
+        kept = {} if cache is None else {"cache": cache}
         if self.turn is None:
-            return self.model(*told) + self.trust() * log_p_BTV
-        hidden_BTC = self.model.hidden(*told)
+            return self.model(tokens_BT, **kept) + self.trust() * log_p_BTV
+        beside = {} if self.told is None else {"beside_BTC": self.told((log_p_BTV * SMALL).to(self.told.weight.dtype))}
+        hidden_BTC = self.model.hidden(tokens_BT, **kept, **beside)
         return self.model.head(self.turn(hidden_BTC)) + self.trust(hidden_BTC) * log_p_BTV

@@ -1,7 +1,7 @@
 """What a run says of itself when it starts and when it ends."""
 
+import math
 import shlex
-from pathlib import Path
 from typing import Any
 
 from molino.base.console import say, show_facts
@@ -12,7 +12,7 @@ from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
-from molino.runs.measures import HELDOUT, LEARNT, LOST, Floor, spoken
+from molino.runs.measures import HELDOUT, LEARNT, LOST, Floor, metric_name, spoken
 from molino.training.checkpoints import Checkpoints
 from molino.training.continuing import differs
 from molino.training.module import TrainingModule
@@ -75,9 +75,7 @@ def summarise(
     }
 
 
-def conclude(
-    run: Path, outputs: str, summary: dict[str, Any], module: TrainingModule, floors: list[Floor], has_test: bool
-) -> None:
+def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: list[Floor], has_test: bool) -> None:
     """Print what came out, the last sample and what to type next."""
     task, rate = module.task, summary.get("tokens_per_second")
     figures = {metric.name: summary[metric.tag] for metric in task.metrics}
@@ -91,17 +89,26 @@ def conclude(
         **({"train loss": f"{summary[LEARNT]:.4f}, mean of the last steps"} if LEARNT in summary else {}),
         **describe_floors(floors, figures),
         "time": f"{summary['seconds']:.1f} s" + (f"; {rate:,.0f} tokens/s in training" if rate else ""),
-        "run": run,
+        "run": run.path,
     }
     show_facts("result", facts)
-    samples = run / "samples.txt"
+    samples = run.path / "samples.txt"
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
     commands = [
-        typed("evaluate", f"run={run}", f"split={'test' if has_test else HELDOUT}"),
-        f"tensorboard --logdir {shlex.quote(outputs)}",
+        typed("evaluate", f"run={run.path}", f"split={'test' if has_test else HELDOUT}"),
+        f"tensorboard --logdir {shlex.quote(run.settings['paths']['outputs'])}",
     ]
     if capabilities_of(module.model).next_token:
-        commands.insert(0, typed("generate", f"run={run}") + ' prompt="..."')
+        commands.insert(0, typed("generate", f"run={run.path}") + ' prompt="..."')
+    decides = metric_name(task.monitor)
+    plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
+    if plain and _is_above(figures[decides], decides, floors):
+        commands.insert(0, typed("train", *run.request.overrides, "task.on_floor=true") + "   # stands on counting")
     for number, command in enumerate(commands):
         say(f"{'' if number else 'next:':5} {command}")
+
+
+def _is_above(value: float, name: str, floors: list[Floor]) -> bool:
+    """Tell whether counting has come lower than a figure."""
+    return any(floor.levels.get(name, math.inf) < value for floor in floors if floor.beatable)

@@ -93,7 +93,7 @@ def train(run: Run, started: float) -> float:
         found = floors.found or []
         summary = summarise(module, data, checkpoints, found) | verdict(trainer)
         run.end(summary)
-        conclude(run.path, run.settings["paths"]["outputs"], summary, module, found, "test" in data.splits)
+        conclude(run, summary, module, found, "test" in data.splits)
     return module.val_metrics[task.monitor]
 
 
