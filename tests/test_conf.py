@@ -121,7 +121,8 @@ def test_hardware(train, tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_experiments(train, mirror, tmp_path, name):
+def test_experiments(train, tiny, tmp_path, name):
+    """On a small text: what corpora are is tested above."""
     first_lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:6]
     assert first_lines[0] == "# @package _global_"
     assert any(line.startswith(f"# COMMAND: molino train experiment={name}") for line in first_lines)
@@ -129,7 +130,6 @@ def test_experiments(train, mirror, tmp_path, name):
     sizes = ["data.batch_size=4", "trainer.sample_tokens=5"]
     if "bigram" not in name:
         sizes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=8"]
-    if name.startswith(("ptb", "wikitext2", "imdb")):
-        sizes += ["data.tokenizer.max_size=50"]
-    run = assert_trained(train(f"experiment={name}", f"paths.mirror={mirror}", *sizes), tmp_path)
+    text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))
+    run = assert_trained(train(f"experiment={name}", *text, *sizes), tmp_path)
     assert run.name.startswith(f"{name}_")

@@ -340,7 +340,7 @@ def test_a_sequence_longer_than_block_size_is_refused(positions):
 # --- the configs ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("gpt", 809_856), ("custom_gpt", 510_000)])
+@pytest.mark.parametrize(("name", "parameters"), [("gpt", 809_856), ("custom_gpt", 1_992_096)])
 def test_config_builds_the_model_it_describes(name, parameters):
     config = OmegaConf.create({"data": {"block_size": 64}, "model": OmegaConf.load(CONF / f"{name}.yaml")})
     settings = OmegaConf.to_container(config.model, resolve=True)

@@ -288,3 +288,14 @@ def test_own_models_stand_on_counts_too_and_those_that_can_are_told_what_they_sa
     assert summary["val/loss"] == pytest.approx(summary["floor/kneser_ney"], abs=1e-6)
     state = load_run(run, "last", torch.device("cpu")).model.state_dict()
     assert ("told.weight" in state) == told and "turn.weight" in state
+
+
+def test_weights_are_those_of_the_whole_network(train):
+    steps = ("trainer.max_steps=40", "trainer.val_every=40", "scheduler.warmup_steps=0", "optimizer.lr=1e-2")
+    first = train(*NETWORK, *steps, "name=first")
+    again = train("task.on_floor=true", f"weights={first}", "trainer.max_steps=0", "name=again")
+    wanted = directory.read_summary(first)["val/best_loss"]
+    assert directory.read_summary(again)["val/loss"] == pytest.approx(wanted, abs=1e-6)
+    # A model alone is one of its own beside counts or without.
+    alone = train("task.on_floor=false", f"weights={first}", "trainer.max_steps=0", "name=alone")
+    assert directory.read_summary(alone)["val/loss"] > wanted

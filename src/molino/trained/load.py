@@ -178,11 +178,11 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     return _load_run(run, checkpoint, device, dtype)[0]
 
 
-def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> None:
+def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> torch.nn.Module | None:
     """Give a model the weights that it begins from: those of a run, of a Hugging Face folder or of a hub id.
 
     Of a run a model may have more rows than its vocabulary has tokens: those of special tokens that came after it keep
-    the values they have.
+    the values they have. Returned is the whole network of the run's task; None of a folder.
 
     Raises:
         CheckpointError, DataError: they are missing, damaged, or do not fit.
@@ -193,7 +193,7 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
             read_weights(model, source)
         except DataError as error:
             raise DataError(f"weights={source} names no run, and {error}") from error
-        return
+        return None
     loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
     _check_extension(loaded.tokenizer, tokenizer, run)
     ours, theirs = model.state_dict(), trained.state_dict()
@@ -206,6 +206,7 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
             had = f"{list(theirs[name].shape)}" if name in theirs else "nothing"
             raise CheckpointError(f"weights={source} do not fit: of {name}, {list(tensor.shape)}, they have {had}")
         tensor[tuple(slice(old) for old, _ in pairs)] = theirs[name]
+    return loaded.model
 
 
 def _check_extension(own: Tokenizer, tokenizer: Tokenizer, run: Path) -> None:

@@ -9,6 +9,7 @@ from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
 from molino.models.model import check_model_by_use, is_ours
+from molino.models.on_counts import OnCounts
 from molino.runs.measures import HELDOUT
 from molino.search.pruning import pruning_of, verdict
 from molino.tasks.check import check_task_by_use
@@ -102,9 +103,12 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     model = build_model(run.settings, data.tokenizer.size)
     if not is_ours(model):
         check_model_by_use(model)
+    trained = None
     if run.checkpoint is None and (source := run.settings["weights"]):
-        begin_weights(model, source, data.tokenizer)
+        trained = begin_weights(model, source, data.tokenizer)
     network = build_network(task, model)
+    if isinstance(network, OnCounts) and isinstance(trained, OnCounts):
+        network.begin_from(trained)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)
         if is_main_process():
