@@ -177,7 +177,7 @@ def test_the_main_job_is_the_default_run(molino, cache, tmp_path):
         "perplexity",
         "bits per character",
         "unigram floor",
-        "n-gram floor",
+        "Kneser-Ney floor",
         "--- step 20 ---",
     ):
         assert name in done.out
