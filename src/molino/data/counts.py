@@ -110,7 +110,7 @@ def count_parts(text: TokenizedCorpus, order: int) -> tuple[Tables, np.ndarray]:
             whole_G - np.bincount(ngrams.gram_P[begin:end], minlength=len(whole_G))
             for begin, end in itertools.pairwise(bounds)
         )
-        tables = make_tables(ngrams, shares)
+        tables = make_tables(ngrams, shares, PARTS)
         part_P = np.repeat(np.arange(PARTS), np.diff(bounds))
         contexts_N = np.append(part_P * tables.contexts + tables.first[-1] + ngrams.context_P, 0)
         _write(path, {**tables.tensors(), "contexts_N": torch.from_numpy(contexts_N)})

@@ -134,25 +134,28 @@ class Tables:
         }
 
 
-def make_tables(ngrams: Ngrams, counts: Iterable[np.ndarray]) -> Tables:
-    """Return a table for each of these counts of the longest n-grams."""
+def make_tables(ngrams: Ngrams, counts: Iterable[np.ndarray], number: int = 1) -> Tables:
+    """Return tables of so many counts of the longest n-grams."""
     longer = ngrams.levels[1:]
     lengths = [np.bincount(level.context_G, minlength=len(level.key_C)) for level in longer]
-    shares, lefts, bases = [], [], []
-    for count_G in counts:
-        (share_V, (left,)), *rest = smoothed(ngrams, count_G)
+    contexts = sum(len(level.key_C) for level in ngrams.levels)
+    # Filled one after the other: of millions of n-grams each table is large.
+    share_FE = np.zeros((number, sum(len(level.token_G) for level in longer)), np.float32)
+    left_FM, base_FV = np.ones((number, contexts), np.float32), np.zeros((number, ngrams.vocab_size), np.float32)
+    for table, count_G in enumerate(counts):
+        (share_G, (left,)), *rest = smoothed(ngrams, count_G)
         base_V = np.full(ngrams.vocab_size, left / ngrams.vocab_size)
-        base_V[ngrams.levels[0].token_G] += share_V
-        bases.append(base_V)
-        shares.append(np.concatenate([np.zeros(0), *(share_G for share_G, _ in rest)]))
-        lefts.append(np.concatenate([np.ones(1), *(left_C for _, left_C in rest)]))
-    stacked = (np.stack(each).astype(np.float32) for each in (shares, lefts, bases))
+        base_V[ngrams.levels[0].token_G] += share_G
+        base_FV[table] = base_V
+        if rest:
+            np.concatenate([share_G for share_G, _ in rest], out=share_FE[table], casting="same_kind")
+            np.concatenate([left_C for _, left_C in rest], out=left_FM[table, 1:], casting="same_kind")
     return Tables(
         torch.from_numpy(np.concatenate([level.key_C for level in ngrams.levels])),
         torch.tensor([len(level.key_C) for level in ngrams.levels]),
         torch.from_numpy(np.cumsum(np.concatenate([np.zeros(2, np.int64), *lengths]))),
         torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(level.token_G for level in longer)])),
-        *map(torch.from_numpy, stacked),
+        *map(torch.from_numpy, (share_FE, left_FM, base_FV)),
     )
 
 

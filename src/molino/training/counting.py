@@ -11,6 +11,7 @@ from molino.data.counts import best_order, count_parts, count_whole, digest_of_c
 from molino.data.tokens import TokenizedCorpus
 from molino.models.capabilities import capabilities_of
 from molino.models.on_counts import OnCounts
+from molino.training.plan import Plan
 
 # Sections that say how steps are taken.
 OF_STEPS = ("trainer", "optimizer", "scheduler")
@@ -18,22 +19,23 @@ OF_STEPS = ("trainer", "optimizer", "scheduler")
 WITHOUT_STEPS = ("trainer.sample_tokens",)
 
 
-def is_counted(network: nn.Module) -> bool:
-    """Tell whether there is nothing to train by steps."""
-    return next(network.parameters(), None) is None
+def plan_of(network: nn.Module, plan: Plan, overrides: list[str]) -> Plan:
+    """Return the plan by which a network is trained: without steps, where it has no parameters.
 
-
-def check_counted(network: nn.Module, overrides: list[str]) -> None:
-    """Refuse what says how steps are taken of a network that takes none.
+    Args:
+        overrides: what was typed for this run alone.
 
     Raises:
-        ConfigError: it was typed.
+        ConfigError: it says how steps are taken of a network that takes none.
     """
+    if next(network.parameters(), None) is not None:
+        return plan
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] in OF_STEPS and key not in WITHOUT_STEPS:
             name = type(network).__name__
             raise ConfigError(f"{override} has no effect: {name} is trained by counting, without steps; leave it out")
+    return plan.without_steps()
 
 
 def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
@@ -48,8 +50,11 @@ def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
     return path
 
 
-def keep_counts(counts: Path, kept: Path) -> None:
-    """Put counts into a run, so that it can be moved. They are large, and are there once where the disk is the same."""
+def keep_counts(counts: Path | None, kept: Path) -> None:
+    """Put counts, if there are some, into a run, so that it can be moved. They are large, and are there once where the
+    disk is the same."""
+    if counts is None:
+        return
     kept.unlink(missing_ok=True)
     try:
         os.link(counts, kept)

@@ -17,7 +17,7 @@ from molino.tasks.floors import count_floors
 from molino.tasks.task import Task
 from molino.trained.load import begin_weights, build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
-from molino.training.counting import check_counted, facts_of, is_counted, keep_counts, stand_on_counts
+from molino.training.counting import facts_of, keep_counts, plan_of, stand_on_counts
 from molino.training.floors import Floors
 from molino.training.loggers import draw_floors, start_loggers
 from molino.training.module import TrainingModule
@@ -48,14 +48,12 @@ def train(run: Run, started: float) -> float:
     task, plan, hardware, data = parts.task, parts.plan, parts.hardware, parts.data
 
     data.setup()
-    plan = asked = plan.settle(data.steps_per_epoch)
+    asked = plan.settle(data.steps_per_epoch)
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
     counts = stand_on_counts(network, data.text)
-    if is_counted(network):
-        check_counted(network, [] if run.request.path else run.request.overrides)
-        plan = plan.without_steps()
+    plan = plan_of(network, asked, [] if run.request.path else run.request.overrides)
     hardware = hardware.settle(network, data.block_size, data.tokens_per_step, plan.max_steps)
     hardware.prepare(network)
     module = TrainingModule(
@@ -77,8 +75,7 @@ def train(run: Run, started: float) -> float:
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)
-        if counts:
-            keep_counts(counts, run.counts)
+        keep_counts(counts, run.counts)
         introduce(run, data, module, hardware, floors.found or [], first_step)
         loggers = start_loggers(run, task.metrics, first_step)
         draw_floors(run, loggers, floors.found or [], plan.max_steps)
