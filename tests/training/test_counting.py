@@ -287,7 +287,7 @@ def test_own_models_stand_on_counts_too_and_those_that_can_are_told_what_they_sa
     summary = directory.read_summary(run)
     assert summary["val/loss"] == pytest.approx(summary["floor/kneser_ney"], abs=1e-6)
     state = load_run(run, "last", torch.device("cpu")).model.state_dict()
-    assert ("told.weight" in state) == told and "turn.weight" in state
+    assert ("told.matrix.weight" in state) == told and "turn.weight" in state
 
 
 def test_weights_are_those_of_the_whole_network(train):

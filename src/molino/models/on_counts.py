@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from molino.models import next_token_loss
+from molino.models import compute_dtype, next_token_loss
 from molino.models.cache import KVCache
-from molino.models.capabilities import capabilities_of
+from molino.models.capabilities import capabilities_of, tensor_of
+from molino.models.head import LARGE_VOCABULARY
 from molino.models.tables import Tables
 
 UNKNOWN = -30.0  # of tokens that a model has to spare: no text has them
@@ -43,12 +44,37 @@ class Trust(nn.Module):
         return 1 + self.bias + (hidden_BTC * self.weight).sum(-1, keepdim=True)
 
 
+class Told(nn.Module):
+    """What counting says of each token, as something beside its embedding: (B, T, V) -> (B, T, C). It begins at zero.
+
+    Of a small vocabulary all log-probabilities are read by a matrix (V, C); of a large one, in which that would be most
+    of the network, the mean of the embeddings that are expected, by one of (C, C).
+
+    Args:
+        vocab_size, width: V and C.
+    """
+
+    def __init__(self, vocab_size: int, width: int):
+        super().__init__()
+        self.all_tokens = vocab_size < LARGE_VOCABULARY
+        self.matrix = nn.Linear(vocab_size if self.all_tokens else width, width, bias=False)
+        nn.init.zeros_(self.matrix.weight)
+
+    def forward(self, log_p_BTV: Tensor, table_VC: Tensor) -> Tensor:
+        if self.all_tokens:
+            return self.matrix((log_p_BTV * SMALL).to(self.matrix.weight.dtype))
+        dtype = compute_dtype(table_VC)
+        # The table is read here, and learnt where tokens are.
+        expected_BTC = log_p_BTV.exp().to(dtype) @ table_VC.detach().to(dtype)
+        return self.matrix(F.rms_norm(expected_BTC.to(self.matrix.weight.dtype), expected_BTC.shape[-1:]))
+
+
 class OnCounts(nn.Module):
     """A model, and what counting says beside it.
 
     Of a model with hidden states a matrix that begins at zero stands before the head, and a(x) is learnt from them; if
-    it takes something beside the embeddings of tokens, it is told what counting says, by a matrix that begins at zero
-    too. Of another the logits are taken as they are, and a is one number for all positions.
+    it takes something beside the embeddings of tokens, it is told what counting says, see `Told`. Of another the logits
+    are taken as they are, and a is one number for all positions.
 
     Args:
         model: see `molino.models`.
@@ -83,10 +109,11 @@ class OnCounts(nn.Module):
         )
         width = can.hidden
         self.turn = nn.Linear(width, width, bias=False) if width else None
-        self.told = nn.Linear(self.vocab_size, width, bias=False) if can.beside else None
+        self.told = Told(self.vocab_size, width) if can.beside and can.embedding else None
+        self.table = can.embedding
         self.trust = Trust(width)
-        for matrix in filter(None, (self.turn, self.told)):
-            nn.init.zeros_(matrix.weight)
+        if self.turn is not None:
+            nn.init.zeros_(self.turn.weight)
 
     @torch.no_grad()
     def begin_from(self, other: "OnCounts") -> None:
@@ -119,6 +146,6 @@ class OnCounts(nn.Module):
         kept = {} if cache is None else {"cache": cache}
         if self.turn is None:
             return self.model(tokens_BT, **kept) + self.trust() * log_p_BTV
-        beside = {} if self.told is None else {"beside_BTC": self.told((log_p_BTV * SMALL).to(self.told.weight.dtype))}
+        beside = {} if self.told is None else {"beside_BTC": self.told(log_p_BTV, tensor_of(self.model, self.table))}
         hidden_BTC = self.model.hidden(tokens_BT, **kept, **beside)
         return self.model.head(self.turn(hidden_BTC)) + self.trust(hidden_BTC) * log_p_BTV
