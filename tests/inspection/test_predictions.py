@@ -1,13 +1,14 @@
 """Probabilities against a direct softmax, and how tokens are shown."""
 
 import math
+import string
 
 import pytest
 import torch
 from families import make, random_tokens
 
 from molino.data.tokenizers import train_bpe, train_char
-from molino.inspection.predictions import label, percent, predict, table
+from molino.inspection.predictions import label, percent, predict, read_counts, table, table_beside
 
 
 def test_probabilities_are_those_of_a_softmax():
@@ -58,3 +59,16 @@ def test_half_a_character_is_shown_as_the_vocabulary_has_it():
 @pytest.mark.parametrize("value, text", [(0.0, "0.0%"), (1.0, "100.0%"), (0.1234, "12.3%"), (0.00001, "1e-05")])
 def test_percent(value, text):
     assert percent(value) == text
+
+
+def test_what_the_network_adds_to_counting_is_told_beside_it():
+    network, ids = make("gpt on counts", 12), random_tokens(6).tolist()
+    counted_TV = read_counts(network, ids)
+    assert torch.equal(counted_TV, network.tables.read(torch.tensor([ids]))[0])
+    assert read_counts(make("gpt", 12), ids) is None
+    with torch.inference_mode():
+        predictions = [list(predict(ids, each_TV, 1)) for each_TV in (network(torch.tensor([ids]))[0], counted_TV)]
+    header, rows = table_beside(*predictions, train_char([string.ascii_letters]))
+    assert header[2:5] == ["by counting", "by the network", "gained"] and rows[0][2:5] == ["", "", ""]
+    for row, one, other in zip(rows[1:], *(each[1:] for each in predictions), strict=True):
+        assert float(row[4].split()[0]) == pytest.approx(math.log(one.probability / other.probability), abs=0.006)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molino.base.errors import DataError
 from molino.data.tokenizers import Tokenizer
+from molino.models.capabilities import device_of
+from molino.models.on_counts import OnCounts
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ def predict(ids: list[int], logits_TV: Tensor, top: int) -> Iterator[Prediction]
     before = [None, *probabilities_TV[:-1].gather(1, read_T1)[:, 0].tolist()]
     for token, own, values, indices in zip(ids, before, best.values.tolist(), best.indices.tolist(), strict=True):
         yield Prediction(token, own, list(zip(indices, values, strict=True)))
+
+
+def read_counts(network: nn.Module, ids: list[int]) -> Tensor | None:
+    """Return what counting alone says after each token, log-probabilities (T, V), of a network that stands on it."""
+    if not isinstance(network, OnCounts):
+        return None
+    return network.tables.read(torch.tensor([ids], device=device_of(network)))[0].cpu()
 
 
 def label(tokenizer: Tokenizer, token: int) -> str:

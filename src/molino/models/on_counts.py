@@ -115,15 +115,6 @@ class OnCounts(nn.Module):
         if self.turn is not None:
             nn.init.zeros_(self.turn.weight)
 
-    @torch.no_grad()
-    def begin_from(self, other: "OnCounts") -> None:
-        """Take over what another one has learnt beside its model, where it has the same; tokens may have been added."""
-        own, theirs = dict(self.named_parameters()), dict(other.named_parameters())
-        for name in own.keys() & theirs.keys():
-            if not name.startswith("model.") and own[name].dim() == theirs[name].dim():
-                shared = tuple(slice(min(pair)) for pair in zip(own[name].shape, theirs[name].shape, strict=True))
-                own[name][shared] = theirs[name][shared]
-
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, before_BR: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
         self.tables = self.tables.to(tokens_BT.device)

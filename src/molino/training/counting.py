@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from molino.base.errors import ConfigError
@@ -48,6 +49,18 @@ def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
     if isinstance(network, OnCounts):
         network.parts = count_parts(text, order)[0]
     return path
+
+
+@torch.no_grad()
+def begin_beside(network: nn.Module, trained: nn.Module | None) -> None:
+    """Take over what another network on counts, if both are such, has learnt beside its model; tokens may have come."""
+    if not (isinstance(network, OnCounts) and isinstance(trained, OnCounts)):
+        return
+    own, theirs = dict(network.named_parameters()), dict(trained.named_parameters())
+    for name in own.keys() & theirs.keys():
+        if not name.startswith("model.") and own[name].dim() == theirs[name].dim():
+            shared = tuple(slice(min(pair)) for pair in zip(own[name].shape, theirs[name].shape, strict=True))
+            own[name][shared] = theirs[name][shared]
 
 
 def keep_counts(counts: Path | None, kept: Path) -> None:

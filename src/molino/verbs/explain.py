@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from molino.base.console import console, say, show_facts, show_rows, working
@@ -19,12 +18,11 @@ from molino.configuration.request import Request
 from molino.data.prompt import ask_prompt, encode_prompt
 from molino.inspection import pictures, tree
 from molino.inspection.attention import Attention, read
-from molino.inspection.predictions import label, predict, table, table_beside
+from molino.inspection.predictions import label, predict, read_counts, table, table_beside
 from molino.inspection.projector import MOST_TOKENS, write_embeddings
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of, require_next_token, tensor_of
 from molino.models.cost import cache_bytes_per_token, count_parameters, flops_per_token
-from molino.models.on_counts import OnCounts
 from molino.trained.load import LoadedRun, load
 
 
@@ -76,8 +74,7 @@ def explain(
         logits_TV, layers = read(loaded.model, ids)
     header, rows = table(list(predict(ids, logits_TV, top)), loaded.tokenizer)
     show_rows("what it expects after each token", header, rows)
-    if isinstance(loaded.model, OnCounts):
-        counted_TV = loaded.model.tables.read(torch.tensor([ids], device=hardware.device))[0].cpu()
+    if (counted_TV := read_counts(loaded.model, ids)) is not None:
         beside = (list(predict(ids, each_TV, 1)) for each_TV in (logits_TV, counted_TV))
         show_rows("what counting says, and what the network makes of it", *table_beside(*beside, loaded.tokenizer))
     pictures.require_matplotlib()

@@ -9,7 +9,6 @@ from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
 from molino.models.model import check_model_by_use, is_ours
-from molino.models.on_counts import OnCounts
 from molino.runs.measures import HELDOUT
 from molino.search.pruning import pruning_of, verdict
 from molino.tasks.check import check_task_by_use
@@ -17,7 +16,7 @@ from molino.tasks.floors import count_floors
 from molino.tasks.task import Task
 from molino.trained.load import begin_weights, build_model, build_network, build_task
 from molino.training.checkpoints import Checkpoints, resume_step
-from molino.training.counting import facts_of, keep_counts, plan_of, stand_on_counts
+from molino.training.counting import begin_beside, facts_of, keep_counts, plan_of, stand_on_counts
 from molino.training.floors import Floors
 from molino.training.loggers import draw_floors, start_loggers
 from molino.training.module import TrainingModule
@@ -104,8 +103,7 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     if run.checkpoint is None and (source := run.settings["weights"]):
         trained = begin_weights(model, source, data.tokenizer)
     network = build_network(task, model)
-    if isinstance(network, OnCounts) and isinstance(trained, OnCounts):
-        network.begin_from(trained)
+    begin_beside(network, trained)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)
         if is_main_process():
