@@ -8,6 +8,7 @@
     preparation MB of text a second from a file to vocabulary and tokens, and memory, against the tokenizers library
                 line by line and against lists and dictionaries; with --gigabytes, whole runs on a large text
     start       seconds from the command to the first step of the default run, and for --help
+    counting    seconds and memory from tokens to floors, and to what a network on counts is trained with
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
                 share of the memory bandwidth that is used. CPU only, models of about 10 million random parameters
 
@@ -19,6 +20,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from benchmarks.counting import counting
 from benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
 from benchmarks.preparation import preparation
 from benchmarks.recipe import recipe
@@ -45,6 +47,8 @@ def main(script: str) -> None:
             sweep(train, Path(folder), chosen.rounds, chosen.runs, chosen.kind)
         elif chosen.benchmark == "preparation":
             keep(chosen.json, preparation(train, Path(folder), chosen.rounds, chosen.megabytes, chosen.gigabytes))
+        elif chosen.benchmark == "counting":
+            keep(chosen.json, counting(chosen.corpora))
         elif chosen.benchmark == "start":
             keep(chosen.json, start(train, Path(folder), chosen.rounds))
         else:
@@ -60,19 +64,21 @@ def keep(path: Path | None, figures: dict) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=("training", "recipe", "sweep", "preparation", "start", "generation"))
+    kinds = ("training", "recipe", "sweep", "preparation", "start", "counting", "generation")
+    parser.add_argument("benchmark", choices=kinds)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help=cases)
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="training, recipe, preparation, start: write figures there, too"
-    )
+    told = "all but sweep and generation: write figures there, too"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=told)
     parser.add_argument("--runs", type=int, default=16, help="sweep: runs of each turn (default: 16)")
     parser.add_argument(
         "--kind", choices=list(KINDS), default="bigram", help="sweep: what runs train (default: bigram)"
     )
     parser.add_argument("--megabytes", type=float, default=20.0, help="preparation: size of the text (default: 20)")
     parser.add_argument("--gigabytes", type=float, help="preparation: whole runs on a text of this size instead")
+    corpora = "counting: choices of data= (default: shakespeare)"
+    parser.add_argument("--corpora", nargs="+", default=["shakespeare"], metavar="DATA", help=corpora)
     lengths = [100, 256, 1000]
     tokens = "generation: new tokens of a text (default: 100 256 1000)"
     parser.add_argument("--tokens", type=int, nargs="+", default=lengths, metavar="N", help=tokens)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import command as benchmark
-from benchmarks import common, generation, loops, preparation, preparing, recipe, start, training
+from benchmarks import common, counting, generation, loops, preparation, preparing, recipe, start, training
 from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split
@@ -248,3 +248,10 @@ def test_the_plain_recipe_is_judged_by_the_whole_split(tmp_path):
     totals = measure_all(LanguageModel().measure, model, windows, torch.device("cpu"))
     exact, count = totals["nll"] / totals["tokens"], totals["tokens"]
     assert count == len(tokens) - 1 and found == pytest.approx(exact, rel=1e-5)
+
+
+def test_counting_is_timed_way_by_way(capsys):
+    figures = counting.counting(["grammar"])["grammar"]
+    assert figures["tokens"] == 900_000 and all(figures[way] > 0 for way in ("order", "floors", "tables", "parts"))
+    assert figures["order MiB"] <= figures["floors MiB"] <= figures["MiB"]
+    assert "grammar" in capsys.readouterr().out
