@@ -63,7 +63,10 @@ def test_no_group_is_forgotten_here():
 
 
 @pytest.mark.parametrize("name", sorted({*choices("data")} - {"text"}))
-def test_corpora(train, mirror, tmp_path, name):
+def test_corpora(train, mirror, tmp_path, monkeypatch, name):
+    # How millions of words are counted is tested elsewhere.
+    for limit in ("data.counts.LIMIT", "tasks.floors_of_text.LIMIT", "tasks.floors_of_text.COMPRESSED"):
+        monkeypatch.setattr(f"molino.{limit}", 100_000)
     run = assert_trained(
         train(f"data={name}", *BIGRAM, *SMALL_VOCABULARY.get(name, ()), f"paths.mirror={mirror}"), tmp_path
     )
