@@ -299,3 +299,9 @@ def test_weights_are_those_of_the_whole_network(train):
     # A model alone is one of its own beside counts or without.
     alone = train("task.on_floor=false", f"weights={first}", "trainer.max_steps=0", "name=alone")
     assert directory.read_summary(alone)["val/loss"] > wanted
+
+
+def test_there_is_nothing_to_continue(home, counted, molino):
+    places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
+    said = molino("train", f"continue={counted}", "trainer.max_steps=5", *places).err
+    assert said.endswith("has nothing that steps could train: there is nothing to continue\n")

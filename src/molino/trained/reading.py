@@ -61,7 +61,7 @@ def read_hidden(loaded: LoadedRun, text: str) -> Tensor:
         ConfigError: the model has no such thing.
     """
     if capabilities_of(loaded.model).hidden is None:
-        raise ConfigError(f"{type(loaded.model).__name__} has no hidden states: its head reads tokens")
+        raise ConfigError(f"{type(loaded.model).__name__} has no hidden states to look at")
     tokens_T = torch.tensor(_few(loaded, text), device=_device(loaded))
     return loaded.model.hidden(tokens_T[None])[0].float().cpu()
 

@@ -31,6 +31,8 @@ def check_parent(parent: Path) -> None:
         go_on = typed("train", f"resume={parent}")
         raise CheckpointError(f"{parent.name} has not finished, so there is nothing to continue: go on with {go_on}")
     load_checkpoint(parent / directory.BEST)  # it may never be surpassed
+    if directory.read_summary(parent).get("parameters") == 0:
+        raise CheckpointError(f"{parent.name} has nothing that steps could train: there is nothing to continue")
     steps, length = directory.read_summary(parent).get("steps"), directory.read_config(parent)["trainer"]["max_steps"]
     if steps != length:
         raise CheckpointError(
