@@ -305,3 +305,16 @@ def test_there_is_nothing_to_continue(home, counted, molino):
     places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
     said = molino("train", f"continue={counted}", "trainer.max_steps=5", *places).err
     assert said.endswith("has nothing that steps could train: there is nothing to continue\n")
+
+
+@pytest.mark.parametrize("name", ["order.json", "[0-9].safetensors", "[0-9]-parts.safetensors"])
+def test_what_is_damaged_in_the_cache_is_said_in_a_line(home, molino, tmp_path, name):
+    places = (f"data.path={home / 'mancha.txt'}", f"paths.cache={tmp_path / 'cache'}", f"paths.outputs={tmp_path}")
+    train = (*SIZES, *NETWORK, *places, "trainer.max_steps=0")
+    assert molino("train", *train).status == 0
+    (path,) = (tmp_path / "cache" / "counts").glob(f"*/{name}")
+    path.write_bytes(path.read_bytes()[:20])
+    done = molino("train", *train)
+    assert done.status == 3 and done.err.count("\n") == 1 and "delete that file" in done.err and path.name in done.err
+    path.unlink()
+    assert molino("train", *train).status == 0

@@ -118,7 +118,7 @@ def count_parts(text: TokenizedCorpus, order: int) -> tuple[Tables, np.ndarray]:
     make_once(path, path, "counting n-grams of all but one tenth", make)
     tensors = _read(path)
     contexts_N = tensors.pop("contexts_N", torch.zeros(0))
-    return checked_tables(tensors), contexts_N.numpy()
+    return _tables(tensors, path), contexts_N.numpy()
 
 
 def load_tables(path: Path) -> Tables:
@@ -127,10 +127,7 @@ def load_tables(path: Path) -> Tables:
     Raises:
         DataError: the file is missing, damaged, or holds something else.
     """
-    try:
-        return checked_tables(_read(path))
-    except DataError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    return _tables(_read(path), path)
 
 
 def digest_of_counts(path: Path) -> str:
@@ -156,4 +153,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+        raise DataError(f"{path} is damaged ({error}): delete that file") from error
+
+
+def _tables(tensors: dict[str, Tensor], path: Path) -> Tables:
+    try:
+        return checked_tables(tensors)
+    except DataError as error:
+        raise DataError(f"{path} is damaged ({error}): delete that file") from error
