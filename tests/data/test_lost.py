@@ -38,5 +38,13 @@ def test_words_as_they_stand_keep_capitals_and_line_ends(tmp_path):
     assert found == pytest.approx({"unknown": 1 / 6})
 
 
+def test_words_that_a_text_has_as_unknown_are_not_lost(tmp_path):
+    """As in Penn Treebank; one more is lost here."""
+    found = lost(tmp_path, "the <unk> mill <unk> and wind ", functools.partial(train_whitespace))
+    assert found == pytest.approx({"unknown": 1 / 6})
+    (tmp_path / "other").mkdir()
+    assert lost(tmp_path / "other", "the <unk> mill ", functools.partial(train_whitespace)) == {}
+
+
 def test_characters_that_training_never_saw_are_lost(tmp_path):
     assert lost(tmp_path, "the mill €", functools.partial(train_char)) == pytest.approx({"unknown": 1 / 10})

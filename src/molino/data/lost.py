@@ -3,9 +3,11 @@
 import re
 from collections import Counter
 
+import numpy as np
+
 from molino.data.counts import kept
 from molino.data.text import strings
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import UNKNOWN, Tokenizer
 from molino.data.tokens import TokenizedCorpus
 
 # Of a longer split the first so many characters tell.
@@ -19,9 +21,9 @@ def lost_of(text: TokenizedCorpus, split: str) -> dict[str, float]:
 
 
 def _measure(text: TokenizedCorpus, split: str) -> dict[str, float]:
-    part = text.splits[split]
+    part, tokenizer = text.splits[split], text.tokenizer
     found = {"unknown": part.unknown / len(part.tokens)}
-    if _gives_back(text.tokenizer):
+    if _gives_back(tokenizer):
         return {name: share for name, share in found.items() if share}
     pieces, room = [], SAMPLE
     for each in text.corpus.read()[split]:
@@ -30,8 +32,13 @@ def _measure(text: TokenizedCorpus, split: str) -> dict[str, float]:
         if room <= 0:
             break
     sample = "".join(pieces)
-    found["case"] = _folded(text.tokenizer, sample) / len(sample)
-    found["white_space"] = _white_space(text.tokenizer, sample) / len(sample)
+    if tokenizer.encode(UNKNOWN[0]).tolist() == [tokenizer.unknown_id]:
+        # In some texts words are unknown already; these have lost nothing more.
+        ids = tokenizer.encode(sample)
+        lost = np.count_nonzero(ids == tokenizer.unknown_id) - len(re.findall(rf"(?<!\S){UNKNOWN[0]}(?!\S)", sample))
+        found["unknown"] = lost / len(ids)
+    found["case"] = _folded(tokenizer, sample) / len(sample)
+    found["white_space"] = _white_space(tokenizer, sample) / len(sample)
     return {name: share for name, share in found.items() if share}
 
 
