@@ -69,7 +69,7 @@ def test_processes_that_are_killed_and_told_to_end(tiny, tmp_path):
     workers = [process_of(run) for run in began]
     assert victim not in began and len(set(workers)) == 2
     sweep.send_signal(signal.SIGINT)
-    out = sweep.communicate(timeout=120)[0]
+    out = sweep.communicate(timeout=60)[0]
     assert sweep.returncode == 130 and "Traceback" not in out, out
     assert "stopping: the runs finish their block of steps" in out and f"failed {victim.name}: its process" in out
     assert not any(map(alive, workers))

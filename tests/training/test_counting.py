@@ -85,7 +85,6 @@ def test_the_order_is_chosen_on_the_last_tenth_of_the_training_split(home, train
     run = train("model=kneser_ney")
     summary, text = directory.read_summary(run), (home / "mancha.txt").read_text("utf-8")
     training = text[: int(0.9 * len(text))]
-    (home / "inner.txt").write_text(training, "utf-8")
     (order_file,) = (home / "cache" / "counts").glob("*/order.json")
     order, inner = summary["floor/kneser_ney_order"], json.loads(order_file.read_text())["losses"]
     assert summary["val/loss"] == pytest.approx(summary["floor/kneser_ney"], abs=1e-6)
