@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from molino.command.light import import_lightning, uncollected
 
 # As the scripts do: before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What a script starts in the background ignores it, and so would the commands that tests start and then stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("en un lugar ", "de la Mancha, ", "de cuyo nombre ", "no quiero\n", "acordarme. ", "¡señor! ")
