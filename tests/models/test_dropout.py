@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from molino.models.dropout import Dropout, drop
 
@@ -51,12 +50,18 @@ def test_as_a_module_it_acts_in_training_only():
         Dropout(1.0)
 
 
-def test_compiled_code_draws_as_torch_does():
-    compiled = torch.compile(lambda x: drop(x, 0.25), backend="eager")
-    torch.manual_seed(3)
-    ours = compiled(torch.ones(50))
-    torch.manual_seed(3)
-    assert torch.equal(ours, F.dropout(torch.ones(50), 0.25))
+@pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
+def test_compiled_code_draws_the_same_in_one_graph(backend):
+    def drop_twice(x):
+        return drop(x, 0.25) + 2 * drop(x, 0.25)  # which are two draws, not one
+
+    gradients = []
+    for f in (drop_twice, torch.compile(drop_twice, backend=backend, fullgraph=True)):
+        torch.manual_seed(3)
+        x = torch.ones(500, requires_grad=True)
+        f(x).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients) and len(gradients[0].unique()) == 4
 
 
 def test_a_probability_next_to_one_still_leaves_something_to_scale():
