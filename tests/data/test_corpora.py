@@ -136,7 +136,14 @@ def test_imdb_is_ordered_by_number_and_alternates(own_mirror, tmp_path, monkeypa
     absent = {"url": None, "sha256": "0" * 64, "mirror_path": "absent.tar.gz"}
     one = imdb.Imdb("none", digest.hexdigest(), archive, absent, str(tmp_path), str(own_mirror))
     other = imdb.Imdb("none", digest.hexdigest(), absent, archive, str(tmp_path), str(own_mirror))
-    assert one.read() == other.read() == expected
+    assert one.read() == expected
+    copy = tmp_path / "texts" / one.fingerprint()
+    for damage in (copy.unlink, lambda: copy.write_bytes(b"train pos 9")):  # the other archive is read
+        damage()
+        assert other.read() == expected
+    (own_mirror / "raw" / "imdb.tar.gz").rename(own_mirror / "moved")
+    assert one.read() == other.read() == expected  # none is
+    (own_mirror / "moved").rename(own_mirror / "raw" / "imdb.tar.gz")
     assert one.labels() == {"train": [1, 0], "val": [1, 0], "test": [1, 0, 1, 0]}
     assert one.fingerprint() == other.fingerprint()
     with pytest.raises(DataError, match="expected reviews"):

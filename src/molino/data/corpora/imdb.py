@@ -1,12 +1,14 @@
 """IMDB Large Movie Review v1.0 (Maas et al., ACL 2011): 50,000 reviews, each positive or negative."""
 
 import hashlib
+from pathlib import Path
 
 from molino.base.errors import DataError
+from molino.base.files import atomic_write, make_directory
 from molino.data.archives import read_members
 from molino.data.corpora.remote import remote_file
 from molino.data.corpus import decode, digest
-from molino.data.download import at_hand, fetch
+from molino.data.download import CACHE_HINT, at_hand, fetch
 
 REVIEWS_PER_FOLDER = 12_500
 # Of the last 10 % of the training reviews. Reviews of one film have neighbouring numbers, so a block keeps a film's
@@ -26,7 +28,7 @@ class Imdb:
         whole: url, sha256 and mirror_path of the full archive.
         labelled: the same of an archive without the unlabelled reviews; taken where it is at hand and the full one is
             not. Both hold the same reviews.
-        cache: folder for downloads.
+        cache: folder for downloads, and for the reviews as they were in the archive.
         mirror: folder that holds `raw/`, or None.
     """
 
@@ -47,17 +49,28 @@ class Imdb:
         return {"train": labels[:-VALIDATION_REVIEWS], "val": labels[-VALIDATION_REVIEWS:], "test": labels}
 
     def read(self) -> dict[str, list[str]]:
-        """Return the reviews. Takes some ten seconds, for the archives are slow to decompress."""
+        """Return the reviews. The archives take some ten seconds to decompress, so the cache keeps a plain copy."""
+        copy = Path(self.cache).expanduser() / "texts" / self.fingerprint()
+        reviews = copy.read_bytes() if copy.is_file() else b""
+        if hashlib.sha256(reviews).hexdigest() != self.sha256:
+            reviews = self._unpack()
+            make_directory(copy.parent, CACHE_HINT)
+            with atomic_write(copy, CACHE_HINT) as file:
+                file.write(reviews)
+        texts = [decode(review, copy) for review in reviews.split(b"\0")[:-1]]
+        test_start = 2 * REVIEWS_PER_FOLDER
+        val_start = test_start - VALIDATION_REVIEWS
+        return {"train": texts[:val_start], "val": texts[val_start:test_start], "test": texts[test_start:]}
+
+    def _unpack(self) -> bytes:
+        """Return the reviews in their order, each followed by a NUL byte, from the archive."""
         path = fetch(self.file, self.cache, self.mirror)
         reviews = {}
         for name, contents in read_members(path, MEMBERS):
             _, part, folder, file_name = name.split("/")
             reviews[part == "test", int(file_name.split("_")[0]), folder == "neg"] = contents
-        ordered = [reviews[key] for key in sorted(reviews)]
-        found = hashlib.sha256(b"".join(review + b"\0" for review in ordered)).hexdigest()
+        ordered = b"".join(reviews[key] + b"\0" for key in sorted(reviews))
+        found = hashlib.sha256(ordered).hexdigest()
         if found != self.sha256:
             raise DataError(f"{path} does not hold the expected reviews (sha256 {found}, not {self.sha256})")
-        texts = [decode(review, path) for review in ordered]
-        test_start = 2 * REVIEWS_PER_FOLDER
-        val_start = test_start - VALIDATION_REVIEWS
-        return {"train": texts[:val_start], "val": texts[val_start:test_start], "test": texts[test_start:]}
+        return ordered
