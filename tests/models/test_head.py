@@ -46,6 +46,22 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(ignored):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("vocabulary", [V, 17])
+@pytest.mark.parametrize("single", [False, True])
+def test_what_is_added_counts_and_its_scale_is_learnt(vocabulary, single):
+    x_BTC, weight_VC, targets_BT = example()
+    weight_VC, targets_BT = weight_VC[:vocabulary].detach().requires_grad_(), targets_BT.clamp(max=vocabulary - 1)
+    added_BTV = torch.randn(3, 7, vocabulary, dtype=torch.float64)
+    scale = torch.randn(() if single else (3, 7, 1), dtype=torch.float64, requires_grad=True)
+    logits = (x_BTC @ weight_VC.T + scale * added_BTV).flatten(0, 1)
+    expected = F.cross_entropy(logits, targets_BT.flatten(), ignore_index=IGNORE_INDEX)
+    loss = head_loss(x_BTC, weight_VC, targets_BT, scale, added_BTV)
+    torch.testing.assert_close(loss, expected)
+    learnt = (x_BTC, weight_VC, scale)
+    for ours, theirs in zip(gradients(loss, *learnt), gradients(expected, *learnt), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_gradients_are_the_slopes():
     x_BTC, weight_VC, targets_BT = example()
     assert torch.autograd.gradcheck(lambda x: head_loss(x, weight_VC.detach(), targets_BT), (x_BTC,))
@@ -122,5 +138,5 @@ def test_the_scale_of_the_loss_saves_small_gradients_in_fp16(monkeypatch):
     exact_NC = x_NC.clone().requires_grad_()
     (65536 * F.cross_entropy(exact_NC @ weight_VC.T, targets_N)).backward()
     half_NC = x_NC.half().requires_grad_()
-    (65536 * head._HeadLoss.apply(half_NC, weight_VC.half(), targets_N, 1024)[0]).backward()
+    (65536 * head._HeadLoss.apply(half_NC, weight_VC.half(), targets_N, 1024, None, None)[0]).backward()
     assert (half_NC.grad.float() - exact_NC.grad).norm() < 2e-3 * exact_NC.grad.norm()

@@ -20,6 +20,7 @@ class Capabilities:
         attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
         hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
             heads can; None if it has no such thing.
+        head: name of a parameter (V, C), if `head` is nothing but a product with it.
         beside: `hidden(tokens_BT, cache, beside_BTC)` adds what else is known of each token to its embedding.
         tied: names of two parameters that are one, the head's and the table's; None if none are.
         embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
@@ -35,6 +36,7 @@ class Capabilities:
     cache: CacheShape | None = None
     attention: bool = False
     hidden: int | None = None
+    head: str | None = None
     beside: bool = False
     tied: tuple[str, str] | None = None
     embedding: str | None = None

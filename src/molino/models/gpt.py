@@ -165,6 +165,7 @@ class GPT(nn.Module):
             cache=CacheShape(n_layer, n_head, n_embd // n_head),
             attention=True,
             hidden=n_embd,
+            head="lm_head.weight",
             beside=True,
             tied=("lm_head.weight", "wte.weight") if tie_weights else None,
             embedding="wte.weight",

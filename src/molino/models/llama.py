@@ -212,6 +212,7 @@ class Llama(nn.Module):
             cache=CacheShape(n_layer, n_kv_head, head_size),
             attention=True,
             hidden=n_embd,
+            head="lm_head.weight",
             beside=True,
             tied=("lm_head.weight", "embed_tokens.weight") if tie_weights else None,
             embedding="embed_tokens.weight",

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from molino.models import compute_dtype, next_token_loss
 from molino.models.cache import KVCache
 from molino.models.capabilities import capabilities_of, tensor_of
-from molino.models.head import LARGE_VOCABULARY
+from molino.models.head import LARGE_VOCABULARY, head_loss, rows_of_a_piece
 from molino.models.tables import Tables
 
 UNKNOWN = -30.0  # of tokens that a model has to spare: no text has them
@@ -63,10 +63,12 @@ class Told(nn.Module):
     def forward(self, log_p_BTV: Tensor, table_VC: Tensor) -> Tensor:
         if self.all_tokens:
             return self.matrix((log_p_BTV * SMALL).to(self.matrix.weight.dtype))
-        dtype = compute_dtype(table_VC)
         # The table is read here, and learnt where tokens are.
-        expected_BTC = log_p_BTV.exp().to(dtype) @ table_VC.detach().to(dtype)
-        return self.matrix(F.rms_norm(expected_BTC.to(self.matrix.weight.dtype), expected_BTC.shape[-1:]))
+        dtype, table_VC = compute_dtype(table_VC), table_VC.detach()
+        pieces = log_p_BTV.flatten(0, 1).split(rows_of_a_piece(log_p_BTV.device.type, log_p_BTV.shape[-1]))
+        expected_NC = torch.cat([log_p_RV.exp().to(dtype) @ table_VC.to(dtype) for log_p_RV in pieces])
+        expected_BTC = expected_NC.view(*log_p_BTV.shape[:-1], -1).to(self.matrix.weight.dtype)
+        return self.matrix(F.rms_norm(expected_BTC, expected_BTC.shape[-1:]))
 
 
 class OnCounts(nn.Module):
@@ -101,6 +103,7 @@ class OnCounts(nn.Module):
             can,
             counts=True,
             hidden=None,
+            head=None,
             tied=can.tied and tuple(map(inside, can.tied)),
             embedding=can.embedding and inside(can.embedding),
             bigrams=None,
@@ -110,7 +113,7 @@ class OnCounts(nn.Module):
         width = can.hidden
         self.turn = nn.Linear(width, width, bias=False) if width else None
         self.told = Told(self.vocab_size, width) if can.beside and can.embedding else None
-        self.table = can.embedding
+        self.table, self.head_weight = can.embedding, can.head
         self.trust = Trust(width)
         if self.turn is not None:
             nn.init.zeros_(self.turn.weight)
@@ -118,7 +121,7 @@ class OnCounts(nn.Module):
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, before_BR: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
         self.tables = self.tables.to(tokens_BT.device)
-        log_p_BTV = self.tables.read(tokens_BT, cache, before_BR)
+        log_p_BTV = self._padded(self.tables.read(tokens_BT, cache, before_BR))
         return self._add(tokens_BT, log_p_BTV, cache)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, contexts_BT: Tensor) -> Tensor:
@@ -128,15 +131,25 @@ class OnCounts(nn.Module):
             contexts_BT: of each token, in the numbering of `parts`.
         """
         self.parts = self.parts.to(tokens_BT.device)
-        log_p_BTV = self.parts.log_probabilities(contexts_BT)
-        return next_token_loss(self._add(tokens_BT, log_p_BTV), targets_BT)
+        log_p_BTV = self._padded(self.parts.log_probabilities(contexts_BT))
+        if self.turn is None or self.head_weight is None:
+            return next_token_loss(self._add(tokens_BT, log_p_BTV), targets_BT)
+        hidden_BTC = self._hidden(tokens_BT, log_p_BTV)
+        weight_VC, scale_BT1 = tensor_of(self.model, self.head_weight), self.trust(hidden_BTC)
+        return head_loss(self.turn(hidden_BTC), weight_VC, targets_BT, scale_BT1, log_p_BTV)
+
+    def _padded(self, log_p_BTV: Tensor) -> Tensor:
+        spare = self.vocab_size - log_p_BTV.shape[-1]
+        return F.pad(log_p_BTV, (0, spare), value=UNKNOWN) if spare > 0 else log_p_BTV
 
     def _add(self, tokens_BT: Tensor, log_p_BTV: Tensor, cache: KVCache | None = None) -> Tensor:
-        if (spare := self.vocab_size - log_p_BTV.shape[-1]) > 0:
-            log_p_BTV = F.pad(log_p_BTV, (0, spare), value=UNKNOWN)
-        kept = {} if cache is None else {"cache": cache}
         if self.turn is None:
+            kept = {} if cache is None else {"cache": cache}
             return self.model(tokens_BT, **kept) + self.trust() * log_p_BTV
-        beside = {} if self.told is None else {"beside_BTC": self.told(log_p_BTV, tensor_of(self.model, self.table))}
-        hidden_BTC = self.model.hidden(tokens_BT, **kept, **beside)
+        hidden_BTC = self._hidden(tokens_BT, log_p_BTV, cache)
         return self.model.head(self.turn(hidden_BTC)) + self.trust(hidden_BTC) * log_p_BTV
+
+    def _hidden(self, tokens_BT: Tensor, log_p_BTV: Tensor, cache: KVCache | None = None) -> Tensor:
+        kept = {} if cache is None else {"cache": cache}
+        beside = {} if self.told is None else {"beside_BTC": self.told(log_p_BTV, tensor_of(self.model, self.table))}
+        return self.model.hidden(tokens_BT, **kept, **beside)
