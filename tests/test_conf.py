@@ -130,7 +130,8 @@ def test_experiments(train, tiny, tmp_path, name):
     assert first_lines[0] == "# @package _global_"
     assert any(line.startswith(f"# COMMAND: molino train experiment={name}") for line in first_lines)
     assert sum(line.startswith(("# TIME: ", "# RESULT: ")) for line in first_lines) == 2
-    sizes = ["data.batch_size=4", "trainer.sample_tokens=5"]
+    # To compile would take half a minute.
+    sizes = ["data.batch_size=4", "trainer.sample_tokens=5", "hardware.compile=false"]
     if "bigram" not in name:
         sizes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=8"]
     text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))

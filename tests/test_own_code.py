@@ -329,6 +329,13 @@ class Undirected(Unmoved):
     def hidden(self, tokens_BT, cache=None):
         return torch.zeros(*tokens_BT.shape, 4)
 
+class Biased(Unmoved):
+    capabilities = Capabilities(hidden=6, head="table.weight")
+    def hidden(self, tokens_BT):
+        return self.table(tokens_BT)
+    def head(self, hidden_BTC):
+        return hidden_BTC @ self.table.weight.T + 1
+
 class Misnamed(Net):
     capabilities = Capabilities(embedding="wte.weight")
 
@@ -393,6 +400,7 @@ def breaks(step, max_steps):
         ("model", "Beside", "Beside.capabilities.beside needs hidden, which tells how wide its embeddings are"),
         ("model", "Unmoved", "makes nothing of what is beside the embeddings"),
         ("model", "Undirected", "Undirected.hidden(tokens_BT, beside_BTC=...) fails, which its capabilities promise"),
+        ("model", "Biased", "Biased.capabilities.head: head(hidden_BTC) is not just a product with table.weight"),
         ("model", "Misnamed", "Misnamed.capabilities name wte.weight, which is no tensor of it"),
         ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net."),
         ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),

@@ -5,7 +5,7 @@ import torch
 from families import V, counted, make, random_tokens
 from torch.nn import functional as F
 
-from molino.models import on_counts
+from molino.models import head, on_counts
 from molino.models.gpt import GPT
 from molino.models.on_counts import OnCounts
 
@@ -38,6 +38,35 @@ def test_it_begins_as_counting_and_every_part_learns(many, monkeypatch):
     # What was zero before hides others for a step or two, but none for ever.
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
     assert network.loss(tokens_BT, targets_BT, contexts_BT) < loss
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_loss_is_that_of_the_logits_at_once(large, monkeypatch):
+    """With a large vocabulary it is made piece by piece, of two rows each here, and so is what counting tells."""
+    network = fresh()
+    network.double()
+    if large:
+        network = with_large_vocabulary(network, monkeypatch)
+    tokens_BT = random_tokens(3, 12)
+    targets_BT, contexts_BT = tokens_BT.roll(-1, 1), network.tables.find(tokens_BT, 12)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    logits_BTV = network(tokens_BT)
+    expected = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+    loss = network.loss(tokens_BT, targets_BT, contexts_BT)
+    torch.testing.assert_close(loss, expected)
+    learnt = list(network.parameters())
+    for ours, theirs in zip(torch.autograd.grad(loss, learnt), torch.autograd.grad(expected, learnt), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def with_large_vocabulary(network, monkeypatch):
+    for module in (on_counts, head):
+        monkeypatch.setattr(module, "LARGE_VOCABULARY", 2)
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * V)
+    large = OnCounts(network.model).double()
+    large.tables = large.parts = network.tables
+    return large
 
 
 @pytest.mark.parametrize("name", ["gpt on counts", "llama-ngrams on counts", "bigram on counts"])

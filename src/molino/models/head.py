@@ -79,7 +79,7 @@ class _HeadLoss(torch.autograd.Function):
             loss = loss + ((top_R - logits_RV.gather(1, places_R1)[:, 0].to(wide)) * counted_R).sum()
             d_RV = p_RV.scatter_add_(1, places_R1, -torch.ones_like(places_R1, dtype=p_RV.dtype))
             if added:
-                dscale_pieces.append(torch.linalg.vecdot(d_RV, added[1]) * counted_R)
+                dscale_pieces.append((d_RV * added[1]).sum(-1) * counted_R)
                 d_RV = d_RV.to(x_RC.dtype)
             dx_pieces.append((d_RV @ weight_VC) * counted_R[:, None])
             dw_VC = d_RV.T @ (x_RC * counted_R[:, None])

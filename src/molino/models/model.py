@@ -7,10 +7,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
 from molino.models.cache import CacheShape, KVCache
-from molino.models.capabilities import Capabilities
+from molino.models.capabilities import Capabilities, tensor_of
 
 
 class Model(Protocol):
@@ -86,23 +87,39 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
         if cache.length != len(tokens_BT[0]):
             raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
     if can.hidden is not None:
-        hidden_BTC = model.hidden(tokens_BT) if hasattr(model, "hidden") and hasattr(model, "head") else None
-        shape = (*tokens_BT.shape, can.hidden)
-        if not (isinstance(hidden_BTC, Tensor) and tuple(hidden_BTC.shape) == shape):
-            raise ConfigError(
-                f"{name} says that its hidden states are {can.hidden} wide: hidden(tokens_BT) must be of shape "
-                f"{shape}, and head(hidden_BTC) make logits of them"
-            )
-        _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
+        _check_hidden(model, name, tokens_BT, wanted)
     if can.beside:
         _check_beside(model, name, tokens_BT, can.hidden)
     names = dict(model.named_parameters(remove_duplicate=False))
     tensors = names.keys() | {buffer for buffer, _ in model.named_buffers()}
-    for said in (can.embedding, can.bigrams, *can.positions):
+    for said in (can.head, can.embedding, can.bigrams, *can.positions):
         if said is not None and said not in tensors:
             raise ConfigError(f"{name}.capabilities name {said}, which is no tensor of it")
     if can.tied is not None and (can.tied[0] not in names or names[can.tied[0]] is not names.get(can.tied[1])):
         raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
+    if can.head is not None and not _is_head(model, can.head, tokens_BT):
+        raise ConfigError(f"{name}.capabilities.head: head(hidden_BTC) is not just a product with {can.head}")
+
+
+def _check_hidden(model: nn.Module, name: str, tokens_BT: Tensor, wanted: tuple[int, ...]) -> None:
+    width = model.capabilities.hidden
+    hidden_BTC = model.hidden(tokens_BT) if hasattr(model, "hidden") and hasattr(model, "head") else None
+    shape = (*tokens_BT.shape, width)
+    if not (isinstance(hidden_BTC, Tensor) and tuple(hidden_BTC.shape) == shape):
+        raise ConfigError(
+            f"{name} says that its hidden states are {width} wide: hidden(tokens_BT) must be of shape {shape}, and "
+            "head(hidden_BTC) make logits of them"
+        )
+    _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
+
+
+def _is_head(model: nn.Module, weight: str, tokens_BT: Tensor) -> bool:
+    """Tell whether the head of a model is a product with a parameter and nothing else."""
+    weight_VC, width = tensor_of(model, weight), model.capabilities.hidden
+    if width is None or tuple(weight_VC.shape) != (model.vocab_size, width):
+        return False
+    hidden_BTC = model.hidden(tokens_BT)
+    return torch.allclose(model.head(hidden_BTC), F.linear(hidden_BTC, weight_VC), atol=1e-5)
 
 
 def _check_beside(model: nn.Module, name: str, tokens_BT: Tensor, width: int | None) -> None:
