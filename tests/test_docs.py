@@ -96,6 +96,7 @@ def test_training_commands(molino, mirror, tiny, home, cache, command):
     fewer = ["hydra.sweeper.n_trials=2"] if "optuna" in command else []
     fewer += ["hydra.launcher.workers=1"] if "launcher=local" in command else []
     fewer += ["model=gpt", "model.n_layer=1,2"] if "n_trials" in command else []
+    fewer += ["hardware.compile=false"] if "experiment=" in command else []
     # All of the held-out text is read at each validation.
     fewer += ["trainer.epochs=0.0005"] if "epochs" in command else []
     fewer += [] if re.search("data=text|resume|continue", command) else ["data.corpus.train_fraction=0.98"]
