@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import common
 from molino.base.console import show_rows
 
-# What nanoGPT's own CPU run ends at, and the best that counting n-grams achieves (order 5).
+# What nanoGPT's own CPU run ends at, and where simple 5-grams (absolute discounting) stand; Kneser-Ney is below both.
 TARGETS = (1.8857, 1.6922)
 STEPS, WARMUP, RATE, FLOOR = 2000, 100, 1e-3, 1e-4
 BATCH, BLOCK = 12, 64
