@@ -99,7 +99,7 @@ class Tables:
             weights.append(weight_P)
             weight_P = weight_P * self.left_FM.view(-1).index_select(0, table_P * M + context_P)
             context_P = self.shorter_M.index_select(0, context_P)
-        p_PV = weight_P[:, None] * self.base_FV.index_select(0, table_P)
+        p_PV = self.base_FV.index_select(0, table_P).mul_(weight_P[:, None])
         if chain and len(numbers_P):
             self._add(p_PV, table_P.repeat(len(chain)), torch.cat(chain), torch.cat(weights))
         return p_PV.log_().view(*contexts.shape, self.vocab_size)
