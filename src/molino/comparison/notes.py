@@ -67,7 +67,7 @@ def _notes_on_texts(rows: list[Row], metrics: list[str]) -> list[str]:
     if any(row.lost for row in rows):
         lines.append(
             "its tokens lose: what a model of these tokens need not predict, so where tokens differ its row is never "
-            "the best"
+            "the best; lossy: beyond the best"
         )
     if any(metric.startswith(f"{TEST}/") for metric in metrics):
         runs = [run for row in rows for run in row.runs if run.looks]

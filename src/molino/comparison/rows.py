@@ -94,12 +94,15 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What the test says of it: best, worse (significantly), unclear; pruned; nothing where there is no test."""
+        """What the test says of it: best, worse (significantly), unclear; lossy, if it is beyond the best because its
+        tokens lose something; pruned; nothing where there is no test."""
         if self.pruned or self.best:
             return "pruned" if self.pruned else "best"
         if self.contrast is None or self.contrast.p is None:
             return ""
-        return "worse" if self.contrast.significant else "unclear"
+        if not self.contrast.significant:
+            return "unclear"
+        return "worse" if (self.contrast.difference > 0) != self.measures.maximized(self.metric) else "lossy"
 
 
 def default_metrics(runs: list[Run]) -> list[str]:

@@ -62,6 +62,14 @@ def quote(argument: str) -> str:
     return f"{key}={quote_value(value)}"
 
 
+def as_typed(override: str) -> str:
+    """Return an override without the quotes that `quote` gave it."""
+    key, _, value = override.partition("=")
+    plain = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], value[1:-1])
+    plain = f"{key}={plain}"
+    return plain if value.startswith("'") and quote(plain) == override else override
+
+
 def quote_value(value: str) -> str:
     """Quote any text as a value of Hydra's."""
     escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and "\\" + found[2]), value)

@@ -54,7 +54,7 @@ def check_train_fraction(train_fraction: float) -> None:
     """Raise ConfigError unless 0 < train_fraction < 1."""
     if not 0 < train_fraction < 1:
         raise ConfigError(
-            f"train_fraction={train_fraction} leaves no text to train on or none to validate on; "
+            f"data.corpus.train_fraction={train_fraction} leaves no text to train on or none to validate on; "
             "give a number between 0 and 1, such as 0.9"
         )
 
@@ -63,7 +63,7 @@ def check_test_fraction(test_fraction: float) -> None:
     """Raise ConfigError unless 0 <= test_fraction < 1."""
     if not 0 <= test_fraction < 1:
         raise ConfigError(
-            f"test_fraction={test_fraction} leaves no text to train on; give 0, or a small number such as 0.05"
+            f"data.test_fraction={test_fraction} leaves no text to train on; give 0, or a small number such as 0.05"
         )
 
 

@@ -195,6 +195,8 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
             raise DataError(f"weights={source} names no run, and {error}") from error
         return None
     loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
+    if next(loaded.model.parameters(), None) is None:
+        raise ConfigError(f"weights={source} was trained by counting and has no weights: train such a model anew")
     _check_extension(loaded.tokenizer, tokenizer, run)
     ours, theirs = model.state_dict(), trained.state_dict()
     for name, tensor in ours.items():

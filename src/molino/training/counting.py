@@ -39,6 +39,13 @@ def plan_of(network: nn.Module, plan: Plan, overrides: list[str]) -> Plan:
     return plan.without_steps()
 
 
+def name_of(network: nn.Module) -> str:
+    """Return what a person calls a network: `Llama`, `Llama on counts`, `KneserNey of order 6`."""
+    if isinstance(network, OnCounts):
+        return f"{type(network.model).__name__} on counts"
+    return type(network).__name__ + (f" of order {network.tables.order}" if capabilities_of(network).counts else "")
+
+
 def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
     """Give a network the counts that it asks for; return the file that holds those of the whole training split."""
     if not capabilities_of(network).counts:
@@ -53,7 +60,13 @@ def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
 
 @torch.no_grad()
 def begin_beside(network: nn.Module, trained: nn.Module | None) -> None:
-    """Take over what another network on counts, if both are such, has learnt beside its model; tokens may have come."""
+    """Take over what another network on counts, if both are such, has learnt beside its model; tokens may have come.
+
+    Raises:
+        ConfigError: only the other is one.
+    """
+    if isinstance(trained, OnCounts) and not isinstance(network, OnCounts):
+        raise ConfigError("weights= name a run that stands on counting, which would be lost: add task.on_floor=true")
     if not (isinstance(network, OnCounts) and isinstance(trained, OnCounts)):
         return
     own, theirs = dict(network.named_parameters()), dict(trained.named_parameters())

@@ -195,8 +195,8 @@ class TrainingModule(LightningModule):
             )
             step = first + int(bad[0, 0]) + 1 if len(bad) else first + len(losses_SP)
             raise NonFiniteError(
-                f"{what} at step {step}: start a new run with a lower optimizer.lr or with trainer.clip; what this one "
-                "has saved is from before"
+                f"{what} at step {step}: start a new run with a lower optimizer.lr or with trainer.clip; if this one "
+                "has saved anything, it is from before"
             )
         figures = self.task.training_figures(dict(zip(self.task.parts, means, strict=True)))
         self.losses = {learnt_tag(name): value for name, value in figures.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from molino.base.console import say, show_facts
 from molino.base.messages import typed
+from molino.configuration.overrides import as_typed
 from molino.data.lost import lost_of
 from molino.data.module import TextDataModule
 from molino.evaluation.describe import describe_figures, describe_floors
@@ -15,6 +16,7 @@ from molino.models.cost import count_parameters
 from molino.runs.measures import HELDOUT, LEARNT, LOST, Floor, metric_name, spoken
 from molino.training.checkpoints import Checkpoints
 from molino.training.continuing import differs
+from molino.training.counting import name_of
 from molino.training.module import TrainingModule
 from molino.training.run import Run
 
@@ -30,12 +32,13 @@ def introduce(
     """Print what was composed, before the first step."""
     train, val, per_step = data.splits["train"], data.splits["val"], data.tokens_per_step
     model, max_steps = module.model, module.max_steps
+    steps = f"{max_steps:,} steps of {per_step:,} tokens: {max_steps / data.steps_per_epoch:.1f} epochs"
     facts = {
         "corpus": f"{data.corpus.name} ({data.corpus.licence}), sha256 {data.text.sha256[:12]}",
         "text": f"{train.characters:,} + {val.characters:,} characters, train + held out",
         "tokens": f"{len(train.tokens):,} + {len(val.tokens):,}, vocabulary {data.tokenizer.size:,}",
-        "model": f"{type(model).__name__}, {count_parameters(model):,} parameters, context {data.block_size} tokens",
-        "training": f"{max_steps:,} steps of {per_step:,} tokens: {max_steps / data.steps_per_epoch:.1f} epochs",
+        "model": f"{name_of(model)}, {count_parameters(model):,} parameters, context {data.block_size} tokens",
+        "training": "by counting" if next(model.parameters(), None) is None else steps,
         "device": hardware.describe(),
         **describe_floors(floors),
         "run": run.path,
@@ -75,7 +78,7 @@ def summarise(
     }
 
 
-def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: list[Floor], has_test: bool) -> None:
+def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: list[Floor]) -> None:
     """Print what came out, the last sample and what to type next."""
     task, rate = module.task, summary.get("tokens_per_second")
     figures = {metric.name: summary[metric.tag] for metric in task.metrics}
@@ -96,7 +99,7 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
     commands = [
-        typed("evaluate", f"run={run.path}", f"split={'test' if has_test else HELDOUT}"),
+        typed("evaluate", f"run={run.path}"),
         f"tensorboard --logdir {shlex.quote(run.settings['paths']['outputs'])}",
     ]
     if capabilities_of(module.model).next_token:
@@ -104,7 +107,8 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     decides = metric_name(task.monitor)
     plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
     if plain and _is_above(figures[decides], decides, floors):
-        commands.append(typed("train", *run.request.overrides, "task.on_floor=true") + "   # stands on counting")
+        same = [as_typed(override) for override in run.request.overrides if not override.startswith("sweep=")]
+        commands.append(typed("train", *same, "task.on_floor=true") + "   # stands on counting")
     for number, command in enumerate(commands):
         say(f"{'' if number else 'next:':5} {command}")
 

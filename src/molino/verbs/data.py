@@ -13,6 +13,7 @@ from molino.base.errors import ConfigError, DataError
 from molino.base.files import atomic_write
 from molino.base.messages import typed
 from molino.configuration.build import build, check_arguments, check_names
+from molino.configuration.overrides import as_typed
 from molino.configuration.request import Request
 from molino.configuration.settings import check_seed
 from molino.data.batches import draw_block
@@ -49,7 +50,7 @@ def run(request: Request) -> None:
     task = build_task(sections)
     data = build(sections["data"], "data", TextDataModule, **FIRST, seed=sections["seed"], task=task)
     look(**settings, task=task, data=data)
-    say(f"next: {typed('train', *shared_with_training(request.overrides))}")
+    say(f"next: {typed('train', *map(as_typed, shared_with_training(request.overrides)))}")
 
 
 def shared_with_training(overrides: list[str]) -> list[str]:

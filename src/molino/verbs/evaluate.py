@@ -9,6 +9,7 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
+from molino.models.capabilities import capabilities_of
 from molino.runs.measures import TEST, metric_name
 from molino.trained.load import LoadedRun, load
 from molino.trained.measuring import corpus_of, measure, record_test
@@ -60,6 +61,8 @@ def evaluate(
         **describe_figures(loaded.task.metrics, measured.figures),
         **describe_floors(measured.floors, measured.figures),
     }
+    if split == "train" and data is None and capabilities_of(loaded.model).counts:
+        facts["counts"] = "made of this very split: its loss tells how well they recite it, not what training saw"
     show_facts("evaluation", facts)
     if split == TEST and not source and data is None:
         record_test(loaded, measured.figures)

@@ -16,6 +16,7 @@ from molino.comparison.report import check_target, write_report
 from molino.comparison.rows import default_metrics, make_rows
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check_arguments
+from molino.configuration.overrides import as_typed
 from molino.configuration.request import Request
 from molino.tasks import earlier
 
@@ -30,7 +31,7 @@ def run(request: Request) -> None:
             listed = settings[name] if isinstance(settings[name], list) else [settings[name]]
             settings[name] = [str(item) for item in listed]  # a sweep may be called 2026
     check_arguments(results, settings)
-    results(**settings, command=shlex.join(["molino", "results", *request.overrides]))
+    results(**settings, command=shlex.join(["molino", "results", *map(as_typed, request.overrides)]))
 
 
 def results(

@@ -90,7 +90,7 @@ def train(run: Run, started: float) -> float:
         found = floors.found or []
         summary = summarise(module, data, checkpoints, found) | verdict(trainer)
         run.end(summary)
-        conclude(run, summary, module, found, "test" in data.splits)
+        conclude(run, summary, module, found)
     return module.val_metrics[task.monitor]
 
 
