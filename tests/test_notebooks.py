@@ -9,12 +9,6 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-# The second has the same code in another language: it takes a tenth of the steps. Figures are asserted of the first.
-SHORTER = {
-    '"experiment=quijote_bigram"]': '"experiment=quijote_bigram", "trainer.max_steps=1000", "trainer.val_every=100"]',
-    '"trainer.max_steps=300"': '"trainer.max_steps=30"',
-    '"trainer.log_every=20"': '"trainer.log_every=2"',
-}
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.xdist_group("notebooks")
 FIGURES = """
@@ -44,9 +38,7 @@ def read(path):
 def test_a_notebook(path, mirror, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
     monkeypatch.setenv("MOLINO_CACHE", str(cache))
-    notebook, whole = read(path), path == NOTEBOOKS[0]
-    if not whole:
-        shorten(notebook)
+    notebook = read(path)
     notebook.cells.append(nbformat.v4.new_code_cell(FIGURES))
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -55,10 +47,9 @@ def test_a_notebook(path, mirror, cache, tmp_path, monkeypatch):
     assert found["counted"] == pytest.approx([2.2062, 2.2440], abs=1e-4)
     assert found["floors"] == pytest.approx(found["counted"], abs=1e-6)
     assert found["untrained"] == pytest.approx(math.log(found["size"]), abs=1e-4)
-    if whole:
-        assert 2.2440 < found["bigram"] < 2.2560 and found["curve"] == list(range(1000, 10_001, 1000))
-        assert found["gpt"] < 2.0 and found["difference"] < 0.05
-        assert found["surprise"]["gpt"][0] < found["surprise"]["bigram"][0] < found["surprise"]["bigram"][1]
+    assert 2.2440 < found["bigram"] < 2.2560 and found["curve"] == list(range(1000, 10_001, 1000))
+    assert found["gpt"] < 2.0 and found["difference"] < 0.05
+    assert found["surprise"]["gpt"][0] < found["surprise"]["bigram"][0] < found["surprise"]["bigram"][1]
     assert found["attention"] == [2, 4, 24, 24] and found["probabilities"] == pytest.approx(1, abs=1e-5)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     # Progress is one line that is written over, a training; and nobody warns of anything.
@@ -68,13 +59,6 @@ def test_a_notebook(path, mirror, cache, tmp_path, monkeypatch):
     assert len(bars) == 2 and all(bar.count("\n") == 1 and bar.count("\r") > 5 for bar in bars)
     told = [output.text for output in outputs if output.get("name") == "stderr"]
     assert all(text.startswith("molino: the prompt has 11 tokens") for text in told), told
-
-
-def shorten(notebook):
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for long, short in SHORTER.items():
-        (cell,) = [cell for cell in cells if long in cell.source]
-        cell.source = cell.source.replace(long, short)
 
 
 def test_both_notebooks_do_the_same():

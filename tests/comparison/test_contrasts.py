@@ -127,6 +127,15 @@ def test_where_tokens_differ_bits_per_byte_rank_and_what_loses_is_never_the_best
     assert alone[0].metric == "val/loss" and alone[0].best
 
 
+def test_what_is_beyond_the_best_because_it_loses_is_not_called_worse(tmp_path, rows):
+    for kind, bits, more in (("char", 2.0, {}), ("bpe", 2.5, {}), ("word", 1.2, {"lost/case": 0.07})):
+        for seed in range(3):
+            summary = {"val/bits_per_byte": bits + 0.001 * seed**2 * bits, **more}
+            typed = f"data/tokenizer={kind}" if kind != "word" else "data.tokenizer._target_=word"
+            make_run(tmp_path / f"{kind}{seed}", typed, f"seed={seed}", loss=1.0, summary=summary)
+    assert [row.verdict for row in rows()] == ["lossy", "best", "worse"]
+
+
 def test_test_splits_have_a_column_and_their_looks_are_counted(tmp_path, rows):
     make_run(tmp_path / "a", loss=1.0, summary={"test/loss": 1.1, "test/looks": 2})
     make_run(tmp_path / "b", "optimizer.lr=1", loss=2.0)

@@ -303,6 +303,13 @@ def test_weights_are_those_of_the_whole_network(train):
     assert "was trained by counting and has no weights" in train(f"weights={counting}", "name=nothing")
 
 
+def test_of_the_text_they_counted_it_is_said_that_they_recite_it(train, home, molino):
+    counting = train("model=kneser_ney", "model.order=3", "name=recites")
+    for split, said in (("train", True), ("val", False)):
+        done = molino("evaluate", f"run={counting}", f"split={split}", f"paths.cache={home / 'cache'}", *CPU)
+        assert done.status == 0 and ("made of this very split" in done.out) == said, done.out + done.err
+
+
 def test_there_is_nothing_to_continue(home, counted, molino):
     places = (f"paths.outputs={home / 'outputs'}", f"paths.cache={home / 'cache'}")
     said = molino("train", f"continue={counted}", "trainer.max_steps=5", *places).err
