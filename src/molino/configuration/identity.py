@@ -27,8 +27,10 @@ INDIFFERENT = (
 PLACES = ("cache", "mirror")  # in the section of data
 # An argument that the harness gives: no setting, whatever its default.
 GIVEN = {"model": ("vocab_size",)}
-# Asked for as `auto` these are settled by the machine, and recorded as they were settled.
-SETTLED = ("hardware.precision", "hardware.attention", "hardware.compile")
+# Asked for as `auto` these are settled by the machine or the text, and recorded as they were settled.
+SETTLED = (
+    "hardware.precision", "hardware.attention", "hardware.compile", "task.classes", "task.choices", "task.scale",
+)  # fmt: skip
 # What these take changes with their versions, which are recorded beside the settings.
 OF_OTHERS = ("torch.", "lightning.")
 # Of these a choice says more than the name of its class.

@@ -20,6 +20,10 @@ class DescribesModel(Protocol):
 
 # What runs of before there were tasks were trained for.
 EARLIER_TASK = "molino.tasks.language_model.LanguageModel"
+# In the section of data these are short for those of its corpus, which refer to them.
+SHORT = (
+    "path", "val_path", "test_path", "val_fraction", "test_fraction", "header", "quotes", "classes", "columns",
+)  # fmt: skip
 # What the configuration of a training consists of.
 SECTIONS = {
     "name": str, "seed": int, "resume": str | None, "continue": str | None, "weights": str | None, "task": dict,
@@ -41,7 +45,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     for name in ("debug", "sweep"):  # what they say has been done when the configuration was composed
         settings.pop(name, None)
     if settings.get("data"):
-        for name in ("path", "test_fraction"):  # short for those of data.corpus, which refer to them
+        for name in SHORT:
             settings["data"].pop(name, None)
     return settings
 

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, lock, sha256_file
+from molino.data.archives import read_members
 
 CACHE_HINT = "; set MOLINO_CACHE or paths.cache"
 MIRROR_ADVICE = "and set MOLINO_MIRROR or paths.mirror to that mirror folder"
@@ -38,11 +39,13 @@ class RemoteFile:
         url: where it can be downloaded; None if only a mirror has it.
         sha256: checksum of its bytes, in hex.
         mirror_path: where a mirror keeps it, below `<mirror>/raw/`.
+        member: its name in the archive at `url`; None where there is no archive.
     """
 
     url: str | None
     sha256: str
     mirror_path: str
+    member: str | None = None
 
     def __post_init__(self):
         # Both become parts of paths, and a configuration may be somebody else's.
@@ -98,6 +101,8 @@ def _download(file: RemoteFile, target: Path) -> Path:
         if target.is_file():  # Another process fetched it while this one waited for the lock.
             return target
         _receive(file, part)
+        if file.member is not None:
+            _unpack(file, part)
         found = sha256_file(part)
         if found != file.sha256:
             part.unlink()
@@ -108,6 +113,18 @@ def _download(file: RemoteFile, target: Path) -> Path:
         with explain_os_errors(target, CACHE_HINT):
             part.replace(target)
     return target
+
+
+def _unpack(file: RemoteFile, part: Path) -> None:
+    """Put a member of the archive that has been received in its place."""
+    archive = part.with_name(f"{part.stem}-{PurePosixPath(file.url).name}")
+    with explain_os_errors(archive, CACHE_HINT):
+        part.replace(archive)
+        try:
+            found = dict(read_members(archive, re.escape(file.member)))
+            part.write_bytes(found.get(file.member, b""))
+        finally:
+            archive.unlink()
 
 
 def _receive(file: RemoteFile, part: Path) -> None:

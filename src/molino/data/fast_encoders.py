@@ -45,6 +45,8 @@ def encoder_for(backend: Tokenizer, spec: dict, unknown_id: int | None, dtype: t
     """Return the fastest encoder that gives the ids of `backend`, whose JSON is `spec`, as arrays of `dtype`."""
     vocabulary = spec["model"].pop("vocab", {})
     if UNKNOWN in vocabulary:
+        # Special tokens beside the vocabulary never stand in a text.
+        spec = spec | {"added_tokens": [token for token in spec["added_tokens"] if not token["special"]]}
         if spec == _spec(char_backend({})):
             return CharEncoder(vocabulary, dtype)
         for rules in (BASIC_ENGLISH, whitespace_rules(None), whitespace_rules(_last_content(spec))):

@@ -46,6 +46,7 @@ class TextDataModule(LightningDataModule):
 
     Attributes:
         text: the corpus as tokens.
+        settled: settings of the task that follow from it, by name.
         draw: the examples of its training split.
     """
 
@@ -83,7 +84,8 @@ class TextDataModule(LightningDataModule):
 
     @property
     def tokens_per_step(self) -> int:
-        return self.accumulate * self.batch_size * self.block_size
+        length = self.block_size if self.text is None or self.draw.length is None else self.draw.length
+        return round(self.accumulate * self.batch_size * length)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -114,7 +116,9 @@ class TextDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         # Lightning calls this too, when a run has long prepared its corpus.
         if self.text is None:
-            self.text = prepare(self.corpus, self.train_tokenizer, self.cache)
+            self.text = prepare(self.corpus, self.train_tokenizer, self.cache, getattr(self.task, "tokens", ()))
+            # What only the text tells of the task, such as the names of its classes.
+            self.settled = self.task.settle(self.text) if hasattr(self.task, "settle") else {}
             self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)
             if not isinstance(self.draw, Draw):
                 name, kind = type(self.task).__name__, type(self.draw).__name__

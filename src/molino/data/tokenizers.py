@@ -8,7 +8,7 @@ more that reads what exists.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,6 +97,21 @@ class Tokenizer:
         """
         plain, marked = (self.backend.encode("a", add_special_tokens=marks).ids for marks in (False, True))
         return tuple(marked[: len(marked) - len(plain)]) if marked[len(marked) - len(plain) :] == plain else ()
+
+    def extended(self, names: Sequence[str]) -> "Tokenizer":
+        """Return the tokenizer with these special tokens, behind its own where it does not have them yet.
+
+        Raises:
+            DataError: the library would give one an id among its own.
+        """
+        missing = [name for name in names if self.backend.token_to_id(name) is None]
+        if not missing:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self._json)
+        backend.add_special_tokens(missing)
+        if [backend.token_to_id(name) for name in missing] != list(range(self.size, self.size + len(missing))):
+            raise DataError(f"the tokenizer has gaps among its ids, and no room for {', '.join(missing)} behind them")
+        return Tokenizer(backend)
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""

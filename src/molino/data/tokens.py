@@ -4,6 +4,7 @@
     <cache>/tokens/<key>/             key: sha256 of corpus + tokenizer.json
         train.npy  val.npy  ...       one flat array of ids a split, memory-mapped when read
         train.documents.npy  ...      where each document's <|endoftext|> marks stand
+        train.texts.npy  ...          where each text begins and ends
         meta.json                     characters, bytes and unknown tokens of each split; written last
 
 Whatever changes text or tokenizer changes the key, so nothing in the cache is ever stale. Each entry is made under a
@@ -15,7 +16,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Split:
             `tokens[marks[i] : marks[i + 1] + 1]`; a continuous text is one document from 0 to N - 1.
         characters, bytes: size of the text (code points; UTF-8 bytes).
         unknown: how many tokens are <unk>.
+        bounds: where each text of the corpus begins and ends, shape (texts, 2), without any marks: text i is
+            `tokens[bounds[i, 0] : bounds[i, 1]]`.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Split:
     characters: int
     bytes: int
     unknown: int
+    bounds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,19 @@ class TokenizedCorpus:
     cache: Path
 
 
-def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedCorpus:
+def prepare(corpus: Corpus, train: functools.partial, cache: Path, added: Sequence[str] = ()) -> TokenizedCorpus:
     """Return a corpus as tokens of the tokenizer that `train` makes of its training split.
 
     Both are made once per corpus and settings, and `corpus.read` is called at most once.
+
+    Args:
+        added: special tokens that a task has use for; they come after those of the tokenizer.
 
     Raises:
         DataError: the corpus cannot be read, or what the cache holds of it.
         ResourceError: the cache cannot be written.
     """
-    read, sha256 = functools.cache(lambda: _checked(corpus.read(), corpus)), corpus.fingerprint()
+    read, sha256 = functools.cache(lambda: _checked(corpus.read(), corpus, training=True)), corpus.fingerprint()
     path = Path(cache) / "tokenizers" / f"{_digest(sha256, _settings(train))}.json"
     tokenizer = None
 
@@ -94,12 +101,12 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path) -> TokenizedC
         if not isinstance(made, Tokenizer):
             raise ConfigError(f"data.tokenizer: {train.func.__name__} must return a Tokenizer, not {_shown(made)}")
         made.save(path)
-        tokenizer = _with_words(made, corpus)
+        tokenizer = _with_words(made, corpus).extended(added)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
         _tokenize(corpus, tokenizer, cache, read, sha256)
 
     make_once(path, path, f"making a tokenizer of {corpus.name}", make)
-    return _tokenize(corpus, tokenizer or _load_tokenizer(path, corpus), cache, read, sha256)
+    return _tokenize(corpus, tokenizer or _load_tokenizer(path, corpus).extended(added), cache, read, sha256)
 
 
 def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenizedCorpus:
@@ -107,14 +114,21 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> Tokeniz
     return _tokenize(corpus, tokenizer, cache, lambda: _checked(corpus.read(), corpus), corpus.fingerprint())
 
 
-def _checked(splits: Any, corpus: Corpus) -> dict[str, list[Text]]:
+def _checked(splits: Any, corpus: Corpus, training: bool = False) -> dict[str, list[Text]]:
     """Return what a corpus has read; of one of people's own it may be anything.
 
     Raises:
-        DataError: it is not what `Corpus.read` says.
+        DataError: it is not what `Corpus.read` says, or has nothing to train on where that is asked for.
     """
     name = f"data.corpus: {type(corpus).__name__}.read()"
-    if not isinstance(splits, dict) or not {"train", "val"} <= splits.keys() <= {"train", "val", "test"}:
+    evaluated = hasattr(corpus, "examples") and isinstance(splits, dict) and "train" not in splits
+    if evaluated and training:
+        raise DataError(
+            f"{corpus.name} has no train split, it is there to evaluate on: train on another corpus, and evaluate that "
+            "run with this one"
+        )
+    least = set() if evaluated else {"train", "val"}
+    if not isinstance(splits, dict) or not least <= splits.keys() <= {"train", "val", "test"}:
         raise DataError(f"{name} must be a dict of train, val and perhaps test, but it is {_shown(splits)}")
     for split, texts in splits.items():
         if not isinstance(texts, list) or not all(isinstance(text, str | FileText) for text in texts):
@@ -177,10 +191,11 @@ def _encode(corpus: Corpus, splits: dict[str, list[Text]], tokenizer: Tokenizer,
     # No array takes its name before all are whole.
     with ExitStack() as files, advancing("writing tokens", total) as advance:
         for name, texts in splits.items():
-            arrays = [(f"{name}.npy", tokenizer.dtype), (f"{name}.documents.npy", np.int64)]
-            tokens, marks = (files.enter_context(append_array(directory / file, dtype, HINT)) for file, dtype in arrays)
+            arrays = {name: tokenizer.dtype, f"{name}.documents": np.int64, f"{name}.texts": np.int64}
+            opened = (append_array(directory / f"{file}.npy", dtype, HINT) for file, dtype in arrays.items())
+            tokens, marks, bounds = map(files.enter_context, opened)
             end = tokenizer.end_of_text_id if corpus.documents else None
-            meta[name] = _write(texts, tokenizer, end, tokens, marks, advance)
+            meta[name] = _write(texts, tokenizer, end, tokens, marks, bounds, advance)
             if tokens.length < 2:
                 raise DataError(
                     f"the {name} split of {corpus.name} has {tokens.length} tokens: there is nothing to predict"
@@ -194,6 +209,7 @@ def _write(
     end: int | None,
     tokens: Appender,
     marks: Appender,
+    bounds: Appender,
     advance: Callable[[int], None],
 ) -> dict[str, int]:
     """Encode texts into one stream and return their sizes. Documents stand between <|endoftext|> marks, also before
@@ -209,10 +225,12 @@ def _write(
     if end is not None:
         tokens.append([end])
     for text in texts:
+        begin = tokens.length
         for ids in tokenizer.stream(Metered(text, report)):
             tokens.append(ids)
             if tokenizer.unknown_id is not None:
                 sizes["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        bounds.append([begin, tokens.length])
         if end is not None:
             marks.append([tokens.length])
             tokens.append([end])
@@ -224,7 +242,11 @@ def _write(
 def _load(directory: Path, name: str, counts: dict[str, int]) -> Split:
     tokens = np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     marks = np.load(directory / f"{name}.documents.npy", allow_pickle=False)
-    return Split(name, tokens, marks, **counts)
+    if (path := directory / f"{name}.texts.npy").is_file():
+        bounds = np.load(path, allow_pickle=False).reshape(-1, 2)
+    else:  # entries of before have marks alone, of which those of documents tell as much
+        bounds = np.stack([marks[:-1] + 1, marks[1:]], axis=1)
+    return Split(name, tokens, marks, bounds=bounds, **counts)
 
 
 def _settings(train: functools.partial) -> str:

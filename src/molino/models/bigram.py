@@ -27,15 +27,28 @@ class Bigram(nn.Module):
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
         self.vocab_size = vocab_size
         self.block_size = block_size
-        self.capabilities = Capabilities(cache=CacheShape(0, 0, 0), bigrams="table.weight")  # it remembers nothing
+        self.capabilities = Capabilities(
+            cache=CacheShape(0, 0, 0),  # it remembers nothing
+            hidden=vocab_size,
+            bigrams="table.weight",
+            layers=(("table",),),
+        )
         self.table = nn.Embedding(vocab_size, vocab_size)
         initialise(self)
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each token."""
+        return self.head(self.hidden(tokens_BT, cache))
+
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The row of each token, (B, T, V): for other heads a bag of embeddings."""
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         return self.table(tokens_BT)
+
+    def head(self, hidden_BTV: Tensor) -> Tensor:
+        """Logits (B, T, V): the rows as they are."""
+        return hidden_BTV
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""

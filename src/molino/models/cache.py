@@ -134,6 +134,17 @@ class KVCache:
             values_BGSD[rows_B1, :, places_BT] = v_BGTD.transpose(1, 2).to(values_BGSD.dtype)
         return keys_BGSD[:, :, :end], values_BGSD[:, :, :end]
 
+    def last(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return what a layer has kept of the last token of each row, zeros before the first: twice (B, G * D)."""
+        if self.length == 0:
+            return self.keys[layer][:, :, 0].flatten(1) * 0, self.values[layer][:, :, 0].flatten(1) * 0
+        places_B = torch.full((len(self.tokens_BS),), self.length, device=self.device)
+        places_B = (places_B if self.lengths_B is None else self.lengths_B) - 1
+        rows_B = torch.arange(len(places_B), device=self.device)
+        kept = (tensor[layer][rows_B, :, places_B.clamp(min=0)].flatten(1) for tensor in (self.keys, self.values))
+        h_BC, c_BC = (each.masked_fill(places_B[:, None] < 0, 0) for each in kept)
+        return h_BC, c_BC
+
     def visible(self, count: int, window: int | None) -> Tensor | None:
         """Return which of all S tokens each of the last `count` sees, bool (B or 1, 1, T, S); None if all of them.
 

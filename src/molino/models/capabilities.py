@@ -28,6 +28,8 @@ class Capabilities:
         positions: tables of positions, (T, C) or (T, D): name of the tensor -> what it is.
         counts: it looks up n-grams in counts of the training split, which it is given as `tables`, also with tokens of
             before a window, BEFORE of them: `forward(tokens_BT, before_BR=...)`.
+        layers: names of its parts from the first to the last that a text passes, tables of tokens and positions first:
+            groups of which each is frozen, or learns more slowly, as a whole; empty if it names none.
         formats: architectures of `transformers` that compute the same, for some settings at least; those of
             molino.hub.formats, whose names of weights it has.
     """
@@ -43,6 +45,7 @@ class Capabilities:
     bigrams: str | None = None
     positions: Mapping[str, str] = field(default_factory=dict)
     counts: bool = False
+    layers: tuple[tuple[str, ...], ...] = ()
     formats: tuple[str, ...] = ()
 
 

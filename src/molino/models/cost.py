@@ -24,6 +24,8 @@ def flops_per_token(model: nn.Module, context: int) -> int:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
+        elif isinstance(module, nn.RNNBase):
+            flops += sum(2 * weight.numel() for weight in module.parameters() if weight.dim() == 2)
         elif hasattr(module, "n_head") and hasattr(module, "head_size"):
             seen = min(context, getattr(module, "window", None) or context)
             flops += 4 * module.n_head * module.head_size * seen

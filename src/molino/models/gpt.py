@@ -170,6 +170,7 @@ class GPT(nn.Module):
             tied=("lm_head.weight", "wte.weight") if tie_weights else None,
             embedding="wte.weight",
             positions=POSITION_TABLES[positions],
+            layers=(("wte", "wpe"), *((f"h.{number}",) for number in range(n_layer))),
             formats=("gpt2", "openai-gpt"),
         )
         self.embedding_scale = math.sqrt(n_embd) if scale_embeddings else 1.0

@@ -220,6 +220,7 @@ class Llama(nn.Module):
                 "rotary.cos": "rotary positions: cosines (rotary.cos)",
                 "rotary.sin": "rotary positions: sines (rotary.sin)",
             },
+            layers=(("embed_tokens", "ngrams"), *((f"layers.{number}",) for number in range(n_layer))),
             formats=("llama", "mistral", "qwen2", "qwen3", "phi3"),
         )
 

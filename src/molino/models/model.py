@@ -91,6 +91,9 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
     if can.beside:
         _check_beside(model, name, tokens_BT, can.hidden)
     names = dict(model.named_parameters(remove_duplicate=False))
+    for part in (part for group in can.layers for part in group):
+        if not any(parameter == part or parameter.startswith(f"{part}.") for parameter in names):
+            raise ConfigError(f"{name}.capabilities.layers name {part}, in which there is no parameter of it")
     tensors = names.keys() | {buffer for buffer, _ in model.named_buffers()}
     for said in (can.head, can.embedding, can.bigrams, *can.positions):
         if said is not None and said not in tensors:

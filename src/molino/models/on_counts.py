@@ -108,9 +108,10 @@ class OnCounts(nn.Module):
             embedding=can.embedding and inside(can.embedding),
             bigrams=None,
             positions={inside(name): what for name, what in can.positions.items()},
+            layers=(),
             formats=(),
         )
-        width = can.hidden
+        width = None if can.bigrams else can.hidden  # rows of logits are added to as they are
         self.turn = nn.Linear(width, width, bias=False) if width else None
         self.told = Told(self.vocab_size, width) if can.beside and can.embedding else None
         self.table, self.head_weight = can.embedding, can.head

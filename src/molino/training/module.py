@@ -121,7 +121,7 @@ class TrainingModule(LightningModule):
             losses += losses_P
         self._finish_block(first, torch.stack(losses).view(len(block), -1), norm)
         self._seconds += time.perf_counter() - started
-        self._tokens += sum(block.fields[name].numel() for name in self.task.inputs) * self.trainer.world_size
+        self._tokens += block.elements(self.task.inputs) * self.trainer.world_size
         if self.trainer.global_step % self.log_every == 0 or self.trainer.global_step >= self.max_steps:
             self._log_training()
         if self.trainer.global_step >= self.max_steps:

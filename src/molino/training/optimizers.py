@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,24 +12,29 @@ from molino.models.shapes import shapes_only
 
 # What an optimizer is called with: groups of parameters and, where it asks, hidden_weights.
 GIVEN = ("params", "hidden")
+FACTOR = "factor"  # of a group's rate, until the optimizer is there
 
 
 def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial) -> Optimizer:
     """Return the optimizer of a model.
 
     Args:
+        model: may have `rates`: of some parameters, by name, which share of the rate they learn with.
         matrices: names of the parameters that weight decay acts on.
         make: a partial that takes parameter groups; with a parameter `hidden`, as Muon has, also hidden_weights.
 
     Raises:
         ConfigError: its settings make no sense.
     """
-    groups = parameter_groups(model, matrices)
+    groups = parameter_groups(model, matrices, getattr(model, "rates", {}))
     given = {"hidden": hidden_weights(model)} if "hidden" in inspect.signature(make).parameters else {}
     try:
-        return make(groups, **given)
+        optimizer = make(groups, **given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop(FACTOR, 1.0)
+    return optimizer
 
 
 def check_optimizer(make: functools.partial) -> None:
@@ -40,13 +45,21 @@ def check_optimizer(make: functools.partial) -> None:
         raise ConfigError(f"optimizer: {make.func.__name__} must keep its rate as lr in its groups, for the schedule")
 
 
-def parameter_groups(model: nn.Module, matrices: Set[str]) -> list[dict]:
-    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms."""
+def parameter_groups(model: nn.Module, matrices: Set[str], rates: Mapping[str, float]) -> list[dict]:
+    """Split parameters by name so that weight decay acts on matrices only, not on biases and norms.
+
+    Args:
+        rates: of some parameters, which share of the rate they learn with. Those that learn with all of it come first.
+    """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for name, parameter in named if name in matrices]},
-        {"params": [parameter for name, parameter in named if name not in matrices], "weight_decay": 0.0},
-    ]
+    groups = []
+    for factor in sorted({rates.get(name, 1.0) for name, _ in named}, reverse=True):
+        part = [(name, parameter) for name, parameter in named if rates.get(name, 1.0) == factor]
+        slower = {} if factor == 1.0 else {FACTOR: factor}
+        groups += [
+            {"params": [parameter for name, parameter in part if name in matrices], **slower},
+            {"params": [parameter for name, parameter in part if name not in matrices], "weight_decay": 0.0, **slower},
+        ]
     return [group for group in groups if group["params"]]
 
 

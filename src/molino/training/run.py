@@ -1,7 +1,7 @@
 """The run that is being trained: new, to go on with, or done; whoever writes its directory has claimed it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -66,14 +66,15 @@ class Run:
         """Record what it will come to."""
         write_measures(self.path, measures)
 
-    def begin(self, plan: Plan, hardware: Hardware, measures: Measures) -> None:
+    def begin(self, plan: Plan, hardware: Hardware, measures: Measures, task: Mapping[str, Any]) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
 
         Args:
             plan, hardware: as they were settled. A run that goes on elsewhere computes as it did here.
             measures: what it will come to.
+            task: settings of the task that follow from the text.
         """
-        settled = {"hardware": hardware.settled, "trainer": plan.settled}
+        settled = {"hardware": hardware.settled, "trainer": plan.settled, "task": dict(task)}
         self.settings = self.settings | {name: self.settings[name] | values for name, values in settled.items()}
         if self.path is None:
             name = f"{self.settings['name']}_{datetime.now():%Y%m%d-%H%M%S}"

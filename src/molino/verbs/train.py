@@ -70,7 +70,7 @@ def train(run: Run, started: float) -> float:
 
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps, run.parent is not None)
     floors = Floors(run, task, data.text, data.block_size)
-    run.begin(asked, hardware, floors.measures)
+    run.begin(asked, hardware, floors.measures, data.settled)
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)

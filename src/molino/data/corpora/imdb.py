@@ -1,6 +1,7 @@
 """IMDB Large Movie Review v1.0 (Maas et al., ACL 2011): 50,000 reviews, each positive or negative."""
 
 import hashlib
+import itertools
 from pathlib import Path
 
 from molino.base.errors import DataError
@@ -9,6 +10,7 @@ from molino.data.archives import read_members
 from molino.data.corpora.remote import remote_file
 from molino.data.corpus import decode, digest
 from molino.data.download import CACHE_HINT, at_hand, fetch
+from molino.data.examples import Example
 
 REVIEWS_PER_FOLDER = 12_500
 # Of the last 10 % of the training reviews. Reviews of one film have neighbouring numbers, so a block keeps a film's
@@ -43,10 +45,10 @@ class Imdb:
     def fingerprint(self) -> str:
         return digest(self.sha256, VALIDATION_REVIEWS)
 
-    def labels(self) -> dict[str, list[int]]:
-        """Return the sentiment of each review, in the order of `read`: 1 positive, 0 negative."""
-        labels = [1, 0] * REVIEWS_PER_FOLDER
-        return {"train": labels[:-VALIDATION_REVIEWS], "val": labels[-VALIDATION_REVIEWS:], "test": labels}
+    def examples(self) -> dict[str, list[Example]]:
+        """Return the reviews, each positive or negative."""
+        labels = itertools.cycle(("positive", "negative"))
+        return {split: [Example(text, label=next(labels)) for text in texts] for split, texts in self.read().items()}
 
     def read(self) -> dict[str, list[str]]:
         """Return the reviews. The archives take some ten seconds to decompress, so the cache keeps a plain copy."""

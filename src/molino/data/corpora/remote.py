@@ -104,4 +104,5 @@ def remote_file(entry: dict) -> RemoteFile:
     try:
         return RemoteFile(**entry)
     except TypeError as error:
-        raise ConfigError(f"a remote file has url, sha256 and mirror_path, not {', '.join(map(str, entry))}") from error
+        known = "url, sha256, mirror_path and perhaps member"
+        raise ConfigError(f"a remote file has {known}, not {', '.join(map(str, entry))}") from error

@@ -1,0 +1,187 @@
+"""Labelled corpora: published ones, pinned by their checksums, and tables of one's own."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from molino.base.console import working
+from molino.base.errors import ConfigError, DataError
+from molino.base.files import sha256_file
+from molino.data.corpora.remote import remote_file
+from molino.data.corpus import digest
+from molino.data.download import RemoteFile, fetch
+from molino.data.examples import Example, checked, examples_of, split_examples, texts_of
+from molino.data.tables import Row, read_table
+
+VERSION = 1  # raised whenever what follows from the same files and settings changes
+# How the lines of a published file are laid out: the arguments of read_table.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "lines": {"suffix": ".tsv", "header": False, "quotes": False},
+    "tsv": {"suffix": ".tsv", "quotes": False},
+    "tsv_without_header": {"suffix": ".tsv", "header": False, "quotes": False},
+    "jsonl": {"suffix": ".jsonl"},
+}
+
+
+class PublishedExamples:
+    """Examples in files at public addresses.
+
+    Args:
+        name: name of the corpus.
+        licence: its licence.
+        files: of each split a list of files, each with url, sha256 and mirror_path; `label`, where all examples of a
+            file are of one class, names it.
+        layout: one of LAYOUTS. A published file has no quotation marks around its fields.
+        columns: which column is what; see molino.data.examples.
+        classes: names of classes by what stands in the column.
+        val_fraction: share of the training examples, by their digests, that is held out; for corpora without 'val'.
+        test_every: of each file every so manieth line is a test example, where there is no split; 0 for none.
+        cache: folder for downloads.
+        mirror: folder that holds `raw/`, or None.
+    """
+
+    documents = True
+
+    def __init__(
+        self,
+        name: str,
+        licence: str,
+        files: dict,
+        layout: str,
+        columns: dict,
+        cache: str,
+        mirror: str | None = None,
+        classes: dict | None = None,
+        val_fraction: float = 0.0,
+        test_every: int = 0,
+    ):
+        if layout not in LAYOUTS:
+            raise ConfigError(f"data.corpus.layout={layout} is unknown: choose one of {', '.join(LAYOUTS)}")
+        check_fractions(val_fraction=val_fraction)
+        self.name, self.licence, self.layout, self.columns = name, licence, layout, columns
+        self.files = {split: [_pinned(entry) for entry in entries] for split, entries in files.items()}
+        self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
+        self.val_fraction, self.test_every = val_fraction, test_every
+        self.cache, self.mirror = cache, mirror
+
+    def fingerprint(self) -> str:
+        files = {split: [(file.sha256, label) for file, label in each] for split, each in self.files.items()}
+        return digest(VERSION, files, self.columns, self.classes, self.val_fraction, self.test_every)
+
+    def examples(self) -> dict[str, list[Example]]:
+        return self._splits
+
+    def read(self) -> dict[str, list[str]]:
+        return texts_of(self._splits)
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, list[Example]]:
+        found: dict[str, list[Example]] = {}
+        for split, files in self.files.items():
+            for file, label in files:
+                read = self._read(file, label)
+                for number, example in enumerate(read, start=1):
+                    is_test = self.test_every and number % self.test_every == 0
+                    found.setdefault("test" if is_test else split, []).append(example)
+        if self.val_fraction:
+            found |= split_examples(found["train"], {"val": self.val_fraction})
+        return checked({split: found[split] for split in ("train", "val", "test") if split in found}, self.name)
+
+    def _read(self, file: RemoteFile, label: str | None) -> Iterable[Example]:
+        path = fetch(file, self.cache, self.mirror)
+        rows = read_table(path, **LAYOUTS[self.layout])
+        read = examples_of(rows, self.columns, path, self.classes, "data.corpus.columns")
+        return read if label is None else [each._replace(label=label) for each in read]
+
+
+class OwnExamples:
+    """Examples in tables of one's own: TSV, CSV, JSON lines or Parquet, by the end of their names.
+
+    Args:
+        path: the table; with `val_path` and `test_path` of the training examples alone.
+        columns: which column is what; see molino.data.examples.
+        val_path, test_path: tables of held-out and of test examples.
+        val_fraction, test_fraction: in their place, which share of the first table they are; by the digests of the
+            examples, so that none moves when the table grows.
+        classes: names of classes by what stands in the column.
+        header: whether the first line of a TSV or CSV names its columns; else they are called 0, 1, 2, ...
+        quotes: whether quotation marks of a TSV or CSV hold a field together.
+        encoding: of all tables.
+
+    Raises:
+        ConfigError: no path is given, or a fraction is out of range.
+        DataError: there is no such file.
+    """
+
+    licence = "the user's own text"
+    documents = True
+
+    def __init__(
+        self,
+        path: str | None,
+        columns: dict,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        classes: dict | None = None,
+        header: bool = True,
+        quotes: bool = True,
+        encoding: str = "utf-8",
+    ):
+        if not path:
+            raise ConfigError("data=labelled needs data.path=<TSV, CSV, JSONL or Parquet>")
+        check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+        self.paths = {"train": Path(path).expanduser()}
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        for split, own in (("val", val_path), ("test", test_path)):
+            if own:
+                self.paths[split], self.fractions[split] = Path(own).expanduser(), 0.0
+        for split, file in self.paths.items():
+            if not file.is_file():
+                key = "data.path" if split == "train" else f"data.{split}_path"
+                raise DataError(f"{key}={file} is no file (now in {Path.cwd()})")
+        if "val" not in self.paths and not val_fraction:
+            raise ConfigError("data.val_fraction=0 leaves nothing to validate on: give data.val_path, or a fraction")
+        self.name, self.columns = Path(path).absolute().name, columns
+        self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
+        self.header, self.quotes, self.encoding = header, quotes, encoding
+
+    def fingerprint(self) -> str:
+        with working(f"reading {self.name}"):
+            checksums = {split: sha256_file(path) for split, path in self.paths.items()}
+        return digest(
+            VERSION, checksums, self.columns, self.classes, self.fractions, self.header, self.quotes, self.encoding
+        )
+
+    def examples(self) -> dict[str, list[Example]]:
+        return self._splits
+
+    def read(self) -> dict[str, list[str]]:
+        return texts_of(self._splits)
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, list[Example]]:
+        found = {}
+        for split, path in self.paths.items():
+            rows: list[Row] = read_table(path, header=self.header, quotes=self.quotes, encoding=self.encoding)
+            found[split] = examples_of(rows, self.columns, path.name, self.classes)
+        found |= split_examples(found["train"], self.fractions)
+        return checked({split: found[split] for split in ("train", "val", "test") if split in found}, self.name)
+
+
+def check_fractions(**fractions: float) -> None:
+    """Raise ConfigError unless these shares leave some examples to train on."""
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"data.{name}={value} must be from 0 up to, not including, 1")
+    if sum(fractions.values()) >= 1:
+        raise ConfigError(f"{' and '.join(f'data.{name}={value}' for name, value in fractions.items())} leave no rest")
+
+
+def _pinned(entry: Any) -> tuple[RemoteFile, str | None]:
+    """Return a file of a configuration, and the class of all its examples."""
+    if not isinstance(entry, dict):
+        raise ConfigError(f"data.corpus.files: a file has url, sha256 and mirror_path, and this is {entry!r}")
+    return remote_file({k: v for k, v in entry.items() if k != "label"}), entry.get("label")

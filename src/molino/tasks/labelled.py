@@ -1,0 +1,313 @@
+"""Tasks on labelled examples: classification, entailment, similarity and multiple choice (Radford et al. 2018).
+
+Each example is one sequence or several, laid out with tokens of their own (sequences.py). One reading of them serves
+two losses: the task's, by a head on what was read at the end, and that of the language model, which goes on learning.
+
+Shapes: B examples, K sequences of each, T time (tokens), N logits of an example.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from molino.base.errors import ConfigError, DataError
+from molino.data.batches import Draw, Rows
+from molino.data.examples import Example
+from molino.data.tokenizers import PADDING, Tokenizer
+from molino.data.tokens import Split, TokenizedCorpus
+from molino.evaluation.totals import Pairs
+from molino.models import IGNORE_INDEX
+from molino.models.capabilities import device_of
+from molino.models.with_head import WithHead
+from molino.runs.measures import HELDOUT, Floor, Metric
+from molino.tasks.finetuning import freeze, rates
+from molino.tasks.floors_of_examples import floors_of_examples
+from molino.tasks.outcomes import Choices, Classes, Outcome, Scores, rows_of
+from molino.tasks.sequences import (
+    BOTH_ORDERS,
+    DELIMITER,
+    EXTRACT,
+    ONE,
+    START,
+    TWO,
+    ByLength,
+    ExampleBatches,
+    Layout,
+    Sequences,
+    choices,
+    marks_of,
+    next_tokens,
+    sequences_of,
+)
+from molino.tasks.task import Batch
+
+LM_LOSS = Metric("lm_loss", unit="nats a token", per_token=True, shown=False)
+# What each kind reads of an example.
+KINDS = {
+    "classification": ("text",),
+    "entailment": ("text", "pair"),
+    "similarity": ("text", "pair"),
+    "multiple_choice": ("text", "choices"),
+}
+AUTO = "auto"
+SHOWN = 8  # examples that a sample shows at most
+
+
+class LabelledTask:
+    """Telling the class, the score or the right choice of examples.
+
+    A batch holds `tokens_BKT`, `ends_BK` (the place of each sequence's last token), `wanted_B` and, where the language
+    model learns beside it, `targets_BKT`, which are IGNORE_INDEX where there is nothing to foretell.
+
+    Args:
+        kind: `classification` of a text, `entailment` (the class of a pair), `similarity` (the score of a pair),
+            `multiple_choice`.
+        monitor, direction: the metric that decides, and in which direction it improves.
+        lm_coef: weight of the language model's loss beside the task's; 0 leaves it out.
+        pooling: what the head reads: the state at an `extract` token behind the text, the `mean` of all, or that of the
+            text's own `last` token.
+        dropout: probability of dropping a number that the head reads.
+        freeze: `none` of the model's weights, `all`, or the tables and so many layers.
+        layer_decay: each layer learns with so much of the rate of the one above it.
+        both_orders: a pair is read both ways round, and the two states are added up; null: that of similarity.
+        on_floor: the head adds to what a bag of words says, see molino.evaluation.bag_of_words.
+        classes: their names, in order; `auto` for those of the corpus.
+        choices: how many each example has; `auto` for those of the corpus.
+        scale: mean and standard deviation of the scores; `auto` for those of the training split.
+    """
+
+    tokens = (START, DELIMITER, EXTRACT, PADDING[0])
+    inputs = ("tokens",)
+
+    def __init__(
+        self,
+        kind: str,
+        monitor: str,
+        direction: str,
+        lm_coef: float = 0.5,
+        pooling: str = "extract",
+        dropout: float = 0.1,
+        freeze: str | int = "none",
+        layer_decay: float = 1.0,
+        both_orders: bool | None = None,
+        on_floor: bool = False,
+        classes: str | list[str] = AUTO,
+        choices: str | int = AUTO,
+        scale: str | list[float] = AUTO,
+    ):
+        if kind not in KINDS:
+            raise ConfigError(f"task.kind={kind} is unknown: choose one of {', '.join(KINDS)}")
+        if not lm_coef >= 0:
+            raise ConfigError(f"task.lm_coef={lm_coef} must be 0 or more")
+        if both_orders and kind not in ("entailment", "similarity"):
+            raise ConfigError(f"task.both_orders=true needs pairs, which task={kind} does not read: leave it out")
+        self.kind, self.monitor, self.direction = kind, monitor, direction
+        self.lm_coef, self.pooling, self.dropout = lm_coef, pooling, dropout
+        self.freeze, self.layer_decay = freeze, layer_decay
+        self.both_orders = kind == "similarity" if both_orders is None else both_orders
+        self.on_floor = on_floor
+        self.outcome = _outcome(kind, classes, choices, scale)
+        self.parts = {"task_loss": 1.0} | ({"lm_loss": lm_coef} if lm_coef else {})
+        self.learnt = ("loss", "task_loss", "lm_loss") if lm_coef else ("loss",)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.outcome.metrics + ((LM_LOSS,) if self.lm_coef else ())
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What it reads of an example."""
+        return KINDS[self.kind]
+
+    def settle(self, text: TokenizedCorpus) -> dict[str, Any]:
+        """Learn from a corpus what only it can tell; return that as settings.
+
+        Raises:
+            ConfigError, DataError: it has no such examples.
+        """
+        order = list(getattr(text.corpus, "classes", {}).values())
+        self.outcome = self.outcome.settle(self._examples(text), text.corpus.name, order)
+        if self.monitor not in (metric.tag for metric in self.metrics):
+            known = ", ".join(metric.tag for metric in self.metrics)
+            raise ConfigError(f"task.monitor={self.monitor} is not measured of these classes: choose one of {known}")
+        return self.outcome.settled
+
+    def network(self, model: nn.Module) -> WithHead:
+        network = WithHead(
+            model,
+            self.outcome.outputs,
+            self.outcome.each,
+            self.outcome.criterion,
+            self.pooling,
+            self.dropout,
+            self.on_floor,
+        )
+        freeze(network, self.freeze, self.lm_coef)
+        network.rates = rates(network, self.layer_decay)
+        return network
+
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
+        """Draw examples, each once an epoch, in batches of near-equal lengths."""
+        if batches != "documents":
+            raise ConfigError(f"data.batches={batches} has no use for examples: leave it out, or say documents")
+        sequences = self._sequences(text, "train", block_size)
+        numbers, wanted = self._wanted(text, "train")
+        longest_N = sequences.lengths_NK.max(axis=1)[numbers]
+        order = ByLength(longest_N, seed)
+
+        def draw(rows: np.ndarray) -> Rows:
+            chosen = numbers[order(rows)]
+            tokens, lengths = sequences.take(chosen.reshape(-1))
+            tokens, lengths = (each.reshape(*rows.shape, *each.shape[1:]) for each in (tokens, lengths))
+            fields, counts = {"tokens": tokens, "ends": lengths - 1, "wanted": wanted[chosen]}, {}
+            if self.lm_coef:
+                fields["targets"] = next_tokens(tokens, lengths)
+                counts["lm_loss"] = (lengths - 1).sum(axis=-1)
+            return Rows(fields, counts, lengths.max(axis=-1), ("tokens", "targets"))
+
+        return Draw(draw, len(numbers), float(sequences.lengths_NK[numbers].sum(axis=1).mean()))
+
+    def evaluation(
+        self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
+    ) -> ExampleBatches:
+        if stride is not None:
+            raise ConfigError(f"stride={stride} has no use for this task: each example is read once")
+        numbers, wanted = self._wanted(text, split)
+        vocab_size = text.tokenizer.size if self.lm_coef else None
+        sequences = self._sequences(text, split, block_size)
+        return ExampleBatches(sequences, numbers, {"wanted": wanted}, vocab_size, rank, world_size)
+
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return network.loss(batch["tokens"], batch["ends"], batch["wanted"], batch.get("targets"))
+
+    def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
+        total = sum(factor * losses[part] for part, factor in self.parts.items())
+        return {"loss": total, **(losses if self.lm_coef else {})}
+
+    @torch.no_grad()
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor | Pairs]:
+        """Return the logits of all examples, and sums of the language model's loss."""
+        logits_BN, hidden_BTC = network(batch["tokens"], batch["ends"])
+        told_B2 = torch.stack([batch["numbers"], batch["wanted"]], dim=1)
+        found: dict[str, Tensor | Pairs] = {"rows": Pairs(torch.cat([told_B2.double(), logits_BN.double()], dim=1))}
+        if self.lm_coef:
+            count = (batch["targets"] != IGNORE_INDEX).sum()
+            mean = network.language_loss(hidden_BTC, batch["targets"].flatten(0, 1))
+            found |= {"lm_nll": mean.double() * count, "lm_tokens": count}
+        return found
+
+    def figures(self, totals: Mapping[str, Any], split: Split) -> dict[str, float]:
+        found = self.outcome.figures(rows_of(totals["rows"]))
+        return found | ({"lm_loss": totals["lm_nll"] / totals["lm_tokens"]} if self.lm_coef else {})
+
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
+        """Return what always guessing the same, and a bag of words, come to."""
+        splits = self._examples(text)
+        if "train" not in splits:
+            return []
+        return floors_of_examples(splits["train"], splits[split], self.outcome)
+
+    def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
+        """Return some held-out examples with what the network makes of them, always the same."""
+        examples = [each for each in self._examples(text)[HELDOUT] if self.outcome.right(each) is not None]
+        few = [examples[at] for at in np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).astype(int)]
+        answers = self.predict(network, text.tokenizer, few, network.block_size)
+        return "\n".join(self._line(each, answer) for each, answer in zip(few, answers, strict=True))
+
+    @torch.no_grad()
+    def predict(
+        self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
+    ) -> list[dict[str, Any]]:
+        """Return what the network tells of examples, each {"label": ..., "score": ...} as in a pipeline of
+        transformers, with the probabilities of all classes or choices; of a score {"score": ...}.
+
+        Raises:
+            ConfigError: an example lacks what the task reads.
+        """
+        self.check_fields(examples)
+        ids = [[tokenizer.encode(text) for text in each.texts] for each in examples]
+        flat = np.concatenate([np.empty(0, np.int64), *(one for each in ids for one in each)])
+        ends = np.cumsum([len(one) for each in ids for one in each])
+        bounds = np.stack([np.append(0, ends[:-1]), ends], axis=1).reshape(len(ids), -1, 2)
+        sequences = Sequences(flat, bounds, self._layout(examples), marks_of(tokenizer, self.pooling), block_size)
+        batches = ExampleBatches(sequences, np.arange(len(ids)), {}, None)
+        training, device, logits = network.training, device_of(network), {}
+        network.eval()
+        for batch in batches:
+            logits_BN = network(batch["tokens"].to(device), batch["ends"].to(device))[0]
+            logits |= dict(zip(batch["numbers"].tolist(), logits_BN.double().cpu().numpy(), strict=True))
+        network.train(training)
+        return [self.outcome.answer(logits[number], each) for number, each in enumerate(examples)]
+
+    def check_fields(self, examples: Sequence[Example]) -> None:
+        """Refuse examples that lack what the task reads, or have more.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for each in examples:
+            has = {"text": True, "pair": each.pair is not None, "choices": bool(each.choices)}
+            for field, there in has.items():
+                if there != (field in self.fields):
+                    what = "reads no" if there else "needs a"
+                    raise ConfigError(f"task={self.kind} {what} {field}: it takes {' and '.join(self.fields)}")
+        if len({len(each.choices) for each in examples}) > 1:
+            raise ConfigError("the examples have unequal numbers of choices: ask for those that have equally many")
+
+    def _examples(self, text: TokenizedCorpus) -> dict[str, list[Example]]:
+        if not hasattr(text.corpus, "examples"):
+            raise ConfigError(
+                f"task={self.kind} needs examples with labels, and {text.corpus.name} is text alone: choose data=sst2, "
+                "data=labelled with a table of your own, or another that has some"
+            )
+        splits = text.corpus.examples()
+        for examples in splits.values():
+            try:
+                self.check_fields(examples[:1])
+            except ConfigError as error:
+                raise ConfigError(f"{text.corpus.name} does not go with it: {error}") from error
+        return splits
+
+    def _layout(self, examples: Sequence[Example]) -> Layout:
+        if self.kind == "multiple_choice":
+            return choices(len(examples[0].choices))
+        return ONE if self.kind == "classification" else BOTH_ORDERS if self.both_orders else TWO
+
+    def _sequences(self, text: TokenizedCorpus, split: str, block_size: int) -> Sequences:
+        examples = self._examples(text)[split]
+        marks = marks_of(text.tokenizer, self.pooling)
+        texts = len(examples[0].texts)
+        return sequences_of(text.splits[split], texts, self._layout(examples), marks, block_size)
+
+    def _wanted(self, text: TokenizedCorpus, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return which examples of a split are labelled, and what is wanted of all."""
+        wanted = self.outcome.wanted(self._examples(text)[split])
+        numbers = np.flatnonzero(~np.isnan(wanted) if wanted.dtype.kind == "f" else wanted >= 0)
+        if not len(numbers):
+            raise DataError(f"the {split} split of {text.corpus.name} has no labels: choose another split")
+        return numbers, wanted
+
+    def _line(self, example: Example, answer: dict[str, Any]) -> str:
+        told, wanted = answer.get("label"), self.outcome.right(example)
+        if told is None:
+            return f"{answer['score']:.2f} (given {wanted})  {' | '.join(example.texts)}"
+        verdict = "right" if told == wanted else f"wrong, it is {wanted}"
+        return f"{told} {answer['score']:.2f} ({verdict})  {' | '.join(example.texts)}"
+
+
+def _outcome(kind: str, classes: str | list[str], choices: str | int, scale: str | list[float]) -> Outcome:
+    given = {"classes": classes, "choices": choices, "scale": scale}
+    own = {"similarity": "scale", "multiple_choice": "choices"}.get(kind, "classes")
+    for name, value in given.items():
+        if isinstance(value, str) and value != AUTO:
+            raise ConfigError(f"task.{name}={value} is unknown: give {AUTO}, or leave it out")
+        if value != AUTO and name != own:
+            raise ConfigError(f"task.{name}={value} has no use for task={kind}: leave it out")
+    if own == "scale":
+        return Scores(*(scale if scale != AUTO else (None, None)))
+    if own == "choices":
+        return Choices(None if choices == AUTO else choices)
+    return Classes(None if classes == AUTO else tuple(map(str, classes)))

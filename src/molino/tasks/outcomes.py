@@ -1,0 +1,253 @@
+"""What is to be told of an example: its class, its score, or which of its choices is right.
+
+Each knows its loss, its metrics, and what an answer looks like. Rows of a measured split are (number of the example,
+what was wanted, logits): all figures follow from them, whatever batches and processes they came from.
+
+Shapes: B and N examples, K logits of each.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from molino.base.errors import ConfigError, DataError
+from molino.data.examples import Example
+from molino.runs.measures import MAXIMIZE, Metric
+from molino.tasks import scores
+
+NATS = "nats an example"
+OF_CLASSES = (
+    Metric("accuracy", MAXIMIZE),
+    Metric("loss", unit=NATS),
+    Metric("macro_f1", MAXIMIZE, shown=False),
+    Metric("matthews", MAXIMIZE),
+    Metric("calibration_error", shown=False),
+)
+OF_TWO = (Metric("f1", MAXIMIZE),)
+OF_CHOICES = (Metric("accuracy", MAXIMIZE), Metric("loss", unit=NATS), Metric("calibration_error", shown=False))
+OF_SCORES = (
+    Metric("pearson", MAXIMIZE),
+    Metric("spearman", MAXIMIZE),
+    Metric("loss", unit="of the variance of the training scores"),
+)
+
+
+class Rows(NamedTuple):
+    """What a network made of a split, in the order of the examples: numbers (N,), wanted (N,), logits (N, K)."""
+
+    numbers: np.ndarray
+    wanted: np.ndarray
+    logits: np.ndarray
+
+
+def rows_of(array_NR: np.ndarray) -> Rows:
+    """Return the rows of a measured split in the order of the examples."""
+    ordered = array_NR[np.argsort(array_NR[:, 0], kind="stable")]
+    return Rows(ordered[:, 0].astype(np.int64), ordered[:, 1], ordered[:, 2:])
+
+
+def cross_entropy(logits_BK: Tensor, wanted_B: Tensor) -> Tensor:
+    """Mean negative log-probability of the right one."""
+    return F.cross_entropy(logits_BK, wanted_B)
+
+
+def squared_error(logits_B1: Tensor, wanted_B: Tensor) -> Tensor:
+    """Mean squared difference."""
+    return F.mse_loss(logits_B1[:, 0], wanted_B)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One of some classes.
+
+    Attributes:
+        names: of the classes; None before the corpus has told them.
+    """
+
+    names: tuple[str, ...] | None
+    each = False
+    criterion = staticmethod(cross_entropy)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """As the settings of a task."""
+        return {"classes": list(self.names)}
+
+    @property
+    def outputs(self) -> int:
+        return len(self.names)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return OF_CLASSES + (OF_TWO if self.names is None or len(self.names) == 2 else ())
+
+    def settle(self, splits: dict[str, list[Example]], name: str, order: Sequence[str] = ()) -> "Classes":
+        """Return what a corpus tells: which classes there are, in an order that it has for some, then sorted.
+
+        Raises:
+            ConfigError: they are not those that were named before.
+            DataError: there is one class alone to train on.
+        """
+        found = sorted({each.label for examples in splits.values() for each in examples if each.label is not None})
+        if self.names is not None:
+            _check_known(found, self.names, name)
+            return self
+        train = {each.label for each in splits["train"] if each.label is not None}
+        if len(train) < 2:
+            what = f"{next(iter(train))!r} alone" if train else "no label (name its column with data.columns.label)"
+            raise DataError(f"the train split of {name} has {what}: there is nothing to tell apart")
+        return Classes(tuple(dict.fromkeys([*(each for each in order if each in found), *found])))
+
+    def wanted(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the number of each example's class, -1 where nobody has said it.
+
+        Raises:
+            ConfigError: it is none of the classes.
+        """
+        numbers = {name: number for number, name in enumerate(self.names)}
+        _check_known({each.label for each in examples if each.label is not None}, self.names, "the data")
+        return np.array([-1 if each.label is None else numbers[each.label] for each in examples])
+
+    def figures(self, rows: Rows) -> dict[str, float]:
+        wanted = rows.wanted.astype(np.int64)
+        table = scores.confusion(wanted, rows.logits.argmax(axis=1), self.outputs)
+        found = {
+            "accuracy": scores.accuracy(table),
+            "loss": scores.cross_entropy(rows.logits, wanted),
+            "macro_f1": scores.macro_f1(table),
+            "matthews": scores.matthews(table),
+            "calibration_error": _calibration_error(rows),
+        }
+        # That of the second of two, as `positive` behind `negative`.
+        return found | ({"f1": float(scores.f1(table)[1])} if self.outputs == 2 else {})
+
+    def answer(self, logits_K: np.ndarray, example: Example) -> dict[str, Any]:
+        """Return what is told of an example: the likeliest class, its probability, and those of all."""
+        p_K = np.exp(scores.log_softmax(logits_K[None])[0])
+        told = {"label": self.names[int(p_K.argmax())], "score": float(p_K.max())}
+        return told | {"probabilities": dict(zip(self.names, p_K.tolist(), strict=True))}
+
+    def right(self, example: Example) -> str | None:
+        """Return what should have been told, in words."""
+        return example.label
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of several answers.
+
+    Attributes:
+        count: how many each example has; None before the corpus has told it.
+    """
+
+    count: int | None
+    each = True
+    outputs = 1
+    criterion = staticmethod(cross_entropy)
+    metrics = OF_CHOICES
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return {"choices": self.count}
+
+    def settle(self, splits: dict[str, list[Example]], name: str, order: Sequence[str] = ()) -> "Choices":
+        """Return how many choices the examples of a corpus have."""
+        count = len(next(iter(splits.values()))[0].choices)
+        if self.count not in (None, count):
+            raise ConfigError(f"{name} has {count} choices an example, and the run was trained on {self.count}")
+        return Choices(count)
+
+    def wanted(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the number of the right choice, -1 where nobody has said it."""
+        return np.array([-1 if each.answer is None else each.answer for each in examples])
+
+    def figures(self, rows: Rows) -> dict[str, float]:
+        wanted = rows.wanted.astype(np.int64)
+        return {
+            "accuracy": float((rows.logits.argmax(axis=1) == wanted).mean()),
+            "loss": scores.cross_entropy(rows.logits, wanted),
+            "calibration_error": _calibration_error(rows),
+        }
+
+    def answer(self, logits_K: np.ndarray, example: Example) -> dict[str, Any]:
+        p_K = np.exp(scores.log_softmax(logits_K[None])[0])
+        told = {"label": example.choices[int(p_K.argmax())], "score": float(p_K.max())}
+        return told | {"probabilities": dict(zip(example.choices, p_K.tolist(), strict=False))}
+
+    def right(self, example: Example) -> str | None:
+        return None if example.answer is None else example.choices[example.answer]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A number. The network tells it in standard deviations of the training scores from their mean.
+
+    Attributes:
+        mean, deviation: of the training scores; None before the corpus has told them.
+    """
+
+    mean: float | None
+    deviation: float | None
+    each = False
+    outputs = 1
+    criterion = staticmethod(squared_error)
+    metrics = OF_SCORES
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return {"scale": [self.mean, self.deviation]}
+
+    def settle(self, splits: dict[str, list[Example]], name: str, order: Sequence[str] = ()) -> "Scores":
+        """Return the scale of a corpus.
+
+        Raises:
+            DataError: there are no scores to train on, or all are one number.
+        """
+        if self.mean is not None:
+            return self
+        found = np.array([each.score for each in splits["train"] if each.score is not None])
+        if len(found) == 0 or found.std() == 0:
+            what = f"{found[0]:g} as every score" if len(found) else "no scores (name them with data.columns.score)"
+            raise DataError(f"the train split of {name} has {what}: there is nothing to tell apart")
+        return Scores(float(found.mean()), float(found.std()))
+
+    def wanted(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the scaled score of each example, nan where nobody has said it."""
+        found = np.array([np.nan if each.score is None else each.score for each in examples])
+        return (found - self.mean) / self.deviation
+
+    def figures(self, rows: Rows) -> dict[str, float]:
+        told = rows.logits[:, 0]
+        return {
+            "pearson": scores.pearson(told, rows.wanted),
+            "spearman": scores.spearman(told, rows.wanted),
+            "loss": float(((told - rows.wanted) ** 2).mean()),
+        }
+
+    def answer(self, logits_K: np.ndarray, example: Example) -> dict[str, Any]:
+        return {"score": float(logits_K[0]) * self.deviation + self.mean}
+
+    def right(self, example: Example) -> str | None:
+        return None if example.score is None else f"{example.score:g}"
+
+
+Outcome = Classes | Choices | Scores
+
+
+def _calibration_error(rows: Rows) -> float:
+    p_NK = np.exp(scores.log_softmax(rows.logits))
+    return scores.calibration_error(scores.calibration(p_NK, rows.wanted.astype(np.int64)))
+
+
+def _check_known(found: Sequence[str] | set[str], names: Sequence[str], name: str) -> None:
+    if unknown := [each for each in sorted(found) if each not in names]:
+        raise ConfigError(
+            f"{name} has the class {unknown[0]!r}, and the head is for {', '.join(names)}: rename it with "
+            f"data.classes, such as data.classes={json.dumps({unknown[0]: names[0]})}, or train a head of its own"
+        )

@@ -1,0 +1,252 @@
+"""Examples as sequences of tokens (Radford et al. 2018, section 3.3), and batches of near-equal lengths.
+
+    <start> text <extract>                       one text
+    <start> text <delimiter> pair <extract>      two; where their order says nothing, also the other way round
+    <start> text <delimiter> choice <extract>    for each choice on its own
+
+Shapes: N examples, P texts of each, K sequences of each, T time (tokens), R examples that are asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from molino.base.errors import ConfigError, DataError
+from molino.data.batches import EVALUATION_LOGITS, EVALUATION_TOKENS
+from molino.data.tokenizers import Tokenizer
+from molino.data.tokens import Split
+from molino.models import IGNORE_INDEX
+
+START, DELIMITER, EXTRACT = "<start>", "<delimiter>", "<extract>"
+# Of so many batches the examples are sorted by length before they are cut into batches.
+POOL = 50
+
+
+class Marks(NamedTuple):
+    """Ids that stand before a sequence, between two texts, behind it, and in place of nothing."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    behind: tuple[int, ...]
+    padding: int
+
+
+def marks_of(tokenizer: Tokenizer, pooling: str) -> Marks:
+    """Return the marks of a tokenizer that has the tokens of a task. The last token of a text is to be the text's own
+    where that is what the head reads: then there are none around it."""
+    start, delimiter, extract = map(tokenizer.backend.token_to_id, (START, DELIMITER, EXTRACT))
+    padding = 0 if tokenizer.padding_id is None else tokenizer.padding_id
+    if pooling == "last":
+        return Marks(tokenizer.prefix(), (delimiter,), (), padding)
+    return Marks((start,), (delimiter,), (extract,), padding)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the texts of an example make sequences.
+
+    Attributes:
+        sequences: of each sequence the numbers of its texts, one or two.
+        symmetric: of two texts the longer one is cut where both are too long; else the first, and the second only
+            where it alone is too long.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    symmetric: bool = False
+
+
+ONE = Layout(((0,),))
+TWO = Layout(((0, 1),))
+BOTH_ORDERS = Layout(((0, 1), (1, 0)), symmetric=True)
+
+
+def choices(count: int) -> Layout:
+    """Return the layout of a question with so many answers."""
+    return Layout(tuple((0, number) for number in range(1, count + 1)))
+
+
+class Sequences:
+    """Examples, laid out and cut to a context.
+
+    Args:
+        tokens: those of all texts, flat.
+        bounds_NP2: where each text begins and ends.
+        block_size: the longest sequence.
+
+    Attributes:
+        lengths_NK: tokens of each sequence.
+        cut_N: whether something of an example was cut.
+
+    Raises:
+        ConfigError: the context has no room for the marks.
+    """
+
+    def __init__(self, tokens: np.ndarray, bounds_NP2: np.ndarray, layout: Layout, marks: Marks, block_size: int):
+        self.tokens, self.layout, self.marks = tokens, layout, marks
+        self.starts_NP = bounds_NP2[..., 0]
+        self.pieces = len(layout.sequences[0])
+        around = len(marks.before) + len(marks.behind) + len(marks.between) * (self.pieces - 1)
+        if block_size <= around:
+            raise ConfigError(f"data.block_size={block_size} has no room for a text beside {around} marks: raise it")
+        order = np.array(layout.sequences)
+        whole_NKQ = np.diff(bounds_NP2, axis=-1)[..., 0][:, order]
+        self.sizes_NKQ = _cut(whole_NKQ, block_size - around, layout.symmetric)
+        self.cut_N = (self.sizes_NKQ < whole_NKQ).any(axis=(1, 2))
+        # A sequence is never empty: what would be holds a token of padding.
+        self.lengths_NK = np.maximum(self.sizes_NKQ.sum(axis=2) + around, 1)
+
+    def __len__(self) -> int:
+        return len(self.starts_NP)
+
+    def take(self, numbers_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sequences of some examples, (R, K, T) filled up with padding, and their lengths (R, K)."""
+        lengths_RK = self.lengths_NK[numbers_R]
+        R, K = lengths_RK.shape
+        found = np.full((R, K, int(lengths_RK.max())), self.marks.padding, dtype=np.int64)
+        places_T = np.arange(found.shape[2])
+        at_RK1 = np.zeros((R, K, 1), dtype=np.int64)
+
+        def put(ids: tuple[int, ...]) -> None:
+            nonlocal at_RK1
+            for id in ids:
+                np.put_along_axis(found, at_RK1, id, axis=2)
+                at_RK1 = at_RK1 + 1
+
+        put(self.marks.before)
+        order_KQ = np.array(self.layout.sequences)
+        for piece in range(self.pieces):
+            if piece:
+                put(self.marks.between)
+            starts_RK1 = self.starts_NP[numbers_R][:, order_KQ[:, piece], None]
+            sizes_RK1 = self.sizes_NKQ[numbers_R, :, piece, None]
+            offsets_RKT = places_T - at_RK1
+            inside = (offsets_RKT >= 0) & (offsets_RKT < sizes_RK1)
+            found[inside] = self.tokens[(starts_RK1 + offsets_RKT)[inside]]
+            at_RK1 = at_RK1 + sizes_RK1
+        put(self.marks.behind)
+        return found, lengths_RK
+
+
+def sequences_of(split: Split, texts: int, layout: Layout, marks: Marks, block_size: int) -> Sequences:
+    """Return the examples of a split of which each has so many texts."""
+    return Sequences(split.tokens, split.bounds.reshape(-1, texts, 2), layout, marks, block_size)
+
+
+def next_tokens(tokens_RKT: np.ndarray, lengths_RK: np.ndarray) -> np.ndarray:
+    """Return what the language model is to foretell: the token after each, IGNORE_INDEX from the last one on."""
+    targets = np.roll(tokens_RKT, -1, axis=-1)
+    return np.where(np.arange(tokens_RKT.shape[-1]) < lengths_RK[..., None] - 1, targets, IGNORE_INDEX)
+
+
+class ByLength:
+    """Rows of training -> examples: each once an epoch, in an order of the epoch's own, batches of near-equal lengths.
+
+    A pure function of the seed and the rows, which come as (..., batch). Examples are shuffled, sorted by length within
+    a pool of POOL batches, cut into batches, and these shuffled.
+
+    Args:
+        lengths_N: of the examples.
+    """
+
+    def __init__(self, lengths_N: np.ndarray, seed: int):
+        self.lengths_N, self.seed = lengths_N, seed
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(rows, len(self.lengths_N))
+        chosen = np.empty_like(rows)
+        for epoch in np.unique(epochs):
+            chosen[epochs == epoch] = self._order_of(int(epoch), rows.shape[-1])[places[epochs == epoch]]
+        return chosen
+
+    def _order_of(self, epoch: int, batch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != (epoch, batch):
+            self._order = (epoch, batch), self._make_order(epoch, batch)
+        return self._order[1]
+
+    def _make_order(self, epoch: int, batch: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        count = len(self.lengths_N)
+        order = generator.permutation(count)
+        # The batch that the epoch before has begun is completed first.
+        first = min(-(epoch * count) % batch, count)
+        batches = []
+        for at in range(first, count, POOL * batch):
+            pool = order[at : at + POOL * batch]
+            pool = pool[np.argsort(self.lengths_N[pool], kind="stable")]
+            batches += [pool[begin : begin + batch] for begin in range(0, len(pool), batch)]
+        rest = [batches.pop()] if batches and len(batches[-1]) < batch else []
+        shuffled = [batches[number] for number in generator.permutation(len(batches))]
+        return np.concatenate([order[:first], *shuffled, *rest])
+
+
+class ExampleBatches:
+    """A split in batches of examples, sorted by length; of several processes each has its share of the examples.
+
+    Yields tokens_BKT, ends_BK, numbers_B and further fields; targets_BKT where a language model is measured as well.
+
+    Args:
+        numbers_N: which examples of the split.
+        fields: further values of all examples of the split, by name.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        numbers_N: np.ndarray,
+        fields: dict[str, np.ndarray],
+        vocab_size: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if len(numbers_N) < world_size:
+            raise DataError(f"{len(numbers_N)} examples are too few for {world_size} processes")
+        longest_N = sequences.lengths_NK.max(axis=1)
+        ordered = numbers_N[np.argsort(longest_N[numbers_N], kind="stable")]
+        self.sequences, self.fields, self.language = sequences, fields, vocab_size is not None
+        room = EVALUATION_TOKENS if vocab_size is None else min(EVALUATION_LOGITS // vocab_size, EVALUATION_TOKENS)
+        self.batches = list(_filled(ordered[rank::world_size], longest_N * sequences.lengths_NK.shape[1], room))
+        self.count, self.cut = len(numbers_N), int(sequences.cut_N[numbers_N].sum())
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for numbers in self.batches:
+            tokens, lengths = self.sequences.take(numbers)
+            found = {"tokens": tokens, "ends": lengths - 1, "numbers": numbers}
+            if self.language:
+                found["targets"] = next_tokens(tokens, lengths)
+            found |= {name: values[numbers] for name, values in self.fields.items()}
+            yield {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in found.items()}
+
+    def describe(self) -> dict[str, str]:
+        longest = int(self.sequences.lengths_NK.max())
+        cut = f", {self.cut:,} of them cut" if self.cut else ""
+        return {"examples": f"{self.count:,} of up to {longest} tokens{cut}"}
+
+
+def _filled(ordered: np.ndarray, tokens_N: np.ndarray, room: int) -> Iterator[np.ndarray]:
+    """Yield examples, which come in the order of their lengths, in batches of so many tokens at most."""
+    begin = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or (end + 1 - begin) * tokens_N[ordered[end]] > room:
+            yield ordered[begin:end]
+            begin = end
+
+
+def _cut(sizes_NKQ: np.ndarray, room: int, symmetric: bool) -> np.ndarray:
+    """Return how many tokens of each text of a sequence are kept, so that all fit into so much room."""
+    if sizes_NKQ.shape[2] == 1:
+        return np.minimum(sizes_NKQ, room)
+    first_NK, second_NK = sizes_NKQ[..., 0], sizes_NKQ[..., 1]
+    if not symmetric:
+        second_NK = np.minimum(second_NK, room)
+        return np.stack([np.minimum(first_NK, room - second_NK), second_NK], axis=2)
+    # Of two that are too long each gets half; what a short one leaves the other may have.
+    half = room // 2
+    first = np.minimum(first_NK, np.maximum(room - second_NK, half))
+    return np.stack([first, np.minimum(second_NK, room - first)], axis=2)
