@@ -1,5 +1,6 @@
 """Every file under conf/ is used: composed, checked and, where the machine can, trained with for some steps."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,22 @@ CONF = ROOT / "conf"
 TINY = ("data.block_size=8", "data.batch_size=4", "model.n_layer=1", "model.n_head=2", "model.n_embd=8")
 BIGRAM = ("model=bigram", "data.block_size=8", "data.batch_size=4")
 # Vocabularies are kept small: every run reads its whole held-out split twice.
+OF_WORDS = (
+    "cola", "imdb", "imdb_sentiment", "mrpc", "ptb", "rt_polarity", "rte", "sick", "sst2", "stsb", "wikitext2",
+)  # fmt: skip
 SMALL_VOCABULARY = {
-    "ptb": ("data.tokenizer.max_size=50",),
-    "wikitext2": ("data.tokenizer.max_size=50",),
-    "imdb": ("data.tokenizer.max_size=50",),
+    **dict.fromkeys(OF_WORDS, ("data.tokenizer.max_size=50",)),
     "text8": ("data.block_size=256",),
     "grammar": ("data.corpus.characters=20000",),
 }
+# Tasks on examples: what each is trained on, and what it is evaluated on beside its own.
+LABELLED = {
+    "classification": ("data=rt_polarity", "data=sst2"),
+    "entailment": ("data=rte", "data=scitail"),
+    "similarity": ("data=stsb", "data=sick"),
+    "multiple_choice": ("data=labelled", "data=qasc"),
+}
+EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
 
 
@@ -55,14 +65,14 @@ def test_no_group_is_forgotten_here():
     tested |= {"hydra/launcher", "hydra/sweeper"}  # in sweeps/ and search/
     tested |= {"task"}  # every run has one
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
-    assert groups == tested | {"trainer"} and choices("task") == ["language_model"]
+    assert groups == tested | {"trainer"} and set(choices("task")) == {"language_model", *LABELLED}
     assert choices("trainer") == choices("logger") == ["default"]
-    assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "results", "train"]
+    assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "predict", "results", "train"]
     assert choices("hydra/launcher") == ["local", "slurm"] and choices("hydra/sweeper") == ["grid", "optuna"]
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
 
 
-@pytest.mark.parametrize("name", sorted({*choices("data")} - {"text"}))
+@pytest.mark.parametrize("name", sorted({*choices("data")} - {"text", "labelled", *EVALUATED}))
 def test_corpora(train, mirror, tmp_path, monkeypatch, name):
     # How millions of words are counted is tested elsewhere.
     for limit in ("data.counts.LIMIT", "tasks.floors_of_text.LIMIT", "tasks.floors_of_text.COMPRESSED"):
@@ -71,6 +81,24 @@ def test_corpora(train, mirror, tmp_path, monkeypatch, name):
         train(f"data={name}", *BIGRAM, *SMALL_VOCABULARY.get(name, ()), f"paths.mirror={mirror}"), tmp_path
     )
     assert (run / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(LABELLED))
+def test_tasks_on_examples(train, molino, mirror, places, tmp_path, name):
+    own, other = LABELLED[name]
+    more = ()
+    if own == "data=labelled":
+        table = tmp_path / "own.jsonl"
+        lines = [{"text": f"{n} and one?", "choices": [str(n + k) for k in range(8)], "label": 1} for n in range(60)]
+        table.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        more = (f"data.path={table}", "data.columns.choices=choices")
+    sizes = ("data.tokenizer.max_size=50", "data.batch_size=4", *TINY[2:])
+    done = train(own, f"task={name}", *sizes, *more, f"paths.mirror={mirror}")
+    run = assert_trained(done, tmp_path)
+    assert "floor/" in (run / "metrics.json").read_text("utf-8")
+    asked = molino("evaluate", f"run={run}", other, f"paths.cache={places}", f"paths.mirror={mirror}")
+    assert asked.status == 0, asked.err
+    assert "loss" in asked.out
 
 
 @pytest.mark.parametrize("name", choices("data/tokenizer"))
@@ -92,6 +120,8 @@ def test_models(train, molino, tiny, tmp_path, name):
         exported = molino("export", f"run={tiny.path}", f"to={folder}")
         assert exported.status == 0, exported.err
         sizes = (f"model.source={folder}", *BIGRAM[1:])
+    elif name == "lstm":
+        sizes = ("model.n_layer=1", "model.n_embd=8", *BIGRAM[1:])
     elif name in ("llama", "phi3"):
         sizes = (*TINY, "model.n_kv_head=1", "model.n_inner=16")
     done = train("data=text", f"data.path={tiny.file}", f"model={name}", *sizes)

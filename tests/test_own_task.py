@@ -314,7 +314,7 @@ def test_a_search_maximises_and_prunes_what_is_low(train, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("model=bigram",), "Bigram has no hidden states"),
+        (("model=kneser_ney",), "KneserNey has no hidden states"),
         (("task.monitor=val/acuracy",), "task.monitor=val/acuracy is not measured; did you mean val/accuracy?"),
         (("task.direction=minimize",), "val/accuracy is better when higher: set task.direction=maximize"),
         (("task.lm_coef=-1",), "task.lm_coef=-1 must be 0 or more"),

@@ -29,10 +29,13 @@ from molino.training.plan import Plan
 from molino.training.schedules import Schedule
 
 PARTS = {
-    MODEL: {"bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "on_counts.OnCounts"},
+    MODEL: {
+        "bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "lstm.LSTM", "on_counts.OnCounts",
+        "with_head.WithHead",
+    },
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",
-        "remote.Text8", "corpus.Corpus",
+        "remote.Text8", "corpus.Corpus", "examples.Labelled", "labelled.OwnExamples", "labelled.PublishedExamples",
     },
     TextDataModule: {"module.TextDataModule"},
     MakesTokenizer: {
@@ -48,7 +51,7 @@ PARTS = {
         "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay",
         "progress.StatusReport", "pruning.Pruning", "samples.Samples",
     },
-    Task: {"language_model.LanguageModel", "task.Task"},
+    Task: {"labelled.LabelledTask", "language_model.LanguageModel", "task.Task"},
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
 }  # fmt: skip
 
@@ -88,11 +91,11 @@ def test_only_these_take_parts_in_turn():
                 kinds = [each for each in options if each not in PLAIN]
                 if any(admits(other, kind) for other, _ in everything for kind in kinds):
                     taking.add(f"{thing.__name__}.{name}")
-    # The task of a data module is no setting, the run tells it; a network on counts is made by its task. The run and
-    # the text of callbacks are nothing that settings can be.
+    # The task of a data module is no setting, the run tells it; a network on counts or with a head is made by its
+    # task. The run and the text of callbacks are nothing that settings can be.
     assert taking == {
-        "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model", "Samples.text",
-        "Floors.run", "Floors.task", "Floors.text",
+        "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
+        "WithHead.model", "Samples.text", "Floors.run", "Floors.task", "Floors.text",
     }  # fmt: skip
 
 

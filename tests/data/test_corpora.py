@@ -91,7 +91,7 @@ def test_imdb(mirror, tmp_path):
     corpus = make("imdb", tmp_path, mirror)
     splits = read(corpus)
     check_contract(corpus, splits)
-    labels = corpus.labels()
+    labels = {split: [each.label == "positive" for each in part] for split, part in corpus.examples().items()}
     assert corpus.documents
     for split, reviews in (("train", 22_500), ("val", 2_500), ("test", 25_000)):
         assert len(splits[split]) == len(labels[split]) == reviews
@@ -144,7 +144,9 @@ def test_imdb_is_ordered_by_number_and_alternates(own_mirror, tmp_path, monkeypa
     (own_mirror / "raw" / "imdb.tar.gz").rename(own_mirror / "moved")
     assert one.read() == other.read() == expected  # none is
     (own_mirror / "moved").rename(own_mirror / "raw" / "imdb.tar.gz")
-    assert one.labels() == {"train": [1, 0], "val": [1, 0], "test": [1, 0, 1, 0]}
+    both = ["positive", "negative"]
+    labels = {split: [each.label for each in part] for split, part in one.examples().items()}
+    assert labels == {"train": both, "val": both, "test": both * 2}
     assert one.fingerprint() == other.fingerprint()
     with pytest.raises(DataError, match="expected reviews"):
         imdb.Imdb("none", "0" * 64, archive, absent, str(tmp_path), str(own_mirror)).read()
@@ -185,7 +187,7 @@ def test_remote_text_that_is_not_utf8(own_mirror, tmp_path):
 
 
 def test_a_remote_file_with_a_wrong_key_is_a_config_error(tmp_path):
-    with pytest.raises(ConfigError, match="url, sha256 and mirror_path"):
+    with pytest.raises(ConfigError, match="url, sha256, mirror_path and perhaps member"):
         RemoteSplits("a", "b", {"url": "x", "sha": "y"}, {}, {}, str(tmp_path))
 
 

@@ -53,7 +53,7 @@ def on(data: TextDataModule, step: int = 0, rank: int = 0, world_size: int = 1) 
 
 
 def same(one, other) -> bool:
-    (a, _), (b, _) = one, other
+    a, b = one.fields, other.fields
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -240,7 +240,8 @@ def test_no_temporary_file_stays_behind(tmp_path):
     corpus = continuous()
     tokenizer, _ = prepare(corpus, CHAR, tmp_path)
     names = sorted(path.name for path in entry(corpus, tokenizer, tmp_path).iterdir())
-    assert names == ["meta.json", "train.documents.npy", "train.npy", "val.documents.npy", "val.npy"]
+    arrays = (f"{split}{kind}.npy" for split in ("train", "val") for kind in (".documents", "", ".texts"))
+    assert names == ["meta.json", *arrays]
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from molino.base.errors import CheckpointError, ConfigError
 from molino.base.messages import suggest
 from molino.configuration.build import check_arguments
 from molino.configuration.composer import compose
+from molino.data.examples import Example
 from molino.data.tokenizers import Tokenizer
 from molino.machine.hardware import Hardware
 from molino.runs import directory
 from molino.runs.measures import TEST
 from molino.trained.load import LoadedRun, load_run, load_source
 from molino.trained.measuring import corpus_of, measure, read_texts, record_test
+from molino.trained.predicting import answers_of, as_example
 from molino.trained.reading import check_text, read_attention, read_hidden, read_logits, read_loss, read_tokens
 from molino.trained.writing import check_sampling, continuations, pieces
 
@@ -174,6 +176,20 @@ class Run:
         """
         with Explained():
             return read_loss(self._loaded, text)
+
+    def predict(self, asked: Any) -> Any:
+        """Return what the run tells of examples, such as {"label": "positive", "score": 0.98, "probabilities": {...}}.
+
+        Args:
+            asked: a text, or a dict of `text` and `pair` or `choices`; or a list of them, whose answers are a list.
+
+        Raises:
+            ConfigError: the run was not trained to tell anything of such examples.
+        """
+        with Explained():
+            alone = not isinstance(asked, list | tuple) or isinstance(asked, Example)
+            answers = answers_of(self._loaded, [as_example(each) for each in ([asked] if alone else asked)])
+        return answers[0] if alone else answers
 
     def evaluate(
         self,

@@ -6,6 +6,7 @@ VERBS = {
     "train": "train a model; with -m a whole sweep",
     "evaluate": "measure a run exactly on a whole split, beside what counting achieves",
     "generate": "sample text",
+    "predict": "ask a run about examples: their class, their score, the right choice",
     "explain": "look inside a trained model: architecture, predictions, attention",
     "results": "compare runs in a table, on a page, in pictures",
     "export": "write a run as a folder that transformers loads",

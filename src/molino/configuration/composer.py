@@ -30,7 +30,7 @@ def request_of(config: DictConfig, hydra: Any) -> Request:
     Args:
         hydra: Hydra's part of it.
     """
-    return with_origin(Request(resolve(config), list(hydra.overrides.task), choices_of(hydra)))
+    return with_origin(Request(resolve(config), list(hydra.overrides.task), choices_of(hydra)), compose)
 
 
 def compose(verb: str, arguments: list[str]) -> Request:
@@ -107,7 +107,8 @@ class Composer:
         if hydra is not self._current:
             HydraConfig.instance().set_config(hydra)
             self._current = hydra
-        return with_origin(Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name))
+        asked = Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name)
+        return with_origin(asked, compose)
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the configuration of a run, without Hydra's own part."""

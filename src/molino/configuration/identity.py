@@ -36,6 +36,8 @@ OF_OTHERS = ("torch.", "lightning.")
 # Of these a choice says more than the name of its class.
 CHOSEN = ("task", "model", "optimizer", "scheduler", "hardware")
 ABSENT = "absent"  # which is not null
+# Where runs lie, below paths.outputs, whose settings others name as their weights: <name>-<digest>/seed=<seed>.
+NAMED = "weights"
 
 
 def is_indifferent(key: str) -> bool:
@@ -109,9 +111,22 @@ def _with_source(asked: dict[str, Any], recorded: dict[str, Any]) -> dict[str, A
 
 def experiments(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return of each of these settings what makes it an experiment: equal of runs that differ in their seed alone."""
-    seedless = [{name: value for name, value in essential(settings).items() if name != "seed"} for settings in every]
+    seedless = [without_seed(essential(settings)) for settings in every]
     # Whichever run it was that each goes on from: of other seeds it is another.
     return _aligned([each | {"continue": True} if "continue" in each else each for each in seedless])
+
+
+def without_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without a seed, and such that those which begin from runs that differ in their seed are equal."""
+    kept = {name: value for name, value in settings.items() if name != "seed"}
+    weights = Path(str(kept.get("weights")))
+    if weights.parent.parent.name != NAMED or not weights.name.startswith("seed="):
+        return kept
+    kept["weights"] = str(weights.parent)
+    tokenizer = kept["data"].get("tokenizer") if isinstance(kept.get("data"), dict) else None
+    if isinstance(tokenizer, dict) and Path(str(tokenizer.get("path"))).parent == weights:
+        kept["data"] = kept["data"] | {"tokenizer": tokenizer | {"path": kept["weights"]}}
+    return kept
 
 
 def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]) -> dict[str, Any]:

@@ -4,11 +4,14 @@ Either way most settings are that run's, and what is typed against them is refus
 with its settings, by the path of its directory.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from molino.base.errors import ConfigError
+from molino.configuration.named_weights import Compose, names_settings, request_of_weights
 from molino.configuration.request import Request
-from molino.configuration.settings import restore
+from molino.configuration.settings import begin_from, restore
 from molino.runs import directory
 from molino.runs.record import read_choices
 
@@ -78,8 +81,11 @@ def is_given(overrides: list[str], key: str) -> bool:
     return any(name_of(each) == key and each.partition("=")[2] not in ("", "null") for each in overrides)
 
 
-def with_origin(request: Request) -> Request:
+def with_origin(request: Request, compose: Compose) -> Request:
     """Return a request with the settings of the run that it goes on from, where it goes on from one.
+
+    Args:
+        compose: what makes a request of a verb and what is typed for it, for weights that name settings.
 
     Raises:
         ConfigError: something is typed against them.
@@ -88,8 +94,13 @@ def with_origin(request: Request) -> Request:
     settings = request.settings
     if settings.get("continue"):
         return _continued(request, directory.find(str(settings["continue"]), settings["paths"]["outputs"]))
+    if names_settings(settings.get("weights")):
+        origin = request_of_weights(settings["weights"], settings, compose)
+        # A model from elsewhere comes with its weights, which that run has begun from.
+        own = origin.settings | {"model": begin_from(origin.settings)["model"]}
+        return replace(_begun(request, origin.path, own, origin.choices), origin=origin)
     if settings.get("weights") and (run := find_run(str(settings["weights"]), settings["paths"]["outputs"])):
-        return _begun(request, run)
+        return _begun(request, run, restore(run, dict(settings["paths"])), read_choices(run))
     return request
 
 
@@ -120,8 +131,9 @@ def _continued(request: Request, parent: Path) -> Request:
     return Request(own, request.overrides, choices, request.path)
 
 
-def _begun(request: Request, run: Path) -> Request:
-    asked, own = request.settings, restore(run, dict(request.settings["paths"]))
+def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, Any]) -> Request:
+    """Return a request that begins from a run with these settings and choices."""
+    asked = request.settings
     typed = {name_of(override): override for override in request.overrides}
     extended = request.choices.get("data/tokenizer", "").startswith("pretrained")
     for key, override in typed.items():
@@ -136,7 +148,7 @@ def _begun(request: Request, run: Path) -> Request:
         data["tokenizer"] = {"_target_": PRETRAINED, "_partial_": True, "path": str(run / directory.TOKENIZER)}
     if "data.block_size" not in typed:
         data["block_size"] = own["data"]["block_size"]
-    choices = request.choices | {"data/tokenizer": "pretrained", "model": read_choices(run).get("model")}
+    choices = request.choices | {"data/tokenizer": "pretrained", "model": chosen.get("model")}
     name = asked["name"] if "name" in typed else f"{choices.get('data')}-{choices['model']}"
     settings = asked | {"model": own["model"], "data": data, "weights": str(run), "name": name}
     return Request(settings, request.overrides, choices, request.path)

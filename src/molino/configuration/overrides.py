@@ -9,7 +9,9 @@ from molino.base.errors import ConfigError
 # Settings whose value is text or a path, in any characters.
 TEXTS = {
     "name", "prompt", "run", "source", "to", "resume", "continue", "weights", "model.source", "data.path",
-    "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep",
+    "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep", "text", "pair",
+    "file", "data.val_path", "data.test_path", "data.columns.text", "data.columns.pair", "data.columns.label",
+    "data.columns.score", "columns.text", "columns.pair",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")

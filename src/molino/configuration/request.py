@@ -20,6 +20,7 @@ class Request:
         overrides: what was typed, but for Hydra's own settings.
         choices: the choice taken of each group: {"model": "gpt", ...}.
         path: the directory that a sweep has for the run; None for a run of its own.
+        origin: the run that it begins from, where `weights=` names settings: trained first, if it is not done.
         settled: these are the settings that another process trains the run with already; they are not read again.
     """
 
@@ -28,6 +29,7 @@ class Request:
     choices: dict[str, str | None]
     path: Path | None = None
     settled: bool = False
+    origin: "Request | None" = None
 
     @property
     def name(self) -> str:
@@ -83,10 +85,23 @@ class Request:
 
     def to_text(self) -> str:
         """Return the request as text, for a process that is started by a command."""
-        return yaml.safe_dump(asdict(self) | {"path": str(self.path) if self.path else None})
+        return yaml.safe_dump(_plain(self))
 
     @classmethod
     def from_text(cls, text: str) -> "Request":
         """Return what `to_text` was called on."""
-        content = yaml.safe_load(text)
-        return cls(**content | {"path": Path(content["path"]) if content["path"] else None})
+        return _request(yaml.safe_load(text))
+
+
+def _plain(request: Request | None) -> dict[str, Any] | None:
+    if request is None:
+        return None
+    path = str(request.path) if request.path else None
+    return asdict(request) | {"path": path, "origin": _plain(request.origin)}
+
+
+def _request(content: dict[str, Any] | None) -> Request | None:
+    if content is None:
+        return None
+    path = Path(content["path"]) if content["path"] else None
+    return Request(**content | {"path": path, "origin": _request(content.get("origin"))})

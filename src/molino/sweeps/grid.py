@@ -10,7 +10,7 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
 from molino.sweeps.launchers import make_launcher
 from molino.sweeps.ledger import conclude, launch_all, place, queue
-from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
+from molino.sweeps.plan import combine, every_case, parse, parse_cases, run_name, split, sweep_names, told
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Grid:
     Attributes:
         attempts: how often a run may fail before it is given up.
         params: settings to vary beside those that were typed.
+        cases: what is varied together: of each name its cases, and of each case the settings, separated by spaces.
     """
 
     attempts: int = 3
     params: dict | None = None
+    cases: dict | None = None
 
     def __post_init__(self):
         if self.attempts < 1:
@@ -47,10 +49,15 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     grid = Grid(**construct_arguments(Grid, settings, "hydra.sweeper"))
     overrides = parse(arguments, grid.params, context.config_loader)
     swept, fixed = split(overrides)
-    directory = place(config, sweep_names(swept, fixed))
+    cases = parse_cases(grid.cases)
+    directory = place(config, sweep_names([*swept, *cases], [*fixed, *told(cases)]))
     composer = Composer(context.config_loader, config)
     # Of values listed twice there is one run.
-    found = [composer.request(each, run_name(each, swept)) for each in combine(overrides)]
+    found = [
+        composer.request([*each, *settings], run_name([*names, *each], [*swept, *cases]))
+        for each in combine(overrides)
+        for names, settings in every_case(cases)
+    ]
     requests = list({request.path: request for request in found}.values())
     launcher = make_launcher(context, task, config, requests)
     try:

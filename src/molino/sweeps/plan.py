@@ -6,6 +6,8 @@ it varies and a digest of those it does not.
 """
 
 import hashlib
+import itertools
+import shlex
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from molino.base.errors import ConfigError
 from molino.configuration.identity import is_indifferent
 from molino.configuration.internals import every_combination
+from molino.configuration.overrides import quote
 from molino.runs.directory import readable_name
 
 
@@ -53,6 +56,37 @@ def combine(overrides: list[Override]) -> list[list[str]]:
         empty = next((o.input_line for o in overrides if o.is_sweep_override()), "the command")
         raise ConfigError(f"{empty} lists no values: there is nothing to train")
     return combined
+
+
+Cases = dict[str, dict[str, list[str]]]
+
+
+def parse_cases(cases: dict[str, Any] | None) -> Cases:
+    """Return the overrides of each case of each name.
+
+    Raises:
+        ConfigError: there are none, or they are no settings.
+    """
+    found: Cases = {}
+    for name, each in (cases or {}).items():
+        if not isinstance(each, dict) or not each or not all(isinstance(text, str) for text in each.values()):
+            raise ConfigError(f"hydra.sweeper.cases.{name} must name cases and their settings: {{one: 'a=1 b=2', ...}}")
+        found[str(name)] = {str(case): [quote(word) for word in shlex.split(text)] for case, text in each.items()}
+    return found
+
+
+def told(cases: Cases) -> list[str]:
+    """Return texts that tell cases from others."""
+    return [f"{name}={case}:{' '.join(settings)}" for name, each in cases.items() for case, settings in each.items()]
+
+
+def every_case(cases: Cases) -> list[tuple[list[str], list[str]]]:
+    """Return every combination of cases: what they are called, as in a run's name, and their settings."""
+    combined = itertools.product(*([(name, case) for case in each] for name, each in cases.items()))
+    return [
+        ([f"{name}={case}" for name, case in each], [text for name, case in each for text in cases[name][case]])
+        for each in combined
+    ]
 
 
 def sweep_names(swept: list[str], fixed: list[str], prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ Shapes: B examples, K sequences of each, T time (tokens), N logits of an example
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from molino.models import IGNORE_INDEX
 from molino.models.capabilities import device_of
 from molino.models.with_head import WithHead
 from molino.runs.measures import HELDOUT, Floor, Metric
+from molino.tasks.bags import FittedBag, bag_of, cross_fitted, load_bag
 from molino.tasks.finetuning import freeze, rates
 from molino.tasks.floors_of_examples import floors_of_examples
 from molino.tasks.outcomes import Choices, Classes, Outcome, Scores, rows_of
+from molino.tasks.remarks import remarks_on
 from molino.tasks.sequences import (
     BOTH_ORDERS,
     DELIMITER,
@@ -79,6 +82,7 @@ class LabelledTask:
         scale: mean and standard deviation of the scores; `auto` for those of the training split.
     """
 
+    bag: FittedBag  # what its network stands on
     tokens = (START, DELIMITER, EXTRACT, PADDING[0])
     inputs = ("tokens",)
 
@@ -104,6 +108,8 @@ class LabelledTask:
             raise ConfigError(f"task.lm_coef={lm_coef} must be 0 or more")
         if both_orders and kind not in ("entailment", "similarity"):
             raise ConfigError(f"task.both_orders=true needs pairs, which task={kind} does not read: leave it out")
+        if on_floor and kind not in ("classification", "entailment"):
+            raise ConfigError(f"task.on_floor=true needs classes, which task={kind} has not: leave it out")
         self.kind, self.monitor, self.direction = kind, monitor, direction
         self.lm_coef, self.pooling, self.dropout = lm_coef, pooling, dropout
         self.freeze, self.layer_decay = freeze, layer_decay
@@ -135,6 +141,11 @@ class LabelledTask:
             raise ConfigError(f"task.monitor={self.monitor} is not measured of these classes: choose one of {known}")
         return self.outcome.settled
 
+    def remarks(self, text: TokenizedCorpus, block_size: int) -> dict[str, str]:
+        """Return what is to be said of the examples before they are trained on."""
+        sequences = {split: self._sequences(text, split, block_size) for split in text.splits}
+        return remarks_on(self._examples(text), self.outcome, {k: int(v.cut_N.sum()) for k, v in sequences.items()})
+
     def network(self, model: nn.Module) -> WithHead:
         network = WithHead(
             model,
@@ -155,14 +166,16 @@ class LabelledTask:
             raise ConfigError(f"data.batches={batches} has no use for examples: leave it out, or say documents")
         sequences = self._sequences(text, "train", block_size)
         numbers, wanted = self._wanted(text, "train")
-        longest_N = sequences.lengths_NK.max(axis=1)[numbers]
-        order = ByLength(longest_N, seed)
+        order = ByLength(sequences.lengths_NK.max(axis=1)[numbers], seed)
+        floor = cross_fitted(text, self.outcome) if self.on_floor else None
 
         def draw(rows: np.ndarray) -> Rows:
             chosen = numbers[order(rows)]
             tokens, lengths = sequences.take(chosen.reshape(-1))
             tokens, lengths = (each.reshape(*rows.shape, *each.shape[1:]) for each in (tokens, lengths))
             fields, counts = {"tokens": tokens, "ends": lengths - 1, "wanted": wanted[chosen]}, {}
+            if floor is not None:
+                fields["floor"] = floor[chosen]
             if self.lm_coef:
                 fields["targets"] = next_tokens(tokens, lengths)
                 counts["lm_loss"] = (lengths - 1).sum(axis=-1)
@@ -178,10 +191,12 @@ class LabelledTask:
         numbers, wanted = self._wanted(text, split)
         vocab_size = text.tokenizer.size if self.lm_coef else None
         sequences = self._sequences(text, split, block_size)
-        return ExampleBatches(sequences, numbers, {"wanted": wanted}, vocab_size, rank, world_size)
+        fields = {"wanted": wanted} | self._floor(self._examples(text)[split])
+        return ExampleBatches(sequences, numbers, fields, vocab_size, rank, world_size)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return network.loss(batch["tokens"], batch["ends"], batch["wanted"], batch.get("targets"))
+        fields = (batch.get(name) for name in ("tokens", "ends", "wanted", "targets", "floor"))
+        return network.loss(*fields)
 
     def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
         total = sum(factor * losses[part] for part, factor in self.parts.items())
@@ -190,7 +205,7 @@ class LabelledTask:
     @torch.no_grad()
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor | Pairs]:
         """Return the logits of all examples, and sums of the language model's loss."""
-        logits_BN, hidden_BTC = network(batch["tokens"], batch["ends"])
+        logits_BN, hidden_BTC = network(batch["tokens"], batch["ends"], batch.get("floor"))
         told_B2 = torch.stack([batch["numbers"], batch["wanted"]], dim=1)
         found: dict[str, Tensor | Pairs] = {"rows": Pairs(torch.cat([told_B2.double(), logits_BN.double()], dim=1))}
         if self.lm_coef:
@@ -205,10 +220,19 @@ class LabelledTask:
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what always guessing the same, and a bag of words, come to."""
-        splits = self._examples(text)
-        if "train" not in splits:
-            return []
-        return floors_of_examples(splits["train"], splits[split], self.outcome)
+        return floors_of_examples(text, split, self.outcome) if "train" in self._examples(text) else []
+
+    def stand(self, text: TokenizedCorpus) -> Path | None:
+        """Return the file of what the network is to stand on: the bag of words of the training split, if it is to."""
+        return bag_of(text, self.outcome) if self.on_floor else None
+
+    def take(self, path: Path) -> None:
+        """Take up such a file, for examples from elsewhere.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        self.bag = load_bag(path)
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return some held-out examples with what the network makes of them, always the same."""
@@ -233,11 +257,12 @@ class LabelledTask:
         ends = np.cumsum([len(one) for each in ids for one in each])
         bounds = np.stack([np.append(0, ends[:-1]), ends], axis=1).reshape(len(ids), -1, 2)
         sequences = Sequences(flat, bounds, self._layout(examples), marks_of(tokenizer, self.pooling), block_size)
-        batches = ExampleBatches(sequences, np.arange(len(ids)), {}, None)
+        batches = ExampleBatches(sequences, np.arange(len(ids)), self._floor(examples), None)
         training, device, logits = network.training, device_of(network), {}
         network.eval()
         for batch in batches:
-            logits_BN = network(batch["tokens"].to(device), batch["ends"].to(device))[0]
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            logits_BN = network(batch["tokens"], batch["ends"], batch.get("floor"))[0]
             logits |= dict(zip(batch["numbers"].tolist(), logits_BN.double().cpu().numpy(), strict=True))
         network.train(training)
         return [self.outcome.answer(logits[number], each) for number, each in enumerate(examples)]
@@ -289,6 +314,10 @@ class LabelledTask:
         if not len(numbers):
             raise DataError(f"the {split} split of {text.corpus.name} has no labels: choose another split")
         return numbers, wanted
+
+    def _floor(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+        """Return what the network stands on as a field of a batch."""
+        return {"floor": self.bag.log_probabilities(examples).astype(np.float32)} if self.on_floor else {}
 
     def _line(self, example: Example, answer: dict[str, Any]) -> str:
         told, wanted = answer.get("label"), self.outcome.right(example)

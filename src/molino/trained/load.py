@@ -18,7 +18,6 @@ from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.read import architecture, find_folder, load_model, read_weights
 from molino.models.capabilities import Capabilities, capabilities_of
 from molino.models.model import MODEL
-from molino.models.tables import Tables
 from molino.runs import directory
 from molino.runs.measures import check_monitor
 from molino.tasks.language_model import LanguageModel
@@ -250,24 +249,28 @@ def _load_run(
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
-    if capabilities_of(network).counts:
-        network.tables = _load_counts(run, content.get("counts"), path)
+    if capabilities_of(network).counts or content.get("counts"):
+        counts = _checked_counts(run, content.get("counts"), path)
+        if capabilities_of(network).counts:
+            network.tables = load_tables(counts)
+        elif hasattr(task, "take"):
+            task.take(counts)
     step, start_id = content["global_step"], content["start_id"]
     return LoadedRun(run, settings, task, tokenizer, network.to(device).eval(), step, start_id), model
 
 
-def _load_counts(run: Path, digest: str | None, checkpoint: Path) -> Tables:
-    """Return the counts that a run stands on.
+def _checked_counts(run: Path, digest: str | None, checkpoint: Path) -> Path:
+    """Return the file of counts that a run stands on.
 
     Raises:
-        CheckpointError, DataError: they are missing or damaged, or are not those of its checkpoint.
+        CheckpointError: they are missing, or are not those of its checkpoint.
     """
     path = run / directory.COUNTS
     if not path.is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.COUNTS}")
     if digest_of_counts(path) != digest:
         raise CheckpointError(f"{path} is not what {checkpoint.name} was trained with: bring that back")
-    return load_tables(path)
+    return path
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

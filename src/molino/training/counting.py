@@ -12,6 +12,8 @@ from molino.data.counts import best_order, count_parts, count_whole, digest_of_c
 from molino.data.tokens import TokenizedCorpus
 from molino.models.capabilities import capabilities_of
 from molino.models.on_counts import OnCounts
+from molino.models.with_head import WithHead
+from molino.tasks.task import Task
 from molino.training.plan import Plan
 
 # Sections that say how steps are taken.
@@ -43,11 +45,21 @@ def name_of(network: nn.Module) -> str:
     """Return what a person calls a network: `Llama`, `Llama on counts`, `KneserNey of order 6`."""
     if isinstance(network, OnCounts):
         return f"{type(network.model).__name__} on counts"
+    if isinstance(network, WithHead):
+        return f"{type(network.model).__name__} with a head" + (
+            " on a bag of words" if network.trust is not None else ""
+        )
     return type(network).__name__ + (f" of order {network.tables.order}" if capabilities_of(network).counts else "")
 
 
-def stand_on_counts(network: nn.Module, text: TokenizedCorpus) -> Path | None:
-    """Give a network the counts that it asks for; return the file that holds those of the whole training split."""
+def stand_on_counts(task: Task, network: nn.Module, text: TokenizedCorpus) -> Path | None:
+    """Give a network, or its task, the counts that it asks for; return the file that holds those of the whole training
+    split."""
+    if hasattr(task, "stand"):
+        path = task.stand(text)
+        if path is not None:
+            task.take(path)
+        return path
     if not capabilities_of(network).counts:
         return None
     order = network.order or best_order(text)

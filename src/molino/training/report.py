@@ -43,6 +43,8 @@ def introduce(
         **describe_floors(floors),
         "run": run.path,
     }
+    if hasattr(module.task, "remarks"):
+        facts |= module.task.remarks(data.text, data.block_size)
     warmup_steps = module.schedule.keywords.get("warmup_steps", 0)
     if warmup_steps > max_steps > 0:
         facts["warm-up"] = f"{warmup_steps:,} steps, longer than the run: the rate stays below optimizer.lr"
@@ -60,6 +62,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the flat summary of a run, with TensorBoard's tags as keys."""
     steps, rate = module.trainer.global_step, module.train_metrics.get("train/tokens_per_second")
+    lost = {f"{LOST}{name}": share for name, share in lost_of(data.text, HELDOUT).items()}
     kept = [metric for metric in module.task.metrics if metric.shown or metric.tag == module.task.monitor]
     return {
         **module.val_metrics,
@@ -72,7 +75,7 @@ def summarise(
         **({"tokens_per_second": rate} if rate else {}),
         "seconds": checkpoints.seconds,
         "parameters": count_parameters(module.model),
-        **{f"{LOST}{name}": share for name, share in lost_of(data.text, HELDOUT).items()},
+        **(lost if any(metric.across for metric in module.task.metrics) else {}),
         "corpus": data.corpus.name,
         "corpus_sha256": data.text.sha256,
     }
@@ -104,6 +107,9 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     ]
     if capabilities_of(module.model).next_token:
         commands.insert(0, typed("generate", f"run={run.path}") + ' prompt="..."')
+    if hasattr(task, "predict"):
+        asked = " ".join(f'{field}="..."' for field in task.fields)
+        commands.insert(0, f"{typed('predict', f'run={run.path}')} {asked}")
     decides = metric_name(task.monitor)
     plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
     if plain and _is_above(figures[decides], decides, floors):

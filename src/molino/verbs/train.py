@@ -1,15 +1,22 @@
 """molino train: from settings to a trained model, its held-out figures and its run directory."""
 
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
+from molino.base.console import say
+from molino.base.files import make_directory
 from molino.base.processes import is_main_process
+from molino.configuration.identity import changes
 from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
 from molino.models.model import check_model_by_use, is_ours
+from molino.runs import directory
 from molino.runs.measures import HELDOUT
+from molino.runs.status import Busy
 from molino.search.pruning import pruning_of, verdict
 from molino.tasks.check import check_task_by_use
 from molino.tasks.floors import count_floors
@@ -26,12 +33,50 @@ from molino.training.run import Run, open_run
 from molino.training.samples import sampling
 from molino.training.trainer import fit, make_trainer
 
+WAIT = 1.0  # seconds between two looks at a run that another process trains
+
 
 def run(request: Request) -> float:
     """Train, or go on training; return the figure of the held-out split that decides, such as the loss."""
     started = time.perf_counter()
+    if request.origin is not None:
+        train_origin(request.origin)
     with open_run(request) as found:
         return train(found, started) if found.summary is None else found.summary[build_task(found.settings).monitor]
+
+
+def train_origin(request: Request) -> None:
+    """Have the run that another one begins from: it is done, here or elsewhere; or is trained now, by whoever comes
+    first."""
+    waiting = False
+    while not directory.is_done(request.path):
+        if is_main_process():
+            if link_to_same(request):
+                return
+            make_directory(request.path)
+            try:
+                run(request)
+                return
+            except Busy:
+                pass
+        if not waiting:
+            say(f"{request.path} is being trained by another process: its weights are waited for")
+        waiting = True
+        time.sleep(WAIT)
+
+
+def link_to_same(request: Request) -> bool:
+    """Have the place of a run that nobody has begun lead to one of the same settings that is done elsewhere; tell
+    whether there is one."""
+    if request.path.exists():
+        return False
+    for other in directory.list_runs(Path(request.settings["paths"]["outputs"]))[::-1]:
+        if directory.is_done(other) and (other / directory.BEST).is_file() and not changes(other, request.settings):
+            make_directory(request.path.parent)
+            with suppress(FileExistsError):
+                request.path.symlink_to(other.absolute(), target_is_directory=True)
+            return True
+    return False
 
 
 def train(run: Run, started: float) -> float:
@@ -51,7 +96,7 @@ def train(run: Run, started: float) -> float:
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
-    counts = stand_on_counts(network, data.text)
+    counts = stand_on_counts(task, network, data.text)
     plan = plan_of(network, asked, [] if run.request.path else run.request.overrides)
     hardware = hardware.settle(network, data.block_size, data.tokens_per_step, plan.max_steps)
     hardware.prepare(network)

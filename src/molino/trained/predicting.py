@@ -1,0 +1,54 @@
+"""A run that tells something of examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from molino.base.errors import ConfigError, DataError
+from molino.configuration.build import check_names
+from molino.data.examples import Example
+from molino.trained.load import LoadedRun
+
+# What is asked about, by the names of an example's fields.
+ASKED = ("text", "pair", "choices")
+
+
+@torch.inference_mode()
+def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return what a run tells of examples, as its task shapes it.
+
+    Raises:
+        ConfigError: it tells nothing, or nothing of such examples.
+    """
+    check_predicts(loaded)
+    return loaded.task.predict(loaded.model, loaded.tokenizer, examples, loaded.model.block_size)
+
+
+def check_predicts(loaded: LoadedRun) -> None:
+    """Refuse a run whose task tells nothing of examples.
+
+    Raises:
+        ConfigError: as above.
+    """
+    if not hasattr(loaded.task, "predict"):
+        raise ConfigError(
+            f"predict needs a run that was trained to tell something of examples, and {loaded.path.name} was not: "
+            "train one with task=classification, or ask this one by molino generate"
+        )
+
+
+def as_example(asked: Any) -> Example:
+    """Return an example of what somebody asks about: a text, a dict of text, pair and choices, or an Example.
+
+    Raises:
+        DataError, ConfigError: it is none.
+    """
+    if isinstance(asked, Example):
+        return asked
+    if isinstance(asked, str):
+        return Example(asked)
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("text"), str):
+        raise DataError(f"an example must be a str or a dict with a text, and this is {asked!r}")
+    check_names(asked, ASKED)
+    return Example(asked["text"], asked.get("pair"), tuple(asked.get("choices") or ()))
