@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import formats
 from molino.hub.formats import FORMATS, Format
+from molino.hub.heads import CLASSES, PAIRS, Head, find_head, names_of
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
@@ -82,16 +83,23 @@ def load_model(source: str, device: torch.device | str = "cpu", dtype: torch.dty
 def read_weights(model: nn.Module, source: str) -> None:
     """Copy the weights of a folder into a model of its architecture, converting them to its dtype.
 
+    Where the model knows more tokens than the folder, the rows of these keep the values they have; and so does the head
+    of a language model of which a folder with a head of another kind says nothing.
+
     Raises:
         CheckpointError: weights are missing, surplus, damaged or of another shape; the message names them.
     """
     folder = find_folder(source)
-    form, _ = _read_config(folder)
-    files = _index(folder)
+    form, config = _read_config(folder)
+    files, can, head = _index(folder), capabilities_of(model), find_head(config)
     parameters = dict(model.named_parameters())
+    if head is not None:
+        files = {name: file for name, file in files.items() if name not in (head.weight, head.bias)}
+        if can.head in parameters and form.stored(can.head).names[0] not in files:
+            del parameters[can.head]
     parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
     expected = {theirs for names in parts.values() for theirs in names}
-    tied = set(capabilities_of(model).tied or ()) - parameters.keys()
+    tied = set(can.tied or ()) - parameters.keys()
     surplus = sorted(name for name in files.keys() - expected - tied if not COMPUTED.search(name))
     if missing := sorted(expected - files.keys()):
         raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
@@ -100,7 +108,31 @@ def read_weights(model: nn.Module, source: str) -> None:
     for name, parameter in parameters.items():
         shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
         transposed = form.stored(name).transposed
-        _copy(parameter.data, [files[theirs] for theirs in parts[name]], parts[name], shapes, transposed)
+        target = parameter.data
+        if name in (can.embedding, can.head) and len(shapes) == 1 and shapes[0][0] < len(target):
+            target = target[: shapes[0][0]]
+        _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, transposed)
+
+
+def read_head(source: str) -> Head | None:
+    """Return the head of a folder beside that of a language model; None if it has none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    folder = find_folder(source)
+    _, config = _read_config(folder)
+    if (stored := find_head(config)) is None:
+        return None
+    files = _index(folder)
+    if stored.weight not in files:
+        raise CheckpointError(f"{folder} lacks {stored.weight}, the head of a {stored.architecture}")
+    with _open(files[stored.weight]) as file:
+        weight = file.get_tensor(stored.weight).float()
+    names = names_of(config, folder) if stored.kind == CLASSES else None
+    if names is not None and len(names) != len(weight):
+        raise CheckpointError(f"{folder / 'config.json'} names {len(names)} classes of a head for {len(weight)}")
+    return Head(stored.kind, names, weight, config.get(PAIRS) is True)
 
 
 def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
 from molino.hub.formats import FORMATS, GPT, LLAMA, Format
+from molino.hub.heads import Head, config_of, stored_head, tensors_of
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
 from molino.models.capabilities import capabilities_of
@@ -45,21 +46,36 @@ def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | No
     )
 
 
-def write_model(folder: Path, model: nn.Module, form: Format, settings: dict[str, Any], extra: dict[str, Any]) -> None:
-    """Write config.json and model.safetensors into an existing folder.
+def write_model(
+    folder: Path,
+    model: nn.Module,
+    form: Format,
+    settings: dict[str, Any],
+    extra: dict[str, Any],
+    head: Head | None = None,
+) -> str:
+    """Write config.json and model.safetensors into an existing folder; return the class of `transformers` for it.
 
     Args:
         form: see `find_format`.
         settings: the arguments the model was made with, `vocab_size` too.
         extra: further entries of config.json, such as the ids of special tokens.
+        head: one beside the language model's.
     """
-    settings = complete(form.target, settings)
+    settings, architecture = complete(form.target, settings), form.architecture
     tensors = {name: tensor.contiguous() for name, tensor in _stored(model, form, settings)}
+    if head is not None:
+        stored = stored_head(form, head)
+        architecture, extra = stored.architecture, extra | config_of(head, stored)
+        if not stored.language:
+            tensors.pop("lm_head.weight", None)
+        tensors |= tensors_of(head, stored)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    config = {"architectures": [form.architecture], "model_type": form.model_type, "dtype": dtype}
+    config = {"architectures": [architecture], "model_type": form.model_type, "dtype": dtype}
     text = json.dumps({**config, **form.config(settings), **extra}, indent=2)
     (folder / "config.json").write_text(text + "\n", "utf-8")
+    return architecture
 
 
 def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from molino.data.examples import Example
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs
+from molino.hub.heads import CHOICES, CLASSES, Head
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import device_of
 from molino.models.with_head import WithHead
@@ -77,6 +78,7 @@ class LabelledTask:
         layer_decay: each layer learns with so much of the rate of the one above it.
         both_orders: a pair is read both ways round, and the two states are added up; null: that of similarity.
         on_floor: the head adds to what a bag of words says, see molino.evaluation.bag_of_words.
+        new_head: forget the head that `weights=` come with.
         classes: their names, in order; `auto` for those of the corpus.
         choices: how many each example has; `auto` for those of the corpus.
         scale: mean and standard deviation of the scores; `auto` for those of the training split.
@@ -98,6 +100,7 @@ class LabelledTask:
         layer_decay: float = 1.0,
         both_orders: bool | None = None,
         on_floor: bool = False,
+        new_head: bool = False,
         classes: str | list[str] = AUTO,
         choices: str | int = AUTO,
         scale: str | list[float] = AUTO,
@@ -114,7 +117,7 @@ class LabelledTask:
         self.lm_coef, self.pooling, self.dropout = lm_coef, pooling, dropout
         self.freeze, self.layer_decay = freeze, layer_decay
         self.both_orders = kind == "similarity" if both_orders is None else both_orders
-        self.on_floor = on_floor
+        self.on_floor, self.new_head = on_floor, new_head
         self.outcome = _outcome(kind, classes, choices, scale)
         self.parts = {"task_loss": 1.0} | ({"lm_loss": lm_coef} if lm_coef else {})
         self.learnt = ("loss", "task_loss", "lm_loss") if lm_coef else ("loss",)
@@ -157,6 +160,7 @@ class LabelledTask:
             self.on_floor,
         )
         freeze(network, self.freeze, self.lm_coef)
+        network.names = self.outcome.names if isinstance(self.outcome, Classes) else None
         network.rates = rates(network, self.layer_decay)
         return network
 
@@ -233,6 +237,47 @@ class LabelledTask:
             DataError: it is damaged.
         """
         self.bag = load_bag(path)
+
+    def exported(self, network: WithHead) -> tuple[nn.Module, Head]:
+        """Return the model and its head, for the formats of transformers.
+
+        Raises:
+            ConfigError: no format computes the same.
+        """
+        reasons = {
+            "task.pooling=mean": self.pooling == "mean",
+            "both orders of a pair": self.both_orders,
+            "a score": self.kind == "similarity",
+            "a bag of words": self.on_floor,
+        }
+        if found := [reason for reason, there in reasons.items() if there]:
+            raise ConfigError(f"{found[0]} has no counterpart in transformers: this run cannot be exported")
+        marks = ((), (DELIMITER,), ()) if self.pooling == "last" else ((START,), (DELIMITER,), (EXTRACT,))
+        classes = isinstance(self.outcome, Classes)
+        kind, names = (CLASSES, self.outcome.names) if classes else (CHOICES, None)
+        return network.model, Head(kind, names, network.task_head.weight, "pair" in self.fields, marks)
+
+    def begin(self, network: WithHead, trained: nn.Module | Head | None) -> None:
+        """Take up the head that weights come with; of other classes none is taken, if a new one is asked for.
+
+        Args:
+            trained: the network of a run, the head of a folder, or None.
+
+        Raises:
+            ConfigError: it is a head for other classes.
+        """
+        if isinstance(trained, WithHead):
+            trained = Head(CHOICES if trained.each else CLASSES, trained.names, trained.task_head.weight)
+        if self.new_head or not isinstance(trained, Head):
+            return
+        own, theirs = network.names, trained.names
+        if network.each != (trained.kind == CHOICES) or set(own or ()) != set(theirs or ()):
+            told = [", ".join(each) if each else "no classes" for each in (theirs, own)]
+            raise ConfigError(
+                f"weights= come with a head for {told[0]}, and this task has {told[1]}: add task.new_head=true"
+            )
+        order = range(len(trained.weight)) if own is None else [theirs.index(name) for name in own]
+        network.task_head.weight.data.copy_(trained.weight.detach()[list(order)])
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return some held-out examples with what the network makes of them, always the same."""

@@ -10,17 +10,21 @@ import torch
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.configuration.build import build, check_node
+from molino.configuration.door import find_callable
 from molino.configuration.settings import with_task
 from molino.data.counts import digest_of_counts, load_tables
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
-from molino.hub.read import architecture, find_folder, load_model, read_weights
-from molino.models.capabilities import Capabilities, capabilities_of
+from molino.hub.heads import CLASSES, Head
+from molino.hub.read import architecture, find_folder, load_model, read_head, read_weights
+from molino.models.capabilities import Capabilities, capabilities_of, device_of, dtype_of
 from molino.models.model import MODEL
 from molino.runs import directory
-from molino.runs.measures import check_monitor
+from molino.runs.measures import MAXIMIZE, check_monitor
+from molino.tasks.labelled import LabelledTask
 from molino.tasks.language_model import LanguageModel
+from molino.tasks.sequences import EXTRACT
 from molino.tasks.task import Task
 
 
@@ -76,11 +80,32 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     tokenizer = load_tokenizer(folder)
     model = load_model(str(folder), device, dtype)
     check_vocabulary(tokenizer.size, model.vocab_size)
+    if (head := read_head(str(folder))) is not None:
+        return _with_head(folder, head, tokenizer, model)
     prefix = tokenizer.prefix()
     # What ends a text also begins one, unless the folder says that the model has never seen it.
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
     start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
     return LoadedRun(folder, {}, LanguageModel(), tokenizer, model, None, start_id, prefix)
+
+
+def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:
+    """Return a folder whose head tells a class, or the right choice."""
+    marked = tokenizer.backend.token_to_id(EXTRACT) is not None
+    told = {"classes": list(head.names)} if head.kind == CLASSES else {}
+    of_classes = "entailment" if head.pairs else "classification"
+    task = LabelledTask(
+        of_classes if head.kind == CLASSES else "multiple_choice",
+        "val/accuracy",
+        MAXIMIZE,
+        lm_coef=0.0,
+        pooling="extract" if marked else "last",
+        **told,
+    )
+    network = task.network(model)
+    network.task_head.to(device_of(model), dtype_of(model))
+    task.begin(network, head)
+    return LoadedRun(folder, {}, task, tokenizer, network.eval(), None, 0)
 
 
 def suppressed_tokens(folder: Path) -> list[int]:
@@ -108,10 +133,12 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
     reads, or of how many tokens, reads what it is trained on.
     """
     check_model(settings)
-    own = settings["model"].get("vocab_size")
+    node, own = settings["model"], settings["model"].get("vocab_size")
     if own is not None:
-        check_vocabulary(vocab_size, own)
-    model = build(settings["model"], "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
+        # Tokens that a task has added are rows of their own, where there are none to spare.
+        check_vocabulary(vocab_size - len(getattr(find_task(settings), "tokens", ())), own)
+        node = node | {"vocab_size": max(own, vocab_size)}
+    model = build(node, "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
     if not hasattr(model, "vocab_size"):
         model.vocab_size = vocab_size
     if not hasattr(model, "block_size"):
@@ -154,6 +181,11 @@ def build_task(settings: dict[str, Any]) -> Task:
     return task
 
 
+def find_task(settings: dict[str, Any]) -> type:
+    """Return the class of a configuration's task, which need not be built."""
+    return find_callable(with_task(settings)["task"].get("_target_"), "task._target_")
+
+
 def _trained_length(settings: dict[str, Any]) -> int:
     data = settings.get("data")
     length = data.get("block_size") if isinstance(data, dict) else None
@@ -177,11 +209,12 @@ def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtyp
     return _load_run(run, checkpoint, device, dtype)[0]
 
 
-def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> torch.nn.Module | None:
+def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> torch.nn.Module | Head | None:
     """Give a model the weights that it begins from: those of a run, of a Hugging Face folder or of a hub id.
 
     Of a run a model may have more rows than its vocabulary has tokens: those of special tokens that came after it keep
-    the values they have. Returned is the whole network of the run's task; None of a folder.
+    the values they have. Returned is the whole network of the run's task; of a folder its head for something else than
+    the next token, None if there is none.
 
     Raises:
         CheckpointError, DataError: they are missing, damaged, or do not fit.
@@ -192,7 +225,7 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
             read_weights(model, source)
         except DataError as error:
             raise DataError(f"weights={source} names no run, and {error}") from error
-        return None
+        return read_head(source)
     loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
     if next(loaded.model.parameters(), None) is None:
         raise ConfigError(f"weights={source} was trained by counting and has no weights: train such a model anew")
@@ -200,7 +233,7 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
     ours, theirs = model.state_dict(), trained.state_dict()
     for name, tensor in ours.items():
         # A dimension of the vocabulary may be longer.
-        grown = (loaded.tokenizer.size, tokenizer.size)
+        grown = (trained.vocab_size, model.vocab_size)
         fits = name in theirs and theirs[name].dim() == tensor.dim()
         pairs = list(zip(theirs[name].shape, tensor.shape, strict=True)) if fits else []
         if not fits or not all(old == new or (old, new) == grown for old, new in pairs):

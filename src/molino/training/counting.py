@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,12 +72,18 @@ def stand_on_counts(task: Task, network: nn.Module, text: TokenizedCorpus) -> Pa
 
 
 @torch.no_grad()
-def begin_beside(network: nn.Module, trained: nn.Module | None) -> None:
+def begin_beside(task: Task, network: nn.Module, trained: Any) -> None:
     """Take over what another network on counts, if both are such, has learnt beside its model; tokens may have come.
+
+    Args:
+        task: may have something of its own to take over (`begin`).
+        trained: the network of a run, the head of a folder, or None.
 
     Raises:
         ConfigError: only the other is one.
     """
+    if hasattr(task, "begin"):
+        task.begin(network, trained)
     if isinstance(trained, OnCounts) and not isinstance(network, OnCounts):
         raise ConfigError("weights= name a run that stands on counting, which would be lost: add task.on_floor=true")
     if not (isinstance(network, OnCounts) and isinstance(trained, OnCounts)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from molino.base.console import say
 from molino.base.errors import ConfigError
@@ -17,6 +18,7 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
+from molino.hub.heads import CHOICES, CLASSES, Head, stored_head, templated
 from molino.hub.write import find_format, write_model
 from molino.models.capabilities import require_next_token
 from molino.models.cost import count_parameters
@@ -27,7 +29,7 @@ from molino.trained.load import LoadedRun, load_run
 
 CARD = """---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 ---
 
 # {name}
@@ -40,10 +42,7 @@ steps. Licence of the corpus: {licence}.
 {figures}
 
 ```python
-from transformers import pipeline
-
-generator = pipeline("text-generation", model="path/to/this/folder")
-print(generator("...", max_new_tokens=100, do_sample=True, temperature=0.8)[0]["generated_text"])
+{example}
 ```
 
 The settings of the training:
@@ -51,6 +50,28 @@ The settings of the training:
 ```yaml
 {settings}```
 """
+
+EXAMPLES = {
+    None: """from transformers import pipeline
+
+generator = pipeline("text-generation", model="path/to/this/folder")
+print(generator("...", max_new_tokens=100, do_sample=True, temperature=0.8)[0]["generated_text"])""",
+    CLASSES: """from transformers import pipeline
+
+classifier = pipeline("text-classification", model="path/to/this/folder")
+print(classifier("..."))  # of pairs: classifier({"text": "...", "text_pair": "..."})""",
+    CHOICES: """import torch
+from transformers import AutoConfig, AutoTokenizer
+import transformers
+
+folder = "path/to/this/folder"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0]).from_pretrained(folder)
+question, choices = "...", ["...", "..."]
+read = tokenizer([question] * len(choices), choices, padding=True, return_tensors="pt")
+ends = read["attention_mask"].sum(1) - 1  # the last token of each, whose state the head reads
+print(model(read["input_ids"][None], mc_token_ids=ends[None]).mc_logits.softmax(-1))""",
+}
 
 
 def run(request: Request) -> None:
@@ -76,23 +97,41 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     if target.exists():
         raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
     loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
-    require_next_token(loaded.model, "export")
-    node = {**loaded.settings["model"], "vocab_size": loaded.model.vocab_size}
-    form = find_format(loaded.model, node, format)
+    model, head = what_is_exported(loaded)
+    node = {**loaded.settings["model"], "vocab_size": model.vocab_size}
+    form = find_format(model, node, format)
+    if head is not None:
+        stored_head(form, head)
     make_directory(target.parent)
     with explain_os_errors(target):
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            write_model(folder, loaded.model, form, node, special_ids(loaded.tokenizer))
-            write_tokenizer(folder, loaded.tokenizer, loaded.model.block_size)
-            write_generation_config(folder, loaded)
-            (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type), "utf-8")
+            architecture = write_model(folder, model, form, node, special_ids(loaded.tokenizer), head)
+            write_tokenizer(folder, loaded.tokenizer, model.block_size, head)
+            if head is None:
+                write_generation_config(folder, loaded)
+            (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type, head), "utf-8")
             folder.chmod(0o755)  # mkdtemp made it private
             folder.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    say(f"{target}: {form.architecture}, {count_parameters(loaded.model):,} parameters")
-    say(f'next: {typed("generate", f"source={target}")} prompt="..."')
+    say(f"{target}: {architecture}, {count_parameters(loaded.model):,} parameters")
+    if head is None:
+        say(f'next: {typed("generate", f"source={target}")} prompt="..."')
+    elif head.kind == CLASSES:
+        say(f'next: {typed("predict", f"source={target}")} text="..."')
+
+
+def what_is_exported(loaded: LoadedRun) -> tuple[nn.Module, Head | None]:
+    """Return the model of a run, and the head that its task has put beside that of the language model.
+
+    Raises:
+        ConfigError: no format holds them.
+    """
+    if hasattr(loaded.task, "exported"):
+        return loaded.task.exported(loaded.model)
+    require_next_token(loaded.model, "export")
+    return loaded.model, None
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
@@ -102,14 +141,20 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
     return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.padding_id}
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, head: Head | None) -> None:
     """Write tokenizer.json and what `transformers` wants to know beside it."""
     tokenizer.save(folder / "tokenizer.json")
+    if head is not None and any(head.sequence):
+        ids = {token: tokenizer.backend.token_to_id(token) for each in head.sequence for token in each}
+        (folder / "tokenizer.json").write_text(templated(tokenizer.json(), head, ids), "utf-8")
     ids = {"unk_token": tokenizer.unknown_id, "pad_token": tokenizer.padding_id, "eos_token": tokenizer.end_of_text_id}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
         "clean_up_tokenization_spaces": False,
+        "padding_side": "right" if head is not None else "left",
+        # Not token_type_ids, which these architectures would read as further tokens.
+        "model_input_names": ["input_ids", "attention_mask"],
         **{name: tokenizer.token(id) for name, id in ids.items() if id is not None},
     }
     _write_json(folder / "tokenizer_config.json", config)
@@ -123,7 +168,7 @@ def write_generation_config(folder: Path, loaded: LoadedRun) -> None:
     )
 
 
-def card(loaded: LoadedRun, checkpoint: str, model_type: str) -> str:
+def card(loaded: LoadedRun, checkpoint: str, model_type: str, head: Head | None) -> str:
     """Return the model card: corpus, losses beside their floors, settings."""
     summary = directory.read_summary(loaded.path) if directory.is_done(loaded.path) else {}
     corpus = loaded.settings["data"]["corpus"]
@@ -131,7 +176,10 @@ def card(loaded: LoadedRun, checkpoint: str, model_type: str) -> str:
     tags = [metric.tag for metric in measures.metrics.values()] + list(measures.floors)
     figures = {tag: f"{summary[tag]:.4f}" for tag in tags if isinstance(summary.get(tag), int | float)}
     rows = {"checkpoint": f"{checkpoint}, after step {loaded.step:,}", **figures}
+    kind = None if head is None else head.kind
     return CARD.format(
+        pipeline="text-generation" if head is None else "text-classification",
+        example=EXAMPLES[kind],
         name=loaded.path.name,
         model_type=model_type,
         parameters=count_parameters(loaded.model),

@@ -148,7 +148,7 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     if run.checkpoint is None and (source := run.settings["weights"]):
         trained = begin_weights(model, source, data.tokenizer)
     network = build_network(task, model)
-    begin_beside(network, trained)
+    begin_beside(task, network, trained)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)
         if is_main_process():

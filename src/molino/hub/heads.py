@@ -1,0 +1,155 @@
+"""Heads beside a language model's, as `transformers` has them: one class of a text, one of several choices."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from molino.base.errors import CheckpointError, ConfigError
+from molino.hub.formats import Format
+
+CLASSES, CHOICES = "classes", "choices"
+PAIRS = "reads_pairs"  # a further entry of config.json, which transformers keeps
+
+
+@dataclass(frozen=True)
+class StoredHead:
+    """Where an architecture keeps its head.
+
+    Attributes:
+        architecture: the class of `transformers`.
+        kind: CLASSES or CHOICES.
+        weight: name of the matrix (outputs, C).
+        bias: name of its bias, which ours has not: zeros.
+        language: whether the language model's head stands beside it.
+        config: further entries of config.json.
+    """
+
+    architecture: str
+    kind: str
+    weight: str
+    bias: str | None = None
+    language: bool = False
+    config: tuple[tuple[str, Any], ...] = ()
+
+
+SUMMARY = (
+    ("summary_type", "cls_index"), ("summary_use_proj", True), ("summary_activation", None),
+    ("summary_proj_to_labels", True),
+)  # fmt: skip
+
+
+def _double(architecture: str) -> StoredHead:
+    name = "multiple_choice_head.summary"
+    return StoredHead(architecture, CHOICES, f"{name}.weight", f"{name}.bias", True, SUMMARY)
+
+
+STORED = {
+    **{
+        (form, CLASSES): StoredHead(f"{name}ForSequenceClassification", CLASSES, "score.weight")
+        for form, name in {
+            "gpt2": "GPT2", "openai-gpt": "OpenAIGPT", "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2",
+            "qwen3": "Qwen3", "phi3": "Phi3",
+        }.items()
+    },
+    ("gpt2", CHOICES): _double("GPT2DoubleHeadsModel"),
+    ("openai-gpt", CHOICES): _double("OpenAIGPTDoubleHeadsModel"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        kind: CLASSES or CHOICES.
+        names: of the classes; None of choices.
+        weight: (outputs, C).
+        sequence: tokens that stand before a text, between two, and behind it.
+        pairs: whether it reads two texts.
+    """
+
+    kind: str
+    names: tuple[str, ...] | None
+    weight: Tensor
+    pairs: bool = False
+    sequence: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ())
+
+
+def stored_head(form: Format, head: Head) -> StoredHead:
+    """Return where a format keeps such a head.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if (form.model_type, head.kind) not in STORED:
+        known = ", ".join(model_type for model_type, kind in STORED if kind == head.kind)
+        raise ConfigError(f"{form.model_type} has no head for {head.kind} in transformers, only {known}")
+    return STORED[form.model_type, head.kind]
+
+
+def tensors_of(head: Head, stored: StoredHead) -> dict[str, Tensor]:
+    """Return what a file holds of a head."""
+    weight = head.weight.detach().cpu().clone()
+    bias = {} if stored.bias is None else {stored.bias: torch.zeros(len(weight))}
+    return {stored.weight: weight} | bias
+
+
+def config_of(head: Head, stored: StoredHead) -> dict[str, Any]:
+    """Return what config.json says of a head."""
+    names = ["LABEL_0"] if head.names is None else list(head.names)
+    labels = {
+        "id2label": {str(n): name for n, name in enumerate(names)},
+        "label2id": {v: n for n, v in enumerate(names)},
+    }
+    problem = {"problem_type": "single_label_classification"} if head.kind == CLASSES else {}
+    return {**dict(stored.config), **labels, **problem, PAIRS: head.pairs}
+
+
+def find_head(config: dict[str, Any]) -> StoredHead | None:
+    """Return where a folder with this config.json keeps a head beside the language model's; None if it has none."""
+    named = config.get("architectures") or []
+    return next((stored for stored in STORED.values() if stored.architecture in named), None)
+
+
+def names_of(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes of a folder, in order.
+
+    Raises:
+        CheckpointError: they are none.
+    """
+    try:
+        named = {int(number): str(name) for number, name in config["id2label"].items()}
+        return tuple(named[number] for number in range(len(named)))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} names no classes of its head (id2label)") from error
+
+
+def templated(tokenizer_json: str, head: Head, ids: dict[str, int]) -> str:
+    """Return a tokenizer.json that puts a head's tokens around a text by itself.
+
+    Args:
+        ids: of these tokens.
+    """
+    before, between, behind = head.sequence
+
+    def marks(tokens: Sequence[str], type_id: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": token, "type_id": type_id}} for token in tokens]
+
+    def text(name: str) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": 0}}
+
+    content = json.loads(tokenizer_json)
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [*marks(before, 0), text("A"), *marks(behind, 0)],
+        "pair": [*marks(before, 0), text("A"), *marks(between, 0), text("B"), *marks(behind, 0)],
+        "special_tokens": {
+            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for each in head.sequence for token in each
+        },
+    }
+    return json.dumps(content, ensure_ascii=False)
