@@ -7,6 +7,7 @@ VERBS = {
     "evaluate": "measure a run exactly on a whole split, beside what counting achieves",
     "generate": "sample text",
     "predict": "ask a run about examples: their class, their score, the right choice",
+    "score": "ask a language model about examples that it was never trained on",
     "explain": "look inside a trained model: architecture, predictions, attention",
     "results": "compare runs in a table, on a page, in pictures",
     "export": "write a run as a folder that transformers loads",

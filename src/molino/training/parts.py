@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
 from molino.configuration.build import bind, build, check_node
+from molino.data.corpus import Corpus
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
@@ -19,6 +20,7 @@ from molino.training.loggers import given_to
 from molino.training.optimizers import GIVEN, check_optimizer
 from molino.training.plan import Plan
 from molino.training.schedules import Schedule, check_schedule
+from molino.training.zero_shot import zero_shot_corpora
 
 # What batches follow from beside the section of data.
 OF_PLAN = ("accumulate", "steps_per_block")
@@ -30,6 +32,7 @@ class Parts:
 
     Attributes:
         callbacks: those of the configuration.
+        asked: labelled corpora that a language model is asked about.
     """
 
     task: Task
@@ -39,6 +42,7 @@ class Parts:
     optimizer: functools.partial
     schedule: functools.partial
     callbacks: list[Callback]
+    asked: dict[str, Corpus]
 
 
 def build_parts(settings: dict[str, Any]) -> Parts:
@@ -59,6 +63,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     schedule = build(settings["scheduler"], "scheduler", Schedule)
     of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"], "task": task}
     data = build(settings["data"], "data", TextDataModule, **of_run)
+    asked = zero_shot_corpora(settings["zero_shot"], settings["paths"])
     check_callbacks(callbacks, task.metrics)
     check_optimizer(optimizer)
     check_schedule(schedule, max(plan.max_steps, 1))
@@ -66,7 +71,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)
-    return Parts(task, plan, hardware, data, optimizer, schedule, list(callbacks.values()))
+    return Parts(task, plan, hardware, data, optimizer, schedule, list(callbacks.values()), asked)
 
 
 def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
 from molino.training.samples import sampling
 from molino.training.trainer import fit, make_trainer
+from molino.training.zero_shot import zero_shot
 
 WAIT = 1.0  # seconds between two looks at a run that another process trains
 
@@ -126,7 +127,8 @@ def train(run: Run, started: float) -> float:
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
-    watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed)]
+    asking = zero_shot(parts.asked, data.text, network)
+    watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed), *asking]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, floors, *watching, checkpoints])
     with run.handed_over(hardware.processes):
         fit(trainer, module, data, run.checkpoint)
@@ -134,6 +136,7 @@ def train(run: Run, started: float) -> float:
     if main:
         found = floors.found or []
         summary = summarise(module, data, checkpoints, found) | verdict(trainer)
+        summary |= {tag: value for each in asking for tag, value in each.found.items()}
         run.end(summary)
         conclude(run, summary, module, found)
     return module.val_metrics[task.monitor]
