@@ -26,7 +26,7 @@ def score(
     checkpoint: str,
     split: str,
     template: str | None,
-    words: dict,
+    words: dict | None,
     hardware: Hardware,
     paths: dict[str, Any],
     data: dict[str, Any] | None = None,
@@ -50,6 +50,7 @@ def score(
     splits = corpus.examples()
     if split not in splits:
         raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(splits)}")
+    words = {str(name): str(word) for name, word in (words or {}).items()}
     probe = probe_of(splits[split], template, words)
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)

@@ -114,6 +114,7 @@ def train(run: Run, started: float) -> float:
         token_peak=hardware.token_peak(network, data.block_size),
     )
 
+    asking = zero_shot(parts.asked, data.text, network)
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps, run.parent is not None)
     floors = Floors(run, task, data.text, data.block_size)
     run.begin(asked, hardware, floors.measures, data.settled)
@@ -127,7 +128,6 @@ def train(run: Run, started: float) -> float:
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
-    asking = zero_shot(parts.asked, data.text, network)
     watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed), *asking]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, floors, *watching, checkpoints])
     with run.handed_over(hardware.processes):
