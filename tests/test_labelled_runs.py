@@ -13,6 +13,7 @@ from running import assert_same_run, finish, metrics, only_run, start, wait_for_
 
 import molino as package
 from molino.runs import directory
+from molino.runs.examples import read_outcomes
 from molino.runs.measures import read_measures
 from molino.trained.load import load_run
 
@@ -68,7 +69,7 @@ def train(molino, home, tmp_path):
 
 
 def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
-    done = train("data.classes={1: bad, 5: good}")
+    done = train("data.classes={1: bad, 5: good}", "trainer.max_steps=160")
     assert done.status == 0, done.err
     (run,) = directory.list_runs(tmp_path)
     summary, measures = directory.read_summary(run), read_measures(run)
@@ -80,19 +81,28 @@ def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
     for said in ("GPT with a head", r"classes +bad \d+%, good \d+%", "held-out accuracy", "predict run="):
         assert re.search(said, done.out)
     named = (f"run={run}", f"paths.outputs={tmp_path}", *CPU)
-    told = molino("predict", *named, "text=the film is lovely")
+    bad, good = (row["review"] for row in reviews(204)[202:])
+    told = molino("predict", *named, f"text={good}")
     assert told.status == 0 and told.out.split()[1] == "good", told.err
     # A table of them, and the same from Python.
     table, answers = tmp_path / "asked.csv", tmp_path / "answers.jsonl"
-    table.write_text('review,id\n"a dull, weak plot",1\na witty film,2\n')
+    table.write_text(f'review,id\n"{bad}",1\n{good},2\n')
     written = molino("predict", *named, f"file={table}", "columns.text=review", f"to={answers}")
     assert written.status == 0, written.err
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
-    assert [row["label"] for row in rows] == ["bad", "good"] and rows[0]["text"] == "a dull, weak plot"
+    assert [row["label"] for row in rows] == ["bad", "good"] and rows[0]["text"] == bad and rows[0]["seconds"] > 0
     loaded = package.load(run)
-    (first, second), alone = loaded.predict(["a dull, weak plot", {"text": "a witty film"}]), loaded.predict("dull")
-    assert first["score"] == pytest.approx(rows[0]["score"], rel=1e-6) and second["label"] == "good"
-    assert alone["label"] == "bad" and rows[0]["seconds"] > 0
+    (first, second), alone = loaded.predict([bad, {"text": good}]), loaded.predict(bad)
+    assert first["score"] == pytest.approx(rows[0]["score"], rel=1e-6) == pytest.approx(alone["score"], rel=1e-6)
+    assert second["label"] == "good"
+    # What became of the held-out examples is recorded, and drawn on the page.
+    outcomes = read_outcomes(run)
+    right = sum(outcomes.confusion[n][n] for n in range(2)) / sum(map(sum, outcomes.confusion))
+    assert outcomes.classes == ["bad", "good"] and right == pytest.approx(summary["val/accuracy"])
+    page = molino("results", str(tmp_path), f"to={tmp_path / 'page'}")
+    assert page.status == 0, page.err
+    shown = (tmp_path / "page" / "index.html").read_text()
+    assert "held-out examples of" in shown and ("most wrong about" in shown) == bool(outcomes.wrong)
     again = molino("predict", *named, f"file={table}", "columns.text=review", f"to={answers}")
     assert again.status == 2 and "exists" in again.err
     evaluated = molino("evaluate", *named, f"paths.cache={home / 'cache'}")

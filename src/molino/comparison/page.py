@@ -9,6 +9,7 @@ from molino.comparison.rows import Row
 from molino.comparison.tables import UNFINISHED, headline, table, unfinished
 
 GENERATOR = '<meta name="generator" content="molino results.py">'  # by which a page is known as ours
+WRONG = ("text", "told", "wanted", "by")  # a probability, of scores a difference
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --best: #e7f4e4; }
 @media (prefers-color-scheme: dark) {
@@ -30,12 +31,19 @@ code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
 """
 
 
-def make_page(rows: list[Row], metrics: list[str], pictures: dict[str, bytes], command: str) -> str:
+def make_page(
+    rows: list[Row],
+    metrics: list[str],
+    pictures: dict[str, bytes],
+    command: str,
+    wrong: tuple[str, list[list[str]]] | None = None,
+) -> str:
     """Return the page.
 
     Args:
         pictures: title -> PNG.
         command: what made it.
+        wrong: a title, and examples that were told wrongly.
     """
     header, cells = table(rows, metrics)
     parts = [_table(header, cells, len(rows[0].labels), [row.verdict for row in rows])]
@@ -46,6 +54,8 @@ def make_page(rows: list[Row], metrics: list[str], pictures: dict[str, bytes], c
         data = base64.b64encode(png).decode("ascii")
         image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
         parts.append(f"<h2>{escape(title)}</h2>\n<figure>{image}</figure>")
+    if wrong:
+        parts.append(f"<h2>{escape(wrong[0])}</h2>\n{_table(WRONG, wrong[1], len(WRONG) - 1)}")
     made = f"<footer><p>made {datetime.now():%Y-%m-%d %H:%M} by <code>{escape(command)}</code></p></footer>"
     title = escape(headline(rows))
     return f"""<!doctype html>

@@ -6,11 +6,14 @@ from pathlib import Path
 from molino.base.errors import ConfigError
 from molino.base.files import atomic_write, explain_os_errors, write_text
 from molino.comparison import pictures
+from molino.comparison.outcomes import draw_outcomes
 from molino.comparison.page import GENERATOR, make_page
 from molino.comparison.rows import Row
+from molino.runs.examples import read_outcomes
 from molino.runs.measures import spoken
 
 INDEX = "index.html"
+FIRST = 6  # rows whose examples are drawn
 
 
 def check_target(target: Path) -> None:
@@ -34,11 +37,11 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
     Raises:
         ResourceError: matplotlib is missing, or the folder cannot be written.
     """
-    drawn = draw(rows, metrics)
+    drawn = draw(rows, metrics) | draw_examples(rows)
     for title, png in drawn.items():
         with atomic_write(target / file_name(title)) as file:
             file.write(png)
-    page = make_page(rows, metrics, drawn, command)
+    page = make_page(rows, metrics, drawn, command, most_wrong(rows))
     # Names of directories may hold bytes that are no text.
     write_text(target / INDEX, page.encode("utf-8", "backslashreplace").decode())
     # Pictures of an earlier report that this one has not.
@@ -60,6 +63,27 @@ def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:
         for key in pictures.numeric_settings(rows):
             figures[f"{metric} by {key}"] = pictures.draw_setting(rows, metric, key)
     return {title: pictures.render(figure) for title, figure in figures.items() if figure}
+
+
+def draw_examples(rows: list[Row]) -> dict[str, bytes]:
+    """Return title -> PNG of what became of the held-out examples in the first run of each of the first rows."""
+    found = {}
+    for row in [row for row in rows if row.runs][:FIRST]:
+        run = row.runs[0]
+        if (outcomes := read_outcomes(run.path)) and (figure := draw_outcomes(outcomes, run.path.name)):
+            found[f"held-out examples of {run.path.name}"] = pictures.render(figure)
+    return found
+
+
+def most_wrong(rows: list[Row]) -> tuple[str, list[list[str]]] | None:
+    """Return a title and the examples that the first run of the best row is most wrong about; None where there are
+    none."""
+    run = next((row.runs[0] for row in rows if row.runs), None)
+    outcomes = read_outcomes(run.path) if run else None
+    if outcomes is None or not outcomes.wrong:
+        return None
+    title = f"what {run.path.name} is most wrong about"
+    return title, [[each.text, each.told, each.wanted, f"{each.sure:.3f}"] for each in outcomes.wrong]
 
 
 def file_name(title: str) -> str:

@@ -24,11 +24,12 @@ from molino.hub.heads import CHOICES, CLASSES, Head
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import device_of
 from molino.models.with_head import WithHead
+from molino.runs.examples import Outcomes
 from molino.runs.measures import HELDOUT, Floor, Metric
 from molino.tasks.bags import FittedBag, bag_of, cross_fitted, load_bag
 from molino.tasks.finetuning import freeze, rates
 from molino.tasks.floors_of_examples import floors_of_examples
-from molino.tasks.outcomes import Choices, Classes, Outcome, Scores, rows_of
+from molino.tasks.outcomes import Choices, Classes, Outcome, Scores, outcomes_of, rows_of
 from molino.tasks.remarks import remarks_on
 from molino.tasks.sequences import (
     BOTH_ORDERS,
@@ -221,6 +222,10 @@ class LabelledTask:
     def figures(self, totals: Mapping[str, Any], split: Split) -> dict[str, float]:
         found = self.outcome.figures(rows_of(totals["rows"]))
         return found | ({"lm_loss": totals["lm_nll"] / totals["lm_tokens"]} if self.lm_coef else {})
+
+    def outcomes(self, totals: Mapping[str, Any], text: TokenizedCorpus, step: int) -> Outcomes:
+        """Return what became of the held-out examples."""
+        return outcomes_of(rows_of(totals["rows"]), self._examples(text)[HELDOUT], self.outcome, step)
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what always guessing the same, and a bag of words, come to."""

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 
 from molino.base.errors import ConfigError, DataError
 from molino.data.examples import Example
+from molino.runs.examples import LONGEST, MOST_CLASSES, Outcomes, Wrong
 from molino.runs.measures import MAXIMIZE, Metric
 from molino.tasks import scores
 
 NATS = "nats an example"
+MOST_WRONG = 20  # examples that are shown
+MOST_DOTS = 1000  # scores that are drawn
 OF_CLASSES = (
     Metric("accuracy", MAXIMIZE),
     Metric("loss", unit=NATS),
@@ -236,6 +239,35 @@ class Scores:
 
 
 Outcome = Classes | Choices | Scores
+
+
+def outcomes_of(rows: Rows, examples: Sequence[Example], outcome: Outcome, step: int) -> Outcomes:
+    """Return what became of examples, with those that the network is most wrong about."""
+    chosen = [examples[number] for number in rows.numbers]
+    if isinstance(outcome, Scores):
+        told, wanted = (each * outcome.deviation + outcome.mean for each in (rows.logits[:, 0], rows.wanted))
+        off = np.abs(told - wanted)
+        worst = np.argsort(-off, kind="stable")[:MOST_WRONG]
+        wrong = [Wrong(_shown(chosen[n]), f"{told[n]:.2f}", f"{wanted[n]:.2f}", float(off[n])) for n in worst]
+        few = np.linspace(0, len(told) - 1, min(MOST_DOTS, len(told))).astype(int)
+        return Outcomes(step, [], [], [], np.stack([wanted, told], axis=1)[few].tolist(), wrong)
+    wanted, p_NK = rows.wanted.astype(np.int64), np.exp(scores.log_softmax(rows.logits))
+    guessed = p_NK.argmax(axis=1)
+    sure = np.where(guessed == wanted, -1.0, p_NK.max(axis=1))
+    worst = [n for n in np.argsort(-sure, kind="stable")[:MOST_WRONG] if sure[n] > 0]
+    answers = [outcome.answer(rows.logits[n], chosen[n])["label"] for n in worst]
+    wrong = [
+        Wrong(_shown(chosen[n]), answer, str(outcome.right(chosen[n])), float(sure[n]))
+        for n, answer in zip(worst, answers, strict=True)
+    ]
+    names = list(outcome.names) if isinstance(outcome, Classes) else []
+    table = scores.confusion(wanted, guessed, len(names)).tolist() if 0 < len(names) <= MOST_CLASSES else []
+    return Outcomes(step, names if table else [], table, scores.calibration(p_NK, wanted).tolist(), [], wrong)
+
+
+def _shown(example: Example) -> str:
+    text = " | ".join((example.text, *(() if example.pair is None else (example.pair,))))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _calibration_error(rows: Rows) -> float:

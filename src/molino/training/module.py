@@ -229,7 +229,7 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         strategy = self.trainer.strategy
         totals = self._totals.over(lambda tensor: strategy.reduce(tensor, reduce_op="sum"), self._gather)
-        figures = self.task.figures(totals, self.heldout)
+        self.totals, figures = totals, self.task.figures(totals, self.heldout)
         self.val_metrics = {f"{HELDOUT}/{name}": value for name, value in figures.items()}
         if not math.isfinite(decides := self.val_metrics[self.task.monitor]):
             raise NonFiniteError(f"the {spoken(self.task.monitor)} became {decides} at step {self.trainer.global_step}")

@@ -27,6 +27,7 @@ from molino.training.counting import begin_beside, facts_of, keep_counts, plan_o
 from molino.training.floors import Floors
 from molino.training.loggers import draw_floors, start_loggers
 from molino.training.module import TrainingModule
+from molino.training.outcomes import example_outcomes
 from molino.training.parts import build_parts
 from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
@@ -128,7 +129,12 @@ def train(run: Run, started: float) -> float:
     start_id = start_token(data.tokenizer, data.corpus.documents)
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
-    watching = [*pruning_of(run.path, task.metrics), *sampling(run.path, data.text, plan, hardware, seed), *asking]
+    watching = [
+        *pruning_of(run.path, task.metrics),
+        *sampling(run.path, data.text, plan, hardware, seed),
+        *asking,
+        *example_outcomes(task, run.path, data.text),
+    ]
     trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, floors, *watching, checkpoints])
     with run.handed_over(hardware.processes):
         fit(trainer, module, data, run.checkpoint)
