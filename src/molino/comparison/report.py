@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from molino.base.errors import ConfigError
 from molino.base.files import atomic_write, explain_os_errors, write_text
@@ -50,6 +51,14 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
         if path.name not in names and _is_ours(path):
             path.unlink()
     return target / INDEX
+
+
+def write_picture(target: Path, title: str, figure: Any) -> Path:
+    """Write a picture into the folder `target` and return its path."""
+    path = target / file_name(title)
+    with atomic_write(path) as file:
+        file.write(pictures.render(figure))
+    return path
 
 
 def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:

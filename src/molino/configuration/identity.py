@@ -22,7 +22,7 @@ from molino.runs.directory import CONFIG, read_config
 # trainer.val_every, by which best.ckpt, early stopping and pruning decide.
 INDIFFERENT = (
     "name", "sweep", "resume", "debug", "paths", "logger", "hydra", "hardware.threads", "trainer.log_every",
-    "zero_shot", "trainer.checkpoint_every", "trainer.sample_tokens",
+    "zero_shot", "case", "trainer.checkpoint_every", "trainer.sample_tokens",
 )  # fmt: skip
 PLACES = ("cache", "mirror")  # in the section of data
 # An argument that the harness gives: no setting, whatever its default.

@@ -58,7 +58,8 @@ def composed(conf: Path, name: str, overrides: list[str], own: str | None = None
         job.set("name", name)
         search_path = create_config_search_path(str(conf))
         if own:
-            search_path.append(provider="command-line", path=f"file://{Path(own).resolve()}")
+            # Before that of schemas, which Hydra expects to be the last.
+            search_path.append(provider="command-line", path=f"file://{Path(own).resolve()}", anchor="main")
         whole = ConfigLoaderImpl(search_path).load_configuration(name, overrides, RunMode.RUN, from_shell=False)
         config.set_config(whole)
         yield whole

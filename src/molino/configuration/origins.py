@@ -4,12 +4,17 @@ Either way most settings are that run's, and what is typed against them is refus
 with its settings, by the path of its directory.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from molino.base.errors import ConfigError
+from molino.configuration.choices import CONF
 from molino.configuration.named_weights import Compose, names_settings, request_of_weights
+from molino.configuration.overrides import take_config_dir
 from molino.configuration.request import Request
 from molino.configuration.settings import begin_from, restore
 from molino.runs import directory
@@ -138,6 +143,8 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     extended = request.choices.get("data/tokenizer", "").startswith("pretrained")
     for key, override in typed.items():
         against = [name for name in BROUGHT if key == name or key.startswith(f"{name.replace('/', '.')}.")]
+        if against == ["experiment"] and not _says_model(override.partition("=")[2]):
+            continue
         if against and not (extended and against == ["data/tokenizer"]):
             raise ConfigError(
                 f"{override} is said against weights={asked['weights']}, which bring their model and their tokenizer: "
@@ -152,3 +159,16 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     name = asked["name"] if "name" in typed else f"{choices.get('data')}-{choices['model']}"
     settings = asked | {"model": own["model"], "data": data, "weights": str(run), "name": name}
     return Request(settings, request.overrides, choices, request.path)
+
+
+def _says_model(experiment: str) -> bool:
+    """Tell whether a recipe says anything of a model or a tokenizer."""
+    own = take_config_dir(sys.argv[1:])[0]
+    for folder in [CONF, *([Path(own)] if own else [])]:
+        file = folder / "experiment" / f"{experiment}.yaml"
+        if file.is_file():
+            content = yaml.safe_load(file.read_text("utf-8")) or {}
+            chosen = " ".join(str(each) for each in content.get("defaults", []))
+            tokenizer = isinstance(content.get("data"), dict) and "tokenizer" in content["data"]
+            return "model" in content or tokenizer or "/model" in chosen or "/data/tokenizer" in chosen
+    return True

@@ -27,7 +27,7 @@ SHORT = (
 # What the configuration of a training consists of.
 SECTIONS = {
     "name": str, "seed": int, "resume": str | None, "continue": str | None, "weights": str | None,
-    "zero_shot": list | None, "task": dict,
+    "zero_shot": list | None, "case": dict | None, "task": dict,
     "data": dict, "model": dict,
     "optimizer": dict, "scheduler": dict, "trainer": dict, "hardware": dict, "logger": dict, "callbacks": dict,
     "paths": dict,
@@ -127,7 +127,7 @@ def restore(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
         tokenizer["path"] = str(run / TOKENIZER)
     stored = with_task(stored)
     # Runs of before there were these settings do not have them.
-    stored = {"weights": None, "continue": None, "zero_shot": None} | stored
+    stored = {"weights": None, "continue": None, "zero_shot": None, "case": None} | stored
     try:
         check_sections(stored)
     except ConfigError as error:

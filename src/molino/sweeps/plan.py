@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from molino.base.errors import ConfigError
 from molino.configuration.identity import is_indifferent
 from molino.configuration.internals import every_combination
-from molino.configuration.overrides import quote
+from molino.configuration.overrides import quote, quote_value
 from molino.runs.directory import readable_name
 
 
@@ -87,6 +87,12 @@ def every_case(cases: Cases) -> list[tuple[list[str], list[str]]]:
         ([f"{name}={case}" for name, case in each], [text for name, case in each for text in cases[name][case]])
         for each in combined
     ]
+
+
+def called(names: list[str]) -> list[str]:
+    """Return the setting by which a run knows what its cases are called."""
+    pairs = (name.partition("=")[::2] for name in names)
+    return [f"case={{{','.join(f'{name}:{quote_value(case)}' for name, case in pairs)}}}"] if names else []
 
 
 def sweep_names(swept: list[str], fixed: list[str], prefix: str = "") -> list[str]:

@@ -10,10 +10,12 @@ from typing import Any
 from molino.base.console import working
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.messages import typed
+from molino.comparison import crosstab
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.pictures import require_matplotlib
-from molino.comparison.report import check_target, write_report
+from molino.comparison.report import check_target, write_picture, write_report
 from molino.comparison.rows import default_metrics, make_rows
+from molino.comparison.run import Run
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check_arguments
 from molino.configuration.overrides import as_typed
@@ -38,6 +40,7 @@ def results(
     runs: list[str],
     metric: list[str] | None,
     group_by: list[str] | None,
+    columns: str | None,
     format: str,
     to: str | None,
     compare: str | None,
@@ -50,6 +53,7 @@ def results(
         runs: sweeps by name, folders and runs by path; none for everything below the outputs.
         metric: of the summaries; rows are sorted by the first. None for what decides in each run.
         group_by: settings whose combinations are the rows; None for a row for each configuration, seeds aside.
+        columns: a setting with a column for each of its values; the rows are then those of the one in `group_by`.
         format: `table`, `csv`, `markdown` or `json`.
         to: a folder for a page with the table and pictures.
         compare: `windows` for single runs, piece by piece of the held-out text, in place of all that.
@@ -65,7 +69,7 @@ def results(
     if metric == [] or group_by == []:
         raise ConfigError("metric=[] and group_by=[] name nothing: name one, or leave them out")
     if compare is not None:
-        _check_compare(compare, {"metric": metric, "group_by": group_by, "to": to})
+        _check_compare(compare, {"metric": metric, "group_by": group_by, "columns": columns, "to": to})
     target = Path(to).expanduser() if to else None
     if target:
         check_target(target)
@@ -81,6 +85,11 @@ def results(
         return
     # What other programs read holds nothing else.
     telling = working if format == "table" else nullcontext
+    if columns is not None:
+        with telling("reading runs"):
+            read = read_runs(found, earlier.measures)
+        show_crosstab(read, group_by, columns, metric, format, target)
+        return
     with telling("reading runs"):
         read = read_runs(found, earlier.measures)
         rows = make_rows(read, metric, group_by)
@@ -93,6 +102,35 @@ def results(
         with telling("drawing"):
             index = write_report(target, rows, metric, command)
         print(f"page: {index}", file=sys.stdout if format == "table" else sys.stderr)
+
+
+def show_crosstab(
+    runs: list[Run],
+    group_by: list[str] | None,
+    columns: str,
+    metric: list[str] | None,
+    format: str,
+    target: Path | None,
+) -> None:
+    """Print a table of two settings, and draw it.
+
+    Raises:
+        ConfigError: its rows are not named, or a metric is.
+    """
+    if group_by is None or len(group_by) != 1 or metric is not None:
+        raise ConfigError(
+            f"columns={columns} needs group_by=<one setting> for the rows, and no metric: each has its own"
+        )
+    tab = crosstab.cross(runs, group_by[0], columns)
+    if format == "table":
+        crosstab.print_crosstab(tab, group_by[0])
+    else:
+        print(
+            {"markdown": crosstab.markdown, "csv": crosstab.as_csv, "json": crosstab.as_json}[format](tab, group_by[0])
+        )
+    if target:
+        path = write_picture(target, f"{group_by[0]} by {columns}", crosstab.draw_crosstab(tab))
+        print(f"picture: {path}", file=sys.stdout if format == "table" else sys.stderr)
 
 
 def _check_compare(compare: str, others: dict[str, Any]) -> None:
