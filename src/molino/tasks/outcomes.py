@@ -6,7 +6,6 @@ what was wanted, logits): all figures follow from them, whatever batches and pro
 Shapes: B and N examples, K logits of each.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -211,7 +210,7 @@ class Scores:
         if self.mean is not None:
             return self
         found = np.array([each.score for each in splits["train"] if each.score is not None])
-        if len(found) == 0 or found.std() == 0:
+        if len(found) == 0 or np.ptp(found) == 0:
             what = f"{found[0]:g} as every score" if len(found) else "no scores (name them with data.columns.score)"
             raise DataError(f"the train split of {name} has {what}: there is nothing to tell apart")
         return Scores(float(found.mean()), float(found.std()))
@@ -248,5 +247,5 @@ def _check_known(found: Sequence[str] | set[str], names: Sequence[str], name: st
     if unknown := [each for each in sorted(found) if each not in names]:
         raise ConfigError(
             f"{name} has the class {unknown[0]!r}, and the head is for {', '.join(names)}: rename it with "
-            f"data.classes, such as data.classes={json.dumps({unknown[0]: names[0]})}, or train a head of its own"
+            f"data.classes, such as data.classes={{{unknown[0]}: {names[0]}}}, or train a head of its own"
         )
