@@ -128,7 +128,7 @@ def _answer(label: str, choices: tuple[str, ...], names: Any, origin: str) -> in
     for known in (tuple(map(_string, names or ())), choices):
         if label in known:
             return known.index(label)
-    if label.isdigit() and int(label) < len(choices):
+    if label.isdecimal() and int(label) < len(choices):
         return int(label)
     raise DataError(
         f"{origin}: the label {label!r} is none of its {len(choices)} choices: give the text of one, its number from 0 "

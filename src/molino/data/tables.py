@@ -1,6 +1,7 @@
 """Tables of text: TSV, CSV, JSON lines and Parquet as rows of values by the names of their columns."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -120,7 +121,8 @@ def _read_columns(text: str, path: Path, suffix: str, header: bool, quotes: bool
     if quotes:
         csv.field_size_limit(sys.maxsize)
         try:
-            lines = list(csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True))
+            # Not splitlines: a field may hold other characters that some call line ends.
+            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
         except csv.Error as error:
             raise DataError(f"{path} is no table with quotation marks ({error}): set data.quotes=false") from error
     else:

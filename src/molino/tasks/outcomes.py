@@ -213,7 +213,7 @@ class Scores:
         if self.mean is not None:
             return self
         found = np.array([each.score for each in splits["train"] if each.score is not None])
-        if len(found) == 0 or found.std() == 0:
+        if len(found) == 0 or np.ptp(found) == 0:
             what = f"{found[0]:g} as every score" if len(found) else "no scores (name them with data.columns.score)"
             raise DataError(f"the train split of {name} has {what}: there is nothing to tell apart")
         return Scores(float(found.mean()), float(found.std()))

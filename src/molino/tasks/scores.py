@@ -63,6 +63,8 @@ def calibration_error(bins_B3: np.ndarray) -> float:
 
 def pearson(one_N: np.ndarray, other_N: np.ndarray) -> float:
     """Return the linear correlation; 0 where one of the two is constant."""
+    if any((each_N == each_N[:1]).all() for each_N in (one_N, other_N)):
+        return 0.0  # its mean, rounded, may be another number than it is
     a_N, b_N = one_N - one_N.mean(), other_N - other_N.mean()
     spread = np.sqrt((a_N @ a_N) * (b_N @ b_N))
     return float(a_N @ b_N / spread) if spread > 0 else 0.0

@@ -116,11 +116,14 @@ def measure_probe(
 
 
 def question(example: Example, choice: str) -> tuple[str, str]:
-    """Return what stands before a choice, and what is weighed: the choice, or what follows the gap that it fills."""
+    """Return what stands before a choice, and what is weighed: the choice, or what follows the gap that it fills.
+
+    Nothing follows a gap at the end: there it is the choice.
+    """
     before, gap, after = example.text.partition(GAP)
-    if gap:
+    if gap and after.strip():
         return before + choice, after
-    return example.text, f" {choice}"
+    return before.rstrip(), f" {choice}"
 
 
 def weigh(reader: Reader, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -201,6 +204,7 @@ def best_threshold(told_N: np.ndarray, right_N: np.ndarray) -> float:
     above = N - below
     spread = np.sqrt(above * below * ones * (N - ones))
     value = np.divide(ones_above * N - above * ones, spread, out=np.zeros(N + 1), where=spread > 0)
+    value[1:N][told[1:] == told[:-1]] = -np.inf  # no threshold tells apart what is equal
     n = int(value.argmax())
     return float(-np.inf if n == 0 else told[n - 1] if n == N else (told[n - 1] + told[n]) / 2)
 
