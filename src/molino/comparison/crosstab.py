@@ -7,6 +7,7 @@ average is taken over the columns seed by seed; each row is compared with the fi
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ class CrossTab:
     """The table.
 
     Attributes:
-        rows, columns: names, in the order in which they were asked for.
+        rows, columns: names; rows with the best average first.
         metrics: of each column, what it measures.
         cells: (row, column) -> what its seeds say.
         averages: of each row over the columns, seed by seed; only seeds that have all of them.
@@ -71,11 +72,12 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
                 floors[brief][column] = level
     if not values:
         raise ConfigError("none of these runs is done: there is nothing to put into a table")
-    rows, columns = (list(dict.fromkeys(key[at] for key in values)) for at in (0, 1))
+    rows, columns = (sorted({key[at] for key in values}) for at in (0, 1))
     averages = {}
     for row in rows:
         seeds = set.intersection(*(set(values[row, column]) for column in columns)) if columns else set()
         averages[row] = describe([sum(values[row, c][seed] for c in columns) / len(columns) for seed in sorted(seeds)])
+    rows.sort(key=lambda row: -math.inf if averages[row].mean is None else averages[row].mean, reverse=True)
     others = [row for row in rows[1:] if welch(averages[row], averages[rows[0]]) is not None]
     corrected = holm([welch(averages[row], averages[rows[0]]) for row in others])
     p = dict.fromkeys(rows) | dict(zip(others, corrected, strict=True))

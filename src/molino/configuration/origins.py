@@ -31,6 +31,8 @@ OTHERS = (
 BESIDE = ("paths.", "hydra.", "hydra/")
 # What comes along with the weights of a run.
 BROUGHT = ("model", "data/tokenizer", "experiment")
+# What may be said anew of such a model: it has no weights.
+DROPOUT = "model.dropout"
 PRETRAINED = "molino.data.pretrained.load_pretrained"
 
 
@@ -143,7 +145,7 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     extended = request.choices.get("data/tokenizer", "").startswith("pretrained")
     for key, override in typed.items():
         against = [name for name in BROUGHT if key == name or key.startswith(f"{name.replace('/', '.')}.")]
-        if against == ["experiment"] and not _says_model(override.partition("=")[2]):
+        if key == DROPOUT or (against == ["experiment"] and not _says_model(override.partition("=")[2])):
             continue
         if against and not (extended and against == ["data/tokenizer"]):
             raise ConfigError(
@@ -157,7 +159,10 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
         data["block_size"] = own["data"]["block_size"]
     choices = request.choices | {"data/tokenizer": "pretrained", "model": chosen.get("model")}
     name = asked["name"] if "name" in typed else f"{choices.get('data')}-{choices['model']}"
-    settings = asked | {"model": own["model"], "data": data, "weights": str(run), "name": name}
+    model = own["model"]
+    if DROPOUT in typed and "dropout" in model:
+        model = model | {"dropout": asked["model"].get("dropout")}
+    settings = asked | {"model": model, "data": data, "weights": str(run), "name": name}
     return Request(settings, request.overrides, choices, request.path)
 
 

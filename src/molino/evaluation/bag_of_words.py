@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, sparse
-from scipy.special import log_softmax
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 WORD = re.compile(r"\w+|[^\w\s]")
 STRENGTH = 10.0  # C: the weight of the data against the penalty on weights
@@ -39,8 +41,10 @@ class Bag:
     pairs: bool
     sublinear: bool
 
-    def rows(self, texts: Sequence[str]) -> sparse.csr_matrix:
+    def rows(self, texts: Sequence[str]) -> "csr_matrix":
         """Return a row for each text, of length 1: (N, F)."""
+        from scipy import sparse
+
         text_M, key_M = _occurrences(texts, self.words, self.pairs)
         column_M = np.searchsorted(self.keys_F, key_M)
         known_M = self.keys_F[np.minimum(column_M, len(self.keys_F) - 1)] == key_M
@@ -75,8 +79,10 @@ def fill(texts: Sequence[str], pairs: bool = True, sublinear: bool = True) -> Ba
     return Bag(words, keys_F, idf_F, pairs, sublinear)
 
 
-def compare(one: sparse.csr_matrix, other: sparse.csr_matrix) -> sparse.csr_matrix:
+def compare(one: "csr_matrix", other: "csr_matrix") -> "csr_matrix":
     """Return the features of pairs of texts from the rows of both."""
+    from scipy import sparse
+
     return sparse.hstack([abs(one - other), one.multiply(other)]).tocsr()
 
 
@@ -87,16 +93,21 @@ class Regression:
     weights_FK: np.ndarray
     bias_K: np.ndarray
 
-    def log_probabilities(self, rows_NF: sparse.csr_matrix) -> np.ndarray:
+    def log_probabilities(self, rows_NF: "csr_matrix") -> np.ndarray:
         """Return those of each class, (N, K)."""
+        from scipy.special import log_softmax
+
         return log_softmax(rows_NF @ self.weights_FK + self.bias_K, axis=1)
 
 
-def fit(rows_NF: sparse.csr_matrix, wanted_N: np.ndarray, classes: int, strength: float = STRENGTH) -> Regression:
+def fit(rows_NF: "csr_matrix", wanted_N: np.ndarray, classes: int, strength: float = STRENGTH) -> Regression:
     """Return the regression with the smallest strength * summed loss + half the squared weights; biases are free.
 
     Of two classes one vector of weights tells them apart, as there is no need for a second.
     """
+    from scipy import optimize
+    from scipy.special import log_softmax
+
     N, F = rows_NF.shape
     columns = rows_NF.T.tocsr()
     outputs = 1 if classes == 2 else classes

@@ -12,12 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from scipy import sparse
 from torch import Tensor
 
 from molino.base.errors import DataError
@@ -26,6 +26,9 @@ from molino.data.examples import Example, place_of
 from molino.data.tokens import HINT, TokenizedCorpus, make_once
 from molino.evaluation.bag_of_words import Bag, Regression, compare, fill, fit
 from molino.tasks.outcomes import Classes
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 PARTS = 10  # of the training examples, by their digests; each is told of by the others
 UNLABELLED = 0.0
@@ -100,7 +103,7 @@ def load_bag(path: Path) -> FittedBag:
     return FittedBag(bag, Regression(weights, bias))
 
 
-def features(bag: Bag, examples: Sequence[Example]) -> sparse.csr_matrix:
+def features(bag: Bag, examples: Sequence[Example]) -> "csr_matrix":
     """Return the features of examples, those of pairs from both texts: (N, F)."""
     rows = bag.rows([each.text for each in examples])
     if examples[0].pair is None:

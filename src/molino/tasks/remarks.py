@@ -35,7 +35,7 @@ def remarks_on(splits: Mapping[str, Sequence[Example]], outcome: Outcome, cut: M
 def _of_classes(splits: Mapping[str, Sequence[Example]], outcome: Classes) -> dict[str, str]:
     counts = {split: Counter(each.label for each in examples) for split, examples in splits.items()}
     train = counts["train"]
-    total = sum(train[name] for name in outcome.names)
+    total = max(sum(train[name] for name in outcome.names), 1)
     found = {"classes": ", ".join(f"{name} {train[name] / total:.0%}" for name in outcome.names)}
     if rare := [name for name in outcome.names if 0 < train[name] / total * outcome.outputs < RARE]:
         found["rare"] = f"{', '.join(rare)}: accuracy says little of them, task.monitor=val/macro_f1 more"

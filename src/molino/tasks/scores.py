@@ -4,7 +4,6 @@ Shapes: N examples, K classes.
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 BINS = 15
 
@@ -72,4 +71,6 @@ def pearson(one_N: np.ndarray, other_N: np.ndarray) -> float:
 
 def spearman(one_N: np.ndarray, other_N: np.ndarray) -> float:
     """Return the correlation of ranks, ties sharing theirs; 0 where one of the two is constant."""
+    from scipy.stats import rankdata
+
     return pearson(rankdata(one_N), rankdata(other_N))

@@ -179,7 +179,9 @@ def _acceptable(
     reader: Reader, probe: Probe, examples: Sequence[Example], train: Sequence[Example]
 ) -> dict[str, float]:
     known, few = ([each for each in part if each.label is not None] for part in (examples, train))
-    few = few[:: max(len(few) // FEW, 1)] or known
+    if not few:
+        raise DataError("a threshold is chosen on training examples, and there are none: choose a corpus that has some")
+    few = few[:: max(len(few) // FEW, 1)]
     told, told_few = (weigh(reader, [("", each.text) for each in part]) for part in (known, few))
     right, right_few = (np.array([probe.classes.index(each.label) for each in part]) for part in (known, few))
     table = scores.confusion(right, (told > best_threshold(told_few, right_few)).astype(np.int64), 2)

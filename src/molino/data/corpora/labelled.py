@@ -67,7 +67,7 @@ class PublishedExamples:
 
     def fingerprint(self) -> str:
         files = {split: [(file.sha256, label) for file, label in each] for split, each in self.files.items()}
-        return digest(VERSION, files, self.columns, self.classes, self.val_fraction, self.test_every)
+        return digest(VERSION, files, self.columns, self.classes, self.val_fraction, self.test_every, self.layout)
 
     def examples(self) -> dict[str, list[Example]]:
         return self._splits
