@@ -49,7 +49,7 @@ PARTS = {
     Hardware: {"hardware.Hardware"},
     Callback: {
         "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay",
-        "progress.StatusReport", "pruning.Pruning", "samples.Samples",
+        "progress.StatusReport", "pruning.Pruning", "samples.Samples", "outcomes.ExampleOutcomes", "zero_shot.ZeroShot",
     },
     Task: {"labelled.LabelledTask", "language_model.LanguageModel", "task.Task"},
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
@@ -95,7 +95,8 @@ def test_only_these_take_parts_in_turn():
     # task. The run and the text of callbacks are nothing that settings can be.
     assert taking == {
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
-        "WithHead.model", "Samples.text", "Floors.run", "Floors.task", "Floors.text",
+        "WithHead.model",
+        "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task", "Floors.text",
     }  # fmt: skip
 
 
