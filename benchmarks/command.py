@@ -9,6 +9,9 @@
                 line by line and against lists and dictionaries; with --gigabytes, whole runs on a large text
     start       seconds from the command to the first step of the default run, and for --help
     counting    seconds and memory from tokens to floors, and to what a network on counts is trained with
+    classification
+                examples a second in fine-tuning and predicting, against the Trainer and the pipeline of transformers
+                and a plain PyTorch loop; needs accelerate
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
                 share of the memory bandwidth that is used. CPU only, models of about 10 million random parameters
 
@@ -20,6 +23,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from benchmarks.classification import classification
 from benchmarks.counting import counting
 from benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
 from benchmarks.preparation import preparation
@@ -49,6 +53,8 @@ def main(script: str) -> None:
             keep(chosen.json, preparation(train, Path(folder), chosen.rounds, chosen.megabytes, chosen.gigabytes))
         elif chosen.benchmark == "counting":
             keep(chosen.json, counting(chosen.corpora))
+        elif chosen.benchmark == "classification":
+            keep(chosen.json, classification(train, Path(folder), chosen.rounds))
         elif chosen.benchmark == "start":
             keep(chosen.json, start(train, Path(folder), chosen.rounds))
         else:
@@ -64,7 +70,7 @@ def keep(path: Path | None, figures: dict) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = ("training", "recipe", "sweep", "preparation", "start", "counting", "generation")
+    kinds = ("training", "recipe", "sweep", "preparation", "start", "counting", "classification", "generation")
     parser.add_argument("benchmark", choices=kinds)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"

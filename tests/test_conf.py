@@ -67,7 +67,7 @@ def test_no_group_is_forgotten_here():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
     assert groups == tested | {"trainer"} and set(choices("task")) == {"language_model", *LABELLED}
     assert choices("trainer") == choices("logger") == ["default"]
-    assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "predict", "results", "train"]
+    assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "predict", "results", "score", "train"]
     assert choices("hydra/launcher") == ["local", "slurm"] and choices("hydra/sweeper") == ["grid", "optuna"]
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
 

@@ -96,10 +96,13 @@ def test_training_commands(molino, mirror, tiny, home, cache, command):
     fewer = ["hydra.sweeper.n_trials=2"] if "optuna" in command else []
     fewer += ["hydra.launcher.workers=1"] if "launcher=local" in command else []
     fewer += ["model=gpt", "model.n_layer=1,2"] if "n_trials" in command else []
+    if "weights=latest" in command and "task=" in command:
+        fewer += ["trainer.max_steps=4"]
     fewer += ["hardware.compile=false"] if "experiment=" in command else []
     # All of the held-out text is read at each validation.
     fewer += ["trainer.epochs=0.0005"] if "epochs" in command else []
-    fewer += [] if re.search("data=text|resume|continue", command) else ["data.corpus.train_fraction=0.98"]
+    labelled = re.search("task=classification|data=sst2", command)
+    fewer += [] if re.search("data=text|resume|continue", command) or labelled else ["data.corpus.train_fraction=0.98"]
     fewer = [each for each in fewer if not (each.startswith("data.corpus") and "imdb" in command)]
     done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={cache}")
     assert done.status == 0, done.err
@@ -109,6 +112,37 @@ def test_training_commands(molino, mirror, tiny, home, cache, command):
     for each in sweep if "optuna" not in command else ():
         runs *= len(each.split(","))
     assert after - before == runs, done.out
+
+
+@pytest.fixture(scope="session")
+def classifier(molino, mirror, cache, tmp_path_factory):
+    """A run of which examples can be asked, hardly trained."""
+    outputs = tmp_path_factory.mktemp("classifier")
+    sizes = (
+        "data.tokenizer.max_size=500",
+        "model.n_layer=1",
+        "model.n_embd=8",
+        "model.n_head=2",
+        "trainer.max_steps=2",
+    )
+    places = (f"paths.mirror={mirror}", f"paths.cache={cache}", f"paths.outputs={outputs}")
+    done = molino("train", "data=sst2", "task=classification", *sizes, *places, *CPU)
+    assert done.status == 0, done.err
+    return next(outputs.iterdir())
+
+
+@pytest.mark.parametrize("command", about("predict", "score"))
+def test_commands_about_examples(molino, mirror, classifier, home, cache, command):
+    verb, *arguments = shlex.split(command)[1:]
+    if verb == "predict":
+        shutil.copytree(classifier, home / "outputs" / classifier.name)
+        (home / "sentences.csv").write_text("sentence\na dull mess\n", "utf-8")
+    places = [f"paths.mirror={mirror}", f"paths.cache={cache}"] if verb == "score" else []
+    done = molino(verb, *arguments, *places, *CPU)
+    assert done.status == 0 and done.out.strip(), done.err
+    if "to=answers.jsonl" in arguments:
+        (answer,) = map(json.loads, (home / "answers.jsonl").read_text("utf-8").splitlines())
+        assert answer["text"] == "a dull mess" and answer["label"] in ("negative", "positive")
 
 
 @pytest.mark.parametrize("command", about("data", "evaluate", "generate", "explain", "results", "export"))
@@ -131,7 +165,7 @@ def test_commands_about_text_and_runs(molino, mirror, tiny, home, cache, command
 
 
 def test_every_command_is_of_a_verb_that_is_tested_here():
-    known = about("train", "data", "evaluate", "generate", "explain", "results", "export")
+    known = about("train", "data", "evaluate", "generate", "predict", "score", "explain", "results", "export")
     others = [c for c in COMMANDS if c not in known and not any(words in c for words in ELSEWHERE)]
     assert others == ["tensorboard --logdir outputs"]
 
@@ -143,7 +177,7 @@ def test_the_command_by_itself():
         return done.stdout
 
     shown = say()
-    for verb in ("data", "train", "evaluate", "generate", "explain", "results", "export"):
+    for verb in ("data", "train", "evaluate", "generate", "predict", "score", "explain", "results", "export"):
         assert re.search(rf"^  {verb} ", shown, re.MULTILINE)
     assert "molino train " in shown and "molino generate run=latest" in shown
     versions = say("--version")
@@ -191,7 +225,9 @@ def test_scripts_are_the_same_as_the_command(tiny, tmp_path):
     one, other = (subprocess.run(each, capture_output=True, text=True, cwd=tmp_path) for each in (script, command))
     assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr) and one.stdout
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts == {"benchmark", "data", "evaluate", "explain", "export", "generate", "results", "train"}
+    assert scripts == {
+        "benchmark", "data", "evaluate", "explain", "export", "generate", "predict", "results", "score", "train",
+    }  # fmt: skip
 
 
 def test_the_sweep_that_is_shown(molino, mirror, cache, tmp_path, monkeypatch):

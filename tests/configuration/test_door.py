@@ -49,7 +49,8 @@ PARTS = {
     Hardware: {"hardware.Hardware"},
     Callback: {
         "checkpoints.Checkpoints", "floors.Floors", "profiler.Trace", "progress.ProgressDisplay",
-        "progress.StatusReport", "pruning.Pruning", "samples.Samples", "outcomes.ExampleOutcomes", "zero_shot.ZeroShot",
+        "progress.StatusReport", "pruning.Pruning", "samples.Samples", "outcomes.ExampleOutcomes",
+        "zero_shot.ZeroShot",
     },
     Task: {"labelled.LabelledTask", "language_model.LanguageModel", "task.Task"},
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
@@ -96,7 +97,8 @@ def test_only_these_take_parts_in_turn():
     assert taking == {
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
         "WithHead.model",
-        "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task", "Floors.text",
+        "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task",
+        "Floors.text",
     }  # fmt: skip
 
 

@@ -113,7 +113,9 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     decides = metric_name(task.monitor)
     plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
     if plain and _is_above(figures[decides], decides, floors):
-        same = [as_typed(override) for override in run.request.overrides if not override.startswith("sweep=")]
+        same = [
+            as_typed(override) for override in run.request.overrides if not override.startswith(("sweep=", "case="))
+        ]
         commands.append(typed("train", *same, "task.on_floor=true") + "   # stands on counting")
     for number, command in enumerate(commands):
         say(f"{'' if number else 'next:':5} {command}")
