@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, Outcome
 
+from molino.configuration.composer import compose
 from molino.runs import directory
+from molino.sweeps.plan import every_case, parse_cases
 
 # All of them share a cache, so that each corpus is read once.
 pytestmark = pytest.mark.xdist_group("conf")
@@ -31,6 +34,10 @@ LABELLED = {
     "similarity": ("data=stsb", "data=sick"),
     "multiple_choice": ("data=labelled", "data=qasc"),
 }
+ABLATED = {
+    "CoLA": "val/matthews", "SST-2": "val/accuracy", "MRPC": "val/f1", "STS-B": "val/pearson", "SICK": "val/accuracy",
+    "RTE": "val/accuracy",
+}  # fmt: skip
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
 
@@ -165,5 +172,31 @@ def test_experiments(train, tiny, tmp_path, name):
     if "bigram" not in name:
         sizes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=8"]
     text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))
+    if name == "lstm_pretrain":
+        sizes.remove("model.n_head=2")
+    if name == "gpt1_ablation":
+        # As a single run; what it varies is composed below.
+        table = tmp_path.parent / f"{tmp_path.name}.csv"
+        table.write_text("text,label\n" + "".join(f"a text {n},{n % 2}\n" for n in range(60)), "utf-8")
+        text = ("sweep=null", "data=labelled", f"data.path={table}")
     run = assert_trained(train(f"experiment={name}", *text, *sizes), tmp_path)
     assert run.name.startswith(f"{name}_")
+
+
+def test_what_the_ablation_varies_composes():
+    content = yaml.safe_load((CONF / "experiment" / "gpt1_ablation.yaml").read_text())
+    cases = parse_cases(content["hydra"]["sweeper"]["cases"])
+    runs = {
+        tuple(names): compose("train", ["experiment=gpt1_ablation", "sweep=null", *s]) for names, s in every_case(cases)
+    }
+    assert len(runs) == 4 * 6
+    for (on, method), run in runs.items():
+        assert run.settings["data"]["block_size"] == 128 and run.settings["optimizer"]["lr"] == 1e-3
+        kind = run.origin.settings["model"]["_target_"].rpartition(".")[2]
+        assert kind == run.settings["model"]["_target_"].rpartition(".")[2] == ("LSTM" if "LSTM" in method else "GPT")
+        assert (run.origin.settings["trainer"]["max_steps"] == 0) == ("without pre-training" in method)
+        assert (run.settings["task"]["lm_coef"] == 0) == ("without auxiliary loss" in method)
+        assert run.settings["weights"] == str(run.origin.path) and run.origin.path.name == "seed=0"
+        assert run.settings["task"]["monitor"] == ABLATED[on.partition("=")[2]]
+    # Two are pre-trained, and one is the first of them without a step.
+    assert len({run.origin.path for run in runs.values()}) == 3

@@ -10,7 +10,7 @@ from molino.base.errors import CheckpointError, ConfigError
 from molino.configuration.composer import Composer
 from molino.configuration.identity import complete, refuse_other
 from molino.sweeps.ledger import place
-from molino.sweeps.plan import combine, parse, run_name, split, sweep_names
+from molino.sweeps.plan import called, combine, every_case, parse, parse_cases, run_name, split, sweep_names, told
 
 
 def test_every_combination_of_the_values_listed(loader):
@@ -29,6 +29,26 @@ def test_the_sweepers_own_settings_come_first(loader):
         ["optimizer.lr=1", "seed=1"],
         ["optimizer.lr=2", "seed=1"],
     ]
+
+
+def test_cases_are_varied_together():
+    cases = parse_cases(
+        {"size": {"small": "model.n_layer=1 model.n_embd=8", "as it is": ""}, "on": {"a": 'name="x, y"'}}
+    )
+    assert cases == {
+        "size": {"small": ["model.n_layer=1", "model.n_embd=8"], "as it is": []},
+        "on": {"a": ["name='x, y'"]},
+    }
+    first, second = every_case(cases)
+    assert first == (["size=small", "on=a"], ["model.n_layer=1", "model.n_embd=8", "name='x, y'"])
+    assert second == (["size=as it is", "on=a"], ["name='x, y'"])
+    assert called(second[0]) == ["case={size:'as it is',on:'a'}"] and called([]) == []
+    # Other cases are another sweep.
+    other = parse_cases({"size": {"small": "model.n_layer=2 model.n_embd=8", "as it is": ""}, "on": {"a": ""}})
+    assert told(cases) != told(other) and every_case({}) == [([], [])]
+    for wrong in ({"size": "small"}, {"size": {}}, {"size": {"small": 1}}):
+        with pytest.raises(ConfigError, match=r"hydra\.sweeper\.cases\.size must name cases and their settings"):
+            parse_cases(wrong)
 
 
 def test_what_has_no_values_to_list(loader):
