@@ -81,7 +81,7 @@ def test_seeds_that_lack_a_column_do_not_count(runs, tmp_path):
 def test_what_makes_no_table(runs, tmp_path, molino):
     with pytest.raises(ConfigError, match="is no setting of these runs"):
         cross(runs(), "modle", "data")
-    with pytest.raises(ConfigError, match="data=quijote / pydocs|a column has one"):
+    with pytest.raises(ConfigError, match="a column has one"):
         cross(runs(), "data", "model")
     done = molino("results", str(tmp_path), "columns=data")
     assert done.status == 2 and "columns=data needs group_by=<one setting>" in done.err
