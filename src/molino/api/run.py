@@ -24,6 +24,7 @@ from molino.trained.load import LoadedRun, load_run, load_source
 from molino.trained.measuring import corpus_of, measure, read_texts, record_test
 from molino.trained.predicting import answers_of, as_example
 from molino.trained.reading import check_text, read_attention, read_hidden, read_logits, read_loss, read_tokens
+from molino.trained.scoring import asked_of, score_of
 from molino.trained.writing import check_sampling, continuations, pieces
 
 
@@ -190,6 +191,27 @@ class Run:
             alone = not isinstance(asked, list | tuple) or isinstance(asked, Example)
             answers = answers_of(self._loaded, [as_example(each) for each in ([asked] if alone else asked)])
         return answers[0] if alone else answers
+
+    def score(
+        self,
+        data: str,
+        split: str = "val",
+        *,
+        template: str | None = None,
+        words: dict[str, str] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> dict[str, float]:
+        """Return how well a language model tells the classes, or the right choices, of examples that it was never
+        trained on: `accuracy`, of acceptability `matthews`, and what `chance` comes to.
+
+        Args:
+            data: a corpus with labels, by the name of its choice, such as "sst2".
+            template, words: how classes are asked for; see `molino score --help`.
+            overrides: further settings of `molino score`, such as "paths.cache=...".
+        """
+        with Explained():
+            section = compose("score", [f"data={data}", *overrides]).settings["data"]
+            return score_of(self._loaded, asked_of(section, split, template, words), self._hardware)
 
     def evaluate(
         self,
