@@ -20,7 +20,7 @@ from molino.data.examples import Example
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs
-from molino.hub.heads import CHOICES, CLASSES, Head
+from molino.hub.heads import Head
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import device_of
 from molino.models.with_head import WithHead
@@ -29,7 +29,8 @@ from molino.runs.measures import HELDOUT, Floor, Metric
 from molino.tasks.bags import FittedBag, bag_of, cross_fitted, load_bag
 from molino.tasks.finetuning import freeze, rates
 from molino.tasks.floors_of_examples import floors_of_examples
-from molino.tasks.outcomes import Choices, Classes, Outcome, Scores, outcomes_of, rows_of
+from molino.tasks.heads import head_of, refuse_unexportable, take_head
+from molino.tasks.outcomes import AUTO, Classes, line_of, outcome_of, outcomes_of, rows_of
 from molino.tasks.remarks import remarks_on
 from molino.tasks.sequences import (
     BOTH_ORDERS,
@@ -57,7 +58,6 @@ KINDS = {
     "similarity": ("text", "pair"),
     "multiple_choice": ("text", "choices"),
 }
-AUTO = "auto"
 SHOWN = 8  # examples that a sample shows at most
 
 
@@ -119,7 +119,7 @@ class LabelledTask:
         self.freeze, self.layer_decay = freeze, layer_decay
         self.both_orders = kind == "similarity" if both_orders is None else both_orders
         self.on_floor, self.new_head = on_floor, new_head
-        self.outcome = _outcome(kind, classes, choices, scale)
+        self.outcome = outcome_of(kind, classes, choices, scale)
         self.parts = {"task_loss": 1.0} | ({"lm_loss": lm_coef} if lm_coef else {})
         self.learnt = ("loss", "task_loss", "lm_loss") if lm_coef else ("loss",)
 
@@ -249,18 +249,8 @@ class LabelledTask:
         Raises:
             ConfigError: no format computes the same.
         """
-        reasons = {
-            "task.pooling=mean": self.pooling == "mean",
-            "both orders of a pair": self.both_orders,
-            "a score": self.kind == "similarity",
-            "a bag of words": self.on_floor,
-        }
-        if found := [reason for reason, there in reasons.items() if there]:
-            raise ConfigError(f"{found[0]} has no counterpart in transformers: this run cannot be exported")
-        marks = ((), (DELIMITER,), ()) if self.pooling == "last" else ((START,), (DELIMITER,), (EXTRACT,))
-        classes = isinstance(self.outcome, Classes)
-        kind, names = (CLASSES, self.outcome.names) if classes else (CHOICES, None)
-        return network.model, Head(kind, names, network.task_head.weight, "pair" in self.fields, marks)
+        refuse_unexportable(self.kind, self.pooling, self.both_orders, self.on_floor)
+        return network.model, head_of(network, self.pooling, "pair" in self.fields)
 
     def begin(self, network: WithHead, trained: nn.Module | Head | None) -> None:
         """Take up the head that weights come with; of other classes none is taken, if a new one is asked for.
@@ -271,25 +261,15 @@ class LabelledTask:
         Raises:
             ConfigError: it is a head for other classes.
         """
-        if isinstance(trained, WithHead):
-            trained = Head(CHOICES if trained.each else CLASSES, trained.names, trained.task_head.weight)
-        if self.new_head or not isinstance(trained, Head):
-            return
-        own, theirs = network.names, trained.names
-        if network.each != (trained.kind == CHOICES) or set(own or ()) != set(theirs or ()):
-            told = [", ".join(each) if each else "no classes" for each in (theirs, own)]
-            raise ConfigError(
-                f"weights= come with a head for {told[0]}, and this task has {told[1]}: add task.new_head=true"
-            )
-        order = range(len(trained.weight)) if own is None else [theirs.index(name) for name in own]
-        network.task_head.weight.data.copy_(trained.weight.detach()[list(order)])
+        if not self.new_head:
+            take_head(network, trained)
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return some held-out examples with what the network makes of them, always the same."""
         examples = [each for each in self._examples(text)[HELDOUT] if self.outcome.right(each) is not None]
         few = [examples[at] for at in np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).astype(int)]
         answers = self.predict(network, text.tokenizer, few, network.block_size)
-        return "\n".join(self._line(each, answer) for each, answer in zip(few, answers, strict=True))
+        return "\n".join(line_of(self.outcome, each, answer) for each, answer in zip(few, answers, strict=True))
 
     @torch.no_grad()
     def predict(
@@ -368,25 +348,3 @@ class LabelledTask:
     def _floor(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         """Return what the network stands on as a field of a batch."""
         return {"floor": self.bag.log_probabilities(examples).astype(np.float32)} if self.on_floor else {}
-
-    def _line(self, example: Example, answer: dict[str, Any]) -> str:
-        told, wanted = answer.get("label"), self.outcome.right(example)
-        if told is None:
-            return f"{answer['score']:.2f} (given {wanted})  {' | '.join(example.texts)}"
-        verdict = "right" if told == wanted else f"wrong, it is {wanted}"
-        return f"{told} {answer['score']:.2f} ({verdict})  {' | '.join(example.texts)}"
-
-
-def _outcome(kind: str, classes: str | list[str], choices: str | int, scale: str | list[float]) -> Outcome:
-    given = {"classes": classes, "choices": choices, "scale": scale}
-    own = {"similarity": "scale", "multiple_choice": "choices"}.get(kind, "classes")
-    for name, value in given.items():
-        if isinstance(value, str) and value != AUTO:
-            raise ConfigError(f"task.{name}={value} is unknown: give {AUTO}, or leave it out")
-        if value != AUTO and name != own:
-            raise ConfigError(f"task.{name}={value} has no use for task={kind}: leave it out")
-    if own == "scale":
-        return Scores(*(scale if scale != AUTO else (None, None)))
-    if own == "choices":
-        return Choices(None if choices == AUTO else choices)
-    return Classes(None if classes == AUTO else tuple(map(str, classes)))

@@ -20,6 +20,7 @@ from molino.runs.examples import LONGEST, MOST_CLASSES, Outcomes, Wrong
 from molino.runs.measures import MAXIMIZE, Metric
 from molino.tasks import scores
 
+AUTO = "auto"  # of a setting that the corpus tells
 NATS = "nats an example"
 MOST_WRONG = 20  # examples that are shown
 MOST_DOTS = 1000  # scores that are drawn
@@ -239,6 +240,34 @@ class Scores:
 
 
 Outcome = Classes | Choices | Scores
+
+
+def outcome_of(kind: str, classes: str | list[str], choices: str | int, scale: str | list[float]) -> Outcome:
+    """Return what a kind of task tells, from its settings.
+
+    Raises:
+        ConfigError: a setting is one of another kind, or says nothing.
+    """
+    given = {"classes": classes, "choices": choices, "scale": scale}
+    own = {"similarity": "scale", "multiple_choice": "choices"}.get(kind, "classes")
+    for name, value in given.items():
+        if isinstance(value, str) and value != AUTO:
+            raise ConfigError(f"task.{name}={value} is unknown: give {AUTO}, or leave it out")
+        if value != AUTO and name != own:
+            raise ConfigError(f"task.{name}={value} has no use for task={kind}: leave it out")
+    if own == "scale":
+        return Scores(*(scale if scale != AUTO else (None, None)))
+    if own == "choices":
+        return Choices(None if choices == AUTO else choices)
+    return Classes(None if classes == AUTO else tuple(map(str, classes)))
+
+
+def line_of(outcome: Outcome, example: Example, answer: dict[str, Any]) -> str:
+    """Return an example with what was told of it, and whether that is right."""
+    told, wanted, text = answer.get("label"), outcome.right(example), " | ".join(example.texts)
+    if told is None:
+        return f"{answer['score']:.2f} (given {wanted})  {text}"
+    return f"{told} {answer['score']:.2f} ({'right' if told == wanted else f'wrong, it is {wanted}'})  {text}"
 
 
 def outcomes_of(rows: Rows, examples: Sequence[Example], outcome: Outcome, step: int) -> Outcomes:

@@ -23,6 +23,19 @@ class Task(Protocol):
         parts: the parts of the loss, each with its factor in the total. Where there is one alone it is the total.
         learnt: what `training_figures` tells of; the total is called `loss`.
         inputs: the fields of a batch that the network reads. Their elements are the tokens that speeds count.
+
+    A task may also have, and is then asked for it:
+
+    - `tokens`: special tokens that are appended to the run's tokenizer, behind its own.
+    - `settle(text)`: learn what only the text can tell, such as names of classes; returned as settings, they
+      are recorded with the run. Before anything is drawn.
+    - `remarks(text, block_size)`: rows for the table at the start.
+    - `stand(text)`, `take(path)`: the file of what its network stands on, kept with the run; and to take it up.
+    - `begin(network, trained)`: take over what weights come with beside the model: a network, or a head of a folder.
+    - `fields` and `predict(network, tokenizer, examples, block_size)`: which fields of examples it reads, and what it
+      tells of them, each a dict as `molino predict` writes it.
+    - `outcomes(totals, text, step)`: what became of the held-out examples, see molino.runs.examples.
+    - `exported(network)`: the model and the head that an export writes.
     """
 
     monitor: str

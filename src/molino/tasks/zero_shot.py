@@ -25,7 +25,7 @@ from molino.data.tokenizers import Tokenizer
 from molino.models.capabilities import device_of
 from molino.tasks import scores
 
-GAP = "_"  # in a text: a place for each choice
+GAP = re.compile("_+")  # in a text: a place for each choice
 ACCEPTABLE = ("unacceptable", "acceptable")
 # What is asked of classes where nobody says what to ask.
 TEMPLATES = {frozenset(("negative", "positive")): "{text} very {label}"}
@@ -120,9 +120,9 @@ def question(example: Example, choice: str) -> tuple[str, str]:
 
     Nothing follows a gap at the end: there it is the choice.
     """
-    before, gap, after = example.text.partition(GAP)
-    if gap and after.strip():
-        return before + choice, after
+    before, *after = GAP.split(example.text, maxsplit=1)
+    if after and after[0].strip():
+        return before + choice, after[0]
     return before.rstrip(), f" {choice}"
 
 
