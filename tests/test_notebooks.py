@@ -10,13 +10,9 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 FOLDER = ROOT / "docs" / "notebooks"
-# What makes a notebook shorter. The code of the Spanish ones is that of the English ones but for texts.
+# What makes a notebook shorter. The code of the Spanish ones is that of the English ones, which is tested.
 SHORT = {
-    "quijote": [
-        ('["experiment=quijote_bigram"]', '["experiment=quijote_bigram", "trainer.max_steps=1000"]'),
-        ("trainer.max_steps=300", "trainer.max_steps=60"),
-        ("trainer.val_every=100", "trainer.val_every=30"),
-    ],
+    "quijote": [],
     "gpt1": [
         ("STEPS = 1000", "STEPS = 40"),
         ("EPOCHS = 2", "EPOCHS = 0.1"),
@@ -55,13 +51,13 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
-def run(path, cache, home, mirror, monkeypatch, last, short):
+def run(path, cache, home, mirror, monkeypatch, last):
     """Run a notebook, and what is to be told of it; return its cells of code."""
     monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
     monkeypatch.setenv("MOLINO_CACHE", str(cache))
     notebook = read(path)
     for cell in notebook.cells:
-        for old, new in SHORT[path.stem.removesuffix("_es")] if short else ():
+        for old, new in SHORT[path.stem]:
             cell.source = cell.source.replace(old, new)
     notebook.cells.append(nbformat.v4.new_code_cell(last))
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(home)}}).execute()
@@ -70,7 +66,7 @@ def run(path, cache, home, mirror, monkeypatch, last, short):
 
 def test_a_model_is_taken_apart(mirror, cache, tmp_path, monkeypatch):
     """With so few steps nothing is learnt; all of it runs, and tells what it should."""
-    cells = run(FOLDER / "gpt1.ipynb", cache, tmp_path, mirror, monkeypatch, GPT1, short=True)
+    cells = run(FOLDER / "gpt1.ipynb", cache, tmp_path, mirror, monkeypatch, GPT1)
     outputs = [output for cell in cells for output in cell.outputs]
     found = json.loads(outputs[-1].text)
     assert found["curve"] == [40] and found["score"]["examples"] == 872
@@ -79,14 +75,8 @@ def test_a_model_is_taken_apart(mirror, cache, tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
 
 
-def test_a_notebook_in_less(mirror, cache, tmp_path, monkeypatch):
-    cells = run(FOLDER / "quijote_es.ipynb", cache, tmp_path, mirror, monkeypatch, FIGURES, short=True)
-    found = json.loads([output for cell in cells for output in cell.outputs][-1].text)
-    assert found["counted"] == pytest.approx([2.2062, 2.2440], abs=1e-4) and found["gpt"] < found["bigram"] < 3.5
-
-
 def test_a_notebook(mirror, cache, tmp_path, monkeypatch):
-    cells = run(FOLDER / "quijote.ipynb", cache, tmp_path, mirror, monkeypatch, FIGURES, short=False)
+    cells = run(FOLDER / "quijote.ipynb", cache, tmp_path, mirror, monkeypatch, FIGURES)
     outputs = [output for cell in cells for output in cell.outputs]
     found = json.loads(outputs[-1].text)
     # Counted here and by molino; see DESIGN for where they come from.

@@ -113,7 +113,8 @@ def test_all_ways_to_prepare_a_text_give_as_many_tokens(kind, tmp_path):
             continue
         (tmp_path / way).mkdir()
         assert all(seconds > 0 for seconds in preparing.WAYS[way](kind, tmp_path / "text", tmp_path / way))
-        arrays = [np.load(path) for path in sorted((tmp_path / way).rglob("*.npy")) if "documents" not in path.name]
+        files = sorted((tmp_path / way).rglob("*.npy"))
+        arrays = [np.load(path) for path in files if not path.stem.endswith((".documents", ".texts"))]
         lengths[way] = sum(map(len, arrays))
     # molino cuts between characters, the others between lines: a word, and a merge, may lie across.
     assert max(lengths.values()) - min(lengths.values()) <= (0 if kind == "char" else 20)
@@ -129,7 +130,8 @@ def test_preparation_is_compared_in_turns(tmp_path, capsys):
 def test_a_start_is_timed_from_the_command_to_the_first_step(tmp_path, monkeypatch):
     """A whole run, of a bigram, and --help; imports by themselves take long and tell nothing here."""
     whole, trained = common.run, common.train_run
-    monkeypatch.setattr(common, "train_run", lambda *given: trained(*given, "model=bigram", "hardware=cpu"))
+    little = ("model=bigram", "hardware=cpu", "data=grammar", "data.corpus.characters=20000")
+    monkeypatch.setattr(common, "train_run", lambda *given: trained(*given, *little))
     monkeypatch.setattr(common, "run", lambda command, *more: "" if "-c" in command else whole(command, *more))
     found = start.start(str(ROOT / "scripts" / "train.py"), tmp_path, 1)
     assert 0 < found["--help"][0] < found["command to first step"][0] < 100
@@ -164,7 +166,8 @@ def test_training_compares_tokens_a_second(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "dropout": 0.1}
-    case = training.Case("a tiny GPT", "gpt", sizes, batch_size=4, block_size=8, steps=4, log_every=2)
+    little = ("data=grammar", "data.corpus.characters=20000")
+    case = training.Case("a tiny GPT", "gpt", sizes, batch_size=4, block_size=8, steps=4, log_every=2, data=little)
     monkeypatch.setitem(training.CASES, "tiny", case)
     kept = tmp_path / "figures.json"
     monkeypatch.setattr(
