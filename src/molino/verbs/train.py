@@ -40,9 +40,9 @@ WAIT = 1.0  # seconds between two looks at a run that another process trains
 
 def run(request: Request) -> float:
     """Train, or go on training; return the figure of the held-out split that decides, such as the loss."""
-    started = time.perf_counter()
     if request.origin is not None:
         train_origin(request.origin)
+    started = time.perf_counter()
     with open_run(request) as found:
         return train(found, started) if found.summary is None else found.summary[build_task(found.settings).monitor]
 
