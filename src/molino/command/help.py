@@ -64,6 +64,8 @@ def _groups(conf: Path, root: str) -> list[str]:
     """Return the groups that conf/<verb>.yaml lists under `defaults`, in its order, those below them included."""
     listed = [line.split(":")[0].strip(" -") for line in root.splitlines() if line.startswith("  - ") and ":" in line]
     names = [name.removeprefix("override ") for name in listed]
+    # Hydra's own default stands, so that a recipe may choose another one.
+    names += ["hydra/launcher"] if "hydra/sweeper" in names else []
     folders = [conf / name for name in names if (conf / name).is_dir()]
     found = [each for folder in folders for each in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
     return [str(each.relative_to(conf)) for each in found]
