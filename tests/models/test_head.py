@@ -62,6 +62,16 @@ def test_what_is_added_counts_and_its_scale_is_learnt(vocabulary, single):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_without_gradients_it_is_the_same_loss(added, monkeypatch):
+    x_BTC, weight_VC, targets_BT = example()
+    more = (torch.randn(3, 7, 1, dtype=torch.float64), torch.randn(3, 7, V, dtype=torch.float64)) if added else ()
+    expected = head_loss(x_BTC, weight_VC, targets_BT, *more)
+    monkeypatch.setattr(head, "_HeadLoss", None)  # which makes gradients
+    with torch.no_grad():
+        torch.testing.assert_close(head_loss(x_BTC, weight_VC, targets_BT, *more), expected.detach())
+
+
 def test_gradients_are_the_slopes():
     x_BTC, weight_VC, targets_BT = example()
     assert torch.autograd.gradcheck(lambda x: head_loss(x, weight_VC.detach(), targets_BT), (x_BTC,))

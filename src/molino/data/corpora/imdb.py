@@ -1,5 +1,6 @@
 """IMDB Large Movie Review v1.0 (Maas et al., ACL 2011): 50,000 reviews, each positive or negative."""
 
+import functools
 import hashlib
 import itertools
 from pathlib import Path
@@ -47,6 +48,10 @@ class Imdb:
 
     def examples(self) -> dict[str, list[Example]]:
         """Return the reviews, each positive or negative."""
+        return self._examples
+
+    @functools.cached_property
+    def _examples(self) -> dict[str, list[Example]]:
         labels = itertools.cycle(("positive", "negative"))
         return {split: [Example(text, label=next(labels)) for text in texts] for split, texts in self.read().items()}
 
