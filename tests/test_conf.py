@@ -161,7 +161,7 @@ def test_hardware(train, tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_experiments(train, tiny, tmp_path, name):
+def test_experiments(train, molino, tiny, tmp_path, name):
     """On a small text: what corpora are is tested above."""
     first_lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:6]
     assert first_lines[0] == "# @package _global_"
@@ -174,11 +174,15 @@ def test_experiments(train, tiny, tmp_path, name):
     text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))
     if name == "lstm_pretrain":
         sizes.remove("model.n_head=2")
-    if name == "gpt1_ablation":
-        # As a single run; what it varies is composed below.
+    if name in ("gpt1_ablation", "gpt2_finetune"):
+        # As a single run; what the ablation varies is composed below.
         table = tmp_path.parent / f"{tmp_path.name}.csv"
         table.write_text("text,label\n" + "".join(f"a text {n},{n % 2}\n" for n in range(60)), "utf-8")
-        text = ("sweep=null", "data=labelled", f"data.path={table}")
+        text = ("data=labelled", f"data.path={table}", *(["sweep=null"] if name == "gpt1_ablation" else []))
+    if name == "gpt2_finetune":
+        folder = tmp_path.parent / f"{tmp_path.name}-folder"
+        assert molino("export", f"run={tiny.path}", f"to={folder}").status == 0
+        sizes = [*sizes[:3], f"model.source={folder}", "data.block_size=8", "trainer.epochs=null"]
     run = assert_trained(train(f"experiment={name}", *text, *sizes), tmp_path)
     assert run.name.startswith(f"{name}_")
 
