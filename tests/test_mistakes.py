@@ -47,7 +47,7 @@ def assert_one_line(outcome, verb, status, *parts):
         (["optimizer.betas=[0.9,abc]"], ["optimizer.betas must be", "[0.9, 'abc']"]),
         (["optimizer.lr=-1"], ["optimizer: Invalid learning rate: -1"]),
         (["+optimizer.momentum=1"], ["optimizer.momentum is not a setting"]),
-        (["+foo=1"], ["foo is not a setting", "known here: callbacks, continue, data"]),
+        (["+foo=1"], ["foo is not a setting", "known here: callbacks, case, continue, data"]),
         (["model=gpt", "model.n_embd=17"], ["model.n_embd=17 is not divisible by model.n_head=4"]),
         (["data.block_size=true"], ["data.block_size must be int, but it is True"]),
         (["data.batches=lines"], ["data.batches=lines is unknown: choose windows or documents"]),
