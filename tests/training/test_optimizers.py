@@ -81,7 +81,7 @@ def test_the_matrices_inside_a_network_are_hidden_and_nothing_else(model):
 
 
 def test_groups_hold_what_torch_knows_and_nothing_else():
-    groups = parameter_groups(gpt(), matrices(gpt()))
+    groups = parameter_groups(gpt(), matrices(gpt()), {})
     assert [set(group) for group in groups] == [{"params"}, {"params", "weight_decay"}]
     for make in (ADAMW, *OTHERS):
         (stock,) = make([nn.Parameter(torch.zeros(1))]).param_groups

@@ -33,7 +33,8 @@ def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
     for group in optimizer.param_groups:
-        group["lr"] *= group.pop(FACTOR, 1.0)
+        if FACTOR in group:
+            group["lr"] *= group.pop(FACTOR)
     return optimizer
 
 

@@ -63,7 +63,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     schedule = build(settings["scheduler"], "scheduler", Schedule)
     of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"], "task": task}
     data = build(settings["data"], "data", TextDataModule, **of_run)
-    asked = zero_shot_corpora(settings["zero_shot"], settings["paths"])
+    asked = zero_shot_corpora(settings.get("zero_shot"), settings.get("paths", {}))
     check_callbacks(callbacks, task.metrics)
     check_optimizer(optimizer)
     check_schedule(schedule, max(plan.max_steps, 1))

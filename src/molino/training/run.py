@@ -66,7 +66,7 @@ class Run:
         """Record what it will come to."""
         write_measures(self.path, measures)
 
-    def begin(self, plan: Plan, hardware: Hardware, measures: Measures, task: Mapping[str, Any]) -> None:
+    def begin(self, plan: Plan, hardware: Hardware, measures: Measures, task: Mapping[str, Any] | None = None) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
 
         Args:
@@ -74,7 +74,7 @@ class Run:
             measures: what it will come to.
             task: settings of the task that follow from the text.
         """
-        settled = {"hardware": hardware.settled, "trainer": plan.settled, "task": dict(task)}
+        settled = {"hardware": hardware.settled, "trainer": plan.settled, "task": dict(task or {})}
         self.settings = self.settings | {name: self.settings[name] | values for name, values in settled.items()}
         if self.path is None:
             name = f"{self.settings['name']}_{datetime.now():%Y%m%d-%H%M%S}"
