@@ -111,9 +111,8 @@ def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
     assert refused.status == 2 and "tells no next token" in refused.err
 
 
-@pytest.mark.parametrize("more", [("task.on_floor=true", "model.dropout=0.2"), ("task.freeze=0",)])
-def test_killed_it_goes_on_bit_for_bit(train, home, tmp_path, more):
-    more = (*more, "trainer.max_steps=300")
+def test_killed_it_goes_on_bit_for_bit(train, home, tmp_path):
+    more = ("task.on_floor=true", "task.freeze=0", "model.dropout=0.2", "trainer.max_steps=300")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(killed, *own(home), *(word for word in SMALL if not word.startswith("trainer.max")), *CPU, *more)
     wait_for_step(process, killed, 3)

@@ -18,6 +18,7 @@ SHORT = {
         ("EPOCHS = 2", "EPOCHS = 0.1"),
         ("SEEDS = (0, 1)", "SEEDS = (0,)"),
         ("STEPS // 5", "STEPS"),
+        ("model.n_layer=3", "model.n_layer=1"),
     ],
 }
 pytestmark = pytest.mark.xdist_group("notebooks")
