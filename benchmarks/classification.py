@@ -34,6 +34,7 @@ def classification(train: str, folder: Path, rounds: int) -> dict[str, Any]:
         train: scripts/train.py.
         folder: an existing one, for whatever is written.
     """
+    common.need("classification", "transformers", "accelerate")
     source = prepare(train, folder)
     found: dict[str, Any] = {}
     for what, kinds, reference in (

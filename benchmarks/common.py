@@ -1,5 +1,6 @@
 """Turns, tables and training runs, for all benchmarks."""
 
+import importlib.util
 import json
 import os
 import statistics
@@ -18,6 +19,16 @@ from molino.base.console import show_rows
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # So that a process finds this package wherever the command was typed.
 FINDS_US = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def need(benchmark: str, *packages: str) -> None:
+    """End with one line where something that is compared with is not installed."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise SystemExit(
+            f"benchmark {benchmark} compares with {' and '.join(missing)}, which is missing: "
+            f"pip install {' '.join(missing)}"
+        )
 
 
 class Contender:

@@ -10,7 +10,6 @@ a token takes a row, and the keys and values so far) times the tokens a second, 
 it sums a tensor far larger than its caches. It is above 1 where a cache of the processor holds the model.
 """
 
-import importlib.util
 import os
 import statistics
 from collections.abc import Collection, Iterator
@@ -78,8 +77,7 @@ def generation(folder: Path, models: list[str], lengths: list[int], rounds: int,
         lengths: new tokens of a text.
         compiled: whether a compiled model of ours takes part.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise SystemExit('benchmark generation compares with transformers, which is missing: pip install -e ".[hf]"')
+    common.need("generation", "transformers")
     names = [name for name in KINDS if compiled or name != COMPILED]
     for name in models:
         target, settings = MODELS[name]

@@ -56,6 +56,15 @@ def mirror() -> Path:
     pytest.skip("no mirror of the corpora: set MOLINO_MIRROR to a folder with raw/<corpus>/<file>")
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """A cache that all processes of the suite share, so that a published corpus is prepared, and counted, once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left: its exit status and what it wrote."""

@@ -12,7 +12,7 @@ from molino.configuration.composer import compose
 from molino.runs import directory
 from molino.sweeps.plan import every_case, parse_cases
 
-# All of them share a cache, so that each corpus is read once.
+# In one process, for all share the bytes of a corpus that was read.
 pytestmark = pytest.mark.xdist_group("conf")
 
 CONF = ROOT / "conf"
@@ -46,16 +46,10 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.fixture(scope="session")
-def places(tmp_path_factory):
-    """A cache that all runs of this file share, so that a corpus is read once."""
-    return tmp_path_factory.mktemp("conf")
-
-
 @pytest.fixture
-def train(molino, places, tmp_path):
+def train(molino, shared_cache, tmp_path):
     def run(*settings: str) -> Outcome:
-        return molino("train", "debug=fast", f"paths.cache={places}", f"paths.outputs={tmp_path}", *settings)
+        return molino("train", "debug=fast", f"paths.cache={shared_cache}", f"paths.outputs={tmp_path}", *settings)
 
     return run
 
@@ -91,7 +85,7 @@ def test_corpora(train, mirror, tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", sorted(LABELLED))
-def test_tasks_on_examples(train, molino, mirror, places, tmp_path, name):
+def test_tasks_on_examples(train, molino, mirror, shared_cache, tmp_path, name):
     own, other = LABELLED[name]
     more = ()
     if own == "data=labelled":
@@ -103,7 +97,7 @@ def test_tasks_on_examples(train, molino, mirror, places, tmp_path, name):
     done = train(own, f"task={name}", *sizes, *more, f"paths.mirror={mirror}")
     run = assert_trained(done, tmp_path)
     assert "floor/" in (run / "metrics.json").read_text("utf-8")
-    asked = molino("evaluate", f"run={run}", other, f"paths.cache={places}", f"paths.mirror={mirror}")
+    asked = molino("evaluate", f"run={run}", other, f"paths.cache={shared_cache}", f"paths.mirror={mirror}")
     assert asked.status == 0, asked.err
     assert "loss" in asked.out
 

@@ -61,12 +61,6 @@ def about(*verbs: str) -> list[str]:
     return [c for c in COMMANDS if c.startswith(starts) and not any(words in c for words in ELSEWHERE)]
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Floors are counted, and corpora prepared, once for all commands."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def home(tiny, tmp_path, monkeypatch):
     """A folder with a run, in which somebody types."""
@@ -79,7 +73,7 @@ def home(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", about("train"))
-def test_training_commands(molino, mirror, tiny, home, cache, command):
+def test_training_commands(molino, mirror, tiny, home, shared_cache, command):
     arguments = shlex.split(command)[2:]
     if "--help" in arguments:
         assert "Usage: molino train" in molino("train", *arguments).out
@@ -106,7 +100,7 @@ def test_training_commands(molino, mirror, tiny, home, cache, command):
     labelled = re.search("task=classification|data=sst2", command)
     fewer += [] if re.search("data=text|resume|continue", command) or labelled else ["data.corpus.train_fraction=0.98"]
     fewer = [each for each in fewer if not (each.startswith("data.corpus") and "imdb" in command)]
-    done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={cache}")
+    done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={shared_cache}")
     assert done.status == 0, done.err
     after = len(list((home / "outputs").rglob("summary.json")))
     sweep = [each for each in arguments if re.match(r"(model|seed)=.*,", each)]
@@ -117,7 +111,7 @@ def test_training_commands(molino, mirror, tiny, home, cache, command):
 
 
 @pytest.fixture(scope="session")
-def classifier(molino, mirror, cache, tmp_path_factory):
+def classifier(molino, mirror, shared_cache, tmp_path_factory):
     """A run of which examples can be asked, hardly trained."""
     outputs = tmp_path_factory.mktemp("classifier")
     sizes = (
@@ -127,7 +121,7 @@ def classifier(molino, mirror, cache, tmp_path_factory):
         "model.n_head=2",
         "trainer.max_steps=2",
     )
-    places = (f"paths.mirror={mirror}", f"paths.cache={cache}", f"paths.outputs={outputs}")
+    places = (f"paths.mirror={mirror}", f"paths.cache={shared_cache}", f"paths.outputs={outputs}")
     done = molino("train", "data=sst2", "task=classification", *sizes, *places, *CPU)
     assert done.status == 0, done.err
     return next(outputs.iterdir())
@@ -137,13 +131,13 @@ TESTED = [command for command in about("evaluate") if "split=test" in command]
 
 
 @pytest.mark.parametrize("command", [*about("predict", "score"), *TESTED])
-def test_commands_about_examples(molino, mirror, tiny, classifier, home, cache, command):
+def test_commands_about_examples(molino, mirror, tiny, classifier, home, shared_cache, command):
     verb, *arguments = shlex.split(command)[1:]
     if verb != "score":
         shutil.rmtree(home / "outputs" / tiny.path.name)
         shutil.copytree(classifier, home / "outputs" / classifier.name)
         (home / "sentences.csv").write_text("sentence\na dull mess\n", "utf-8")
-    places = [f"paths.mirror={mirror}", f"paths.cache={cache}"] if verb != "predict" else []
+    places = [f"paths.mirror={mirror}", f"paths.cache={shared_cache}"] if verb != "predict" else []
     done = molino(verb, *arguments, *places, *CPU)
     assert done.status == 0 and done.out.strip(), done.err
     if "to=answers.jsonl" in arguments:
@@ -155,13 +149,13 @@ LOOKED = about("data", "evaluate", "generate", "explain", "results", "export")
 
 
 @pytest.mark.parametrize("command", [command for command in LOOKED if command not in TESTED])
-def test_commands_about_text_and_runs(molino, mirror, tiny, home, cache, command):
+def test_commands_about_text_and_runs(molino, mirror, tiny, home, shared_cache, command):
     verb, *arguments = shlex.split(command)[1:]
     if "source=my-model" in arguments:
         assert molino("export", "run=latest", "to=my-model").status == 0
     places = {
-        "data": [f"paths.mirror={mirror}", f"paths.cache={cache}"],
-        "evaluate": [f"paths.mirror={mirror}", f"paths.cache={cache}", *CPU],
+        "data": [f"paths.mirror={mirror}", f"paths.cache={shared_cache}"],
+        "evaluate": [f"paths.mirror={mirror}", f"paths.cache={shared_cache}", *CPU],
         "generate": list(CPU),
         "explain": list(CPU),
     }
@@ -209,12 +203,12 @@ def test_the_test_command_and_the_wheel_are_what_ci_runs():
     assert "pip wheel" in ci and "bin/molino train" in ci
 
 
-def test_the_main_job_is_the_default_run(molino, cache, tmp_path):
+def test_the_main_job_is_the_default_run(molino, shared_cache, tmp_path):
     lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
     (command,) = [line for line in lines if line.endswith("/molino train")]
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e . && ")
     less = ("debug=fast", "data.corpus.train_fraction=0.98")
-    done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={cache}")
+    done = molino("train", *less, f"paths.outputs={tmp_path}", f"paths.cache={shared_cache}")
     assert done.status == 0, done.err
     for name in (
         "held-out loss",
@@ -239,7 +233,7 @@ def test_scripts_are_the_same_as_the_command(tiny, tmp_path):
     }  # fmt: skip
 
 
-def test_the_sweep_that_is_shown(molino, mirror, cache, tmp_path, monkeypatch):
+def test_the_sweep_that_is_shown(molino, mirror, shared_cache, tmp_path, monkeypatch):
     """With one seed, one rate and few steps: 4 of its 24 runs."""
     monkeypatch.chdir(tmp_path)
     train, compare = (shlex.split(c)[2:] for c in COMMANDS if "sweep=first" in c or " first " in c)
@@ -253,7 +247,7 @@ def test_the_sweep_that_is_shown(molino, mirror, cache, tmp_path, monkeypatch):
         "data.block_size=8",
         *short,
     ]
-    done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={cache}")
+    done = molino("train", *train, *fewer, f"paths.mirror={mirror}", f"paths.cache={shared_cache}")
     assert done.status == 0, done.out + done.err
     assert len(list((tmp_path / "outputs" / "sweeps" / "first").glob("*/summary.json"))) == 4
     done = molino("results", *compare)
@@ -278,11 +272,11 @@ def test_tensorboard_reads_the_outputs(tiny):
 
 
 @pytest.mark.parametrize("page", ["README.md", "python.md"])
-def test_what_is_shown_of_python(page, mirror, cache, tmp_path, monkeypatch):
+def test_what_is_shown_of_python(page, mirror, shared_cache, tmp_path, monkeypatch):
     """With few steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
-    monkeypatch.setenv("MOLINO_CACHE", str(cache))
+    monkeypatch.setenv("MOLINO_CACHE", str(shared_cache))
     train = package.train
 
     def shortened(overrides, **more):

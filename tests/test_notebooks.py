@@ -47,12 +47,6 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """What both count and prepare, they do once where they run one after the other."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -70,9 +64,9 @@ def run(path, cache, home, mirror, monkeypatch, last):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_a_model_is_taken_apart(mirror, cache, tmp_path, monkeypatch):
+def test_a_model_is_taken_apart(mirror, shared_cache, tmp_path, monkeypatch):
     """With so few steps nothing is learnt; all of it runs, and tells what it should."""
-    cells = run(FOLDER / "gpt1.ipynb", cache, tmp_path, mirror, monkeypatch, GPT1)
+    cells = run(FOLDER / "gpt1.ipynb", shared_cache, tmp_path, mirror, monkeypatch, GPT1)
     outputs = [output for cell in cells for output in cell.outputs]
     found = json.loads(outputs[-1].text)
     assert found["curve"] == [40] and found["score"]["examples"] == 872
@@ -81,15 +75,15 @@ def test_a_model_is_taken_apart(mirror, cache, tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
 
 
-def test_a_notebook_in_less(mirror, cache, tmp_path, monkeypatch):
+def test_a_notebook_in_less(mirror, shared_cache, tmp_path, monkeypatch):
     """The Spanish one, whose code is the same."""
-    cells = run(FOLDER / "quijote_es.ipynb", cache, tmp_path, mirror, monkeypatch, FIGURES)
+    cells = run(FOLDER / "quijote_es.ipynb", shared_cache, tmp_path, mirror, monkeypatch, FIGURES)
     found = json.loads([output for cell in cells for output in cell.outputs][-1].text)
     assert found["counted"] == pytest.approx([2.2062, 2.2440], abs=1e-4) and found["gpt"] < found["bigram"] < 3.5
 
 
-def test_a_notebook(mirror, cache, tmp_path, monkeypatch):
-    cells = run(FOLDER / "quijote.ipynb", cache, tmp_path, mirror, monkeypatch, FIGURES)
+def test_a_notebook(mirror, shared_cache, tmp_path, monkeypatch):
+    cells = run(FOLDER / "quijote.ipynb", shared_cache, tmp_path, mirror, monkeypatch, FIGURES)
     outputs = [output for cell in cells for output in cell.outputs]
     found = json.loads(outputs[-1].text)
     # Counted here and by molino; see DESIGN for where they come from.

@@ -12,8 +12,19 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from benchmarks import (
+    classification,
+    common,
+    counting,
+    generation,
+    loops,
+    preparation,
+    preparing,
+    recipe,
+    start,
+    training,
+)
 from benchmarks import command as benchmark
-from benchmarks import common, counting, generation, loops, preparation, preparing, recipe, start, training
 from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
 from molino.data.batches import evaluation_windows
 from molino.data.tokens import Split
@@ -148,8 +159,10 @@ def test_memory_is_that_of_no_file():
 
 def test_transformers_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r'missing: pip install -e "\.\[hf\]"'):
+    with pytest.raises(SystemExit, match=r"transformers, which is missing: pip install transformers"):
         generation.generation(tmp_path, ["gpt"], [1], 1, False)
+    with pytest.raises(SystemExit, match=r"missing: pip install transformers accelerate"):
+        classification.classification("train.py", tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -253,8 +266,31 @@ def test_the_plain_recipe_is_judged_by_the_whole_split(tmp_path):
     assert count == len(tokens) - 1 and found == pytest.approx(exact, rel=1e-5)
 
 
-def test_counting_is_timed_way_by_way(capsys):
+def test_those_that_classify_are_asked_for_the_same(mirror, tmp_path, monkeypatch):
+    """Both predict the same of each sentence, and each loop learns; the Trainer wants accelerate, which is not here."""
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
+    monkeypatch.setattr(classification, "LAYERS", {"n_layer": 1, "n_head": 2, "n_embd": 16})
+    monkeypatch.setattr(classification, "BATCH", 4)
+    source = classification.prepare(str(ROOT / "scripts" / "train.py"), tmp_path)
+    few = classification.sentences(source, "test")[:40]
+    assert {label for _, label in few} == {0, 1}
+    monkeypatch.setattr(classification, "sentences", lambda *_: few)
+    ours, theirs = (
+        classification.PREDICTING[name](source)() for name in (classification.OURS, classification.PIPELINE)
+    )
+    assert [each["label"] for each in ours] == [each["label"] for each in theirs]
+    assert [each["score"] for each in ours] == pytest.approx([each["score"] for each in theirs], abs=1e-5)
+    for name in (classification.OURS, classification.PLAIN):
+        assert classification.TRAINING[name](source)(2) > 0
+
+
+def test_counting_is_timed_way_by_way(monkeypatch, capsys):
+    """In this process, and a tenth of the corpus: enough to see that every way is timed."""
+    monkeypatch.setitem(counting.MORE, "grammar", ["data.corpus.characters=100000"])
+    measured = json.dumps(counting.measure("grammar"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=measured))
     figures = counting.counting(["grammar"])["grammar"]
-    assert figures["tokens"] == 900_000 and all(figures[way] > 0 for way in ("order", "floors", "tables", "parts"))
+    assert figures["tokens"] == 90_000 and all(figures[way] > 0 for way in ("order", "floors", "tables", "parts"))
     assert figures["order MiB"] <= figures["floors MiB"] <= figures["MiB"]
     assert "grammar" in capsys.readouterr().out

@@ -260,6 +260,8 @@ def test_a_member_is_taken_out_of_its_archive(served, tmp_path, name, pack):
         (b"PK no archive", r"is damaged or not an archive"),
         (zipped({"../a.tsv": CONTENTS}), r"not to be trusted"),
     ],
+    # Named, as an archive holds the second it was packed in: every process would call the test something else.
+    ids=["other file", "other contents", "no archive", "outside"],
 )
 def test_an_archive_without_the_file_leaves_nothing(served, tmp_path, contents, message):
     folder, address = served

@@ -12,11 +12,12 @@ import molino
 from molino.base.errors import CheckpointError, ConfigError
 from molino.data.examples import Example
 from molino.data.tokenizers import Tokenizer
-from molino.hub.heads import CHOICES, CLASSES, Head, stored_head, templated
+from molino.hub.heads import stored_head, templated
 from molino.hub.read import read_head
 from molino.hub.write import find_format, write_model
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
+from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.tasks.labelled import LabelledTask
 from molino.tasks.outcomes import Choices, Classes
 

@@ -7,11 +7,11 @@ from typing import Any
 from molino.base.errors import ConfigError
 from molino.base.files import atomic_write, explain_os_errors, write_text
 from molino.comparison import pictures
-from molino.comparison.outcomes import draw_outcomes
 from molino.comparison.page import GENERATOR, make_page
 from molino.comparison.rows import Row
 from molino.runs.examples import read_outcomes
 from molino.runs.measures import spoken
+from molino.runs.pictures import draw_outcomes
 
 INDEX = "index.html"
 FIRST = 6  # rows whose examples are drawn

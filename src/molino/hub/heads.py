@@ -11,8 +11,8 @@ from torch import Tensor
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.hub.formats import Format
+from molino.models.trained_head import CHOICES, CLASSES, Head
 
-CLASSES, CHOICES = "classes", "choices"
 PAIRS = "reads_pairs"  # a further entry of config.json, which transformers keeps
 
 
@@ -59,25 +59,6 @@ STORED = {
     ("gpt2", CHOICES): _double("GPT2DoubleHeadsModel"),
     ("openai-gpt", CHOICES): _double("OpenAIGPTDoubleHeadsModel"),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Head:
-    """A trained head.
-
-    Attributes:
-        kind: CLASSES or CHOICES.
-        names: of the classes; None of choices.
-        weight: (outputs, C).
-        sequence: tokens that stand before a text, between two, and behind it.
-        pairs: whether it reads two texts.
-    """
-
-    kind: str
-    names: tuple[str, ...] | None
-    weight: Tensor
-    pairs: bool = False
-    sequence: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ())
 
 
 def stored_head(form: Format, head: Head) -> StoredHead:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import formats
 from molino.hub.formats import FORMATS, Format
-from molino.hub.heads import CLASSES, PAIRS, Head, find_head, names_of
+from molino.hub.heads import PAIRS, find_head, names_of
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
+from molino.models.trained_head import CLASSES, Head
 
 FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
 from molino.hub.formats import FORMATS, GPT, LLAMA, Format
-from molino.hub.heads import Head, config_of, stored_head, tensors_of
+from molino.hub.heads import config_of, stored_head, tensors_of
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
 from molino.models.capabilities import capabilities_of
 from molino.models.llama import default_inner
 from molino.models.shapes import shapes_only
+from molino.models.trained_head import Head
 
 
 def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | None = None) -> Format:

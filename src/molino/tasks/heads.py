@@ -3,7 +3,7 @@
 from torch import nn
 
 from molino.base.errors import ConfigError
-from molino.hub.heads import CHOICES, CLASSES, Head
+from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.models.with_head import WithHead
 from molino.tasks.sequences import DELIMITER, EXTRACT, START
 

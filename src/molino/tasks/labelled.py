@@ -20,9 +20,9 @@ from molino.data.examples import Example
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs
-from molino.hub.heads import Head
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import device_of
+from molino.models.trained_head import Head
 from molino.models.with_head import WithHead
 from molino.runs.examples import Outcomes
 from molino.runs.measures import HELDOUT, Floor, Metric

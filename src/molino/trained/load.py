@@ -16,10 +16,10 @@ from molino.data.counts import digest_of_counts, load_tables
 from molino.data.pretrained import load_tokenizer
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
-from molino.hub.heads import CLASSES, Head
 from molino.hub.read import architecture, find_folder, load_model, read_head, read_weights
 from molino.models.capabilities import Capabilities, capabilities_of, device_of, dtype_of
 from molino.models.model import MODEL
+from molino.models.trained_head import CLASSES, Head
 from molino.runs import directory
 from molino.runs.measures import MAXIMIZE, check_monitor
 from molino.tasks.labelled import LabelledTask

@@ -6,9 +6,9 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from molino.comparison.outcomes import draw_outcomes
 from molino.data.tokens import TokenizedCorpus
 from molino.runs.examples import Outcomes, write_outcomes
+from molino.runs.pictures import draw_outcomes
 from molino.tasks.task import Task
 
 

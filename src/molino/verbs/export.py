@@ -18,10 +18,11 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
-from molino.hub.heads import CHOICES, CLASSES, Head, stored_head, templated
+from molino.hub.heads import stored_head, templated
 from molino.hub.write import find_format, write_model
 from molino.models.capabilities import require_next_token
 from molino.models.cost import count_parameters
+from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.runs import directory
 from molino.runs.measures import read_measures
 from molino.tasks import earlier

@@ -1,0 +1,28 @@
+"""A head for examples by itself, as it is handed from a run to a file and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Kinds of heads: one class of a text, one of several choices.
+CLASSES, CHOICES = "classes", "choices"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        kind: CLASSES or CHOICES.
+        names: of the classes; None of choices.
+        weight: (outputs, C).
+        sequence: tokens that stand before a text, between two, and behind it.
+        pairs: whether it reads two texts.
+    """
+
+    kind: str
+    names: tuple[str, ...] | None
+    weight: Tensor
+    pairs: bool = False
+    sequence: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ())
