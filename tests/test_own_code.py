@@ -140,6 +140,22 @@ def test_models_are_trained_evaluated_and_sampled(train, molino, cache, tmp_path
     assert exported.status == 2 and "cannot be exported" in exported.err and exported.err.count("\n") == 1
 
 
+def test_a_model_gets_a_head_for_examples_where_it_has_hidden_states(molino, cache, tmp_path):
+    rows = [f"{word} {number},{kind}" for number in range(30) for word, kind in (("good", "yes"), ("bad", "no"))]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    more = ["data=labelled", f"data.path={tmp_path / 'rows.csv'}", "task=classification", "data.block_size=16"]
+    more += ["trainer.max_steps=40", "trainer.val_every=40", "optimizer.lr=1e-2", "data.batch_size=8", *CPU]
+    more += [f"paths.cache={cache}", f"paths.outputs={tmp_path / 'outputs'}"]
+    done = molino("train", *OWN, "model=parallel", *more)
+    assert done.status == 0, done.err
+    (run,) = directory.list_runs(tmp_path / "outputs")
+    assert directory.read_summary(run)["val/accuracy"] == 1.0
+    asked = molino("predict", f"run={run}", "text=bad 31", *CPU)
+    assert asked.status == 0 and "no" in asked.out.split(), asked.out + asked.err
+    refused = molino("train", *OWN, "model=gru", *more)
+    assert refused.status == 2 and "GRU has no hidden states" in refused.err and refused.err.count("\n") == 1
+
+
 def test_a_model_that_does_not_say_how_much_it_reads_reads_what_it_is_trained_on(train):
     (run,) = train(*SMALL, "model=gru")
     model = load_run(run, "last", torch.device("cpu")).model

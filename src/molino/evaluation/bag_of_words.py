@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -128,7 +129,9 @@ def fit(rows_NF: "csr_matrix", wanted_N: np.ndarray, classes: int, strength: flo
 
     enough = {"maxiter": STEPS, "gtol": TOLERANCE * strength * N, "ftol": 64 * np.finfo(np.float64).eps}
     start = np.zeros((F + 1) * outputs)
-    x = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=enough).x
+    # Its vectors are short: threads that wait for each other at every sum, beside other work, take thirty times as long.
+    with threadpool_limits(1, "blas"):
+        x = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=enough).x
     weights, bias = x[: F * outputs].reshape(F, outputs), x[F * outputs :]
     if classes == 2:
         weights, bias = (np.concatenate([np.zeros_like(each), each], axis=-1) for each in (weights, bias))
