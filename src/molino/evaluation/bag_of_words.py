@@ -129,7 +129,7 @@ def fit(rows_NF: "csr_matrix", wanted_N: np.ndarray, classes: int, strength: flo
 
     enough = {"maxiter": STEPS, "gtol": TOLERANCE * strength * N, "ftol": 64 * np.finfo(np.float64).eps}
     start = np.zeros((F + 1) * outputs)
-    # Its vectors are short: threads that wait for each other at every sum, beside other work, take thirty times as long.
+    # Its vectors are short: threads that wait for each other at every sum take thirty times as long beside other work.
     with threadpool_limits(1, "blas"):
         x = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=enough).x
     weights, bias = x[: F * outputs].reshape(F, outputs), x[F * outputs :]
