@@ -103,10 +103,20 @@ def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
     assert page.status == 0, page.err
     shown = (tmp_path / "page" / "index.html").read_text()
     assert "held-out examples of" in shown and ("most wrong about" in shown) == bool(outcomes.wrong)
+    # What is too long, or nothing at all.
+    long = molino("predict", *named, f"text={'dull ' * 5000}")
+    assert long.status == 0 and re.fullmatch(r"molino: 1 of 1 are longer than the context of \d+ tokens.*\n", long.err)
+    assert loaded.predict([]) == []
     again = molino("predict", *named, f"file={table}", "columns.text=review", f"to={answers}")
     assert again.status == 2 and "exists" in again.err
     evaluated = molino("evaluate", *named, f"paths.cache={home / 'cache'}")
     assert evaluated.status == 0 and f" accuracy             {summary['val/best_accuracy']:.4f}" in evaluated.out
+    # The table grows, and its labels change.
+    text = (home / "reviews.csv").read_text()
+    (home / "reviews.csv").write_text(text.replace(",5\r\n", ",1\r\n", 1))
+    changed = molino("evaluate", *named, f"paths.cache={home / 'cache'}")
+    (home / "reviews.csv").write_text(text)
+    assert changed.status == 0 and "its files have changed since" in changed.out and "changed" not in evaluated.out
     refused = molino("generate", *named, "prompt=a")
     assert refused.status == 2 and "tells no next token" in refused.err
 
@@ -205,10 +215,13 @@ def test_weights_of_a_run_bring_its_tokens_and_new_ones_get_rows(train, tmp_path
 # In and out of Hugging Face's format
 
 
-@pytest.mark.parametrize("model", ["gpt", "gpt1", "llama"])
-def test_an_exported_classifier_scores_the_same_in_a_pipeline(train, molino, home, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "pooling"), [("gpt", "extract"), ("gpt", "last"), ("gpt1", "extract"), ("llama", "last")]
+)
+def test_an_exported_classifier_scores_the_same_in_a_pipeline(train, molino, home, tmp_path, model, pooling):
+    pools = f"task.pooling={pooling}"
     sizes = ("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "data.block_size=16")
-    assert train(f"model={model}", *sizes, "trainer.max_steps=30", "data/tokenizer=char").status == 0
+    assert train(f"model={model}", *sizes, pools, "trainer.max_steps=30", "data/tokenizer=char").status == 0
     (run,) = directory.list_runs(tmp_path)
     folder = tmp_path / "folder"
     assert molino("export", f"run={run}", f"to={folder}").status == 0
@@ -220,12 +233,12 @@ def test_an_exported_classifier_scores_the_same_in_a_pipeline(train, molino, hom
     # Back again: asked as it is, and trained on, from the head that it comes with.
     again = package.load(folder).predict(texts)
     assert [each["score"] for each in again] == pytest.approx([each["score"] for each in own_answers], abs=1e-5)
-    done = train("model=pretrained", f"model.source={folder}", "trainer.max_steps=0", "name=tuned", "task.lm_coef=0")
+    begun = ("model=pretrained", f"model.source={folder}", pools, "task.lm_coef=0")
+    done = train(*begun, "trainer.max_steps=0", "name=tuned")
     assert done.status == 0, done.err
     tuned = package.load(next(tmp_path.glob("tuned_*"))).predict(texts)
     assert [each["score"] for each in tuned] == pytest.approx([each["score"] for each in own_answers], abs=1e-5)
-    other = ("model=pretrained", f"model.source={folder}", "data.classes={1: sour, 5: sweet}")
-    refused = train(*other, "task.lm_coef=0")
+    refused = train(*begun, "data.classes={1: sour, 5: sweet}")
     assert refused.status == 2 and "come with a head for 1, 5" in refused.err
 
 
@@ -248,6 +261,9 @@ def test_what_has_no_counterpart_is_not_exported(train, molino, tmp_path):
         (("model=kneser_ney",), "KneserNey has no hidden states"),
         (("task.monitor=val/f2",), "task.monitor=val/f2 is not measured; did you mean val/f1?"),
         (("data.batches=windows",), "data.batches=windows has no use for examples"),
+        (("weights=data=sst2 model='gpt",), "a quotation mark is not closed"),
+        (("weights=data=sst2 weights=latest",), "latest is another run each time"),
+        (("-m", "--cfg", "job"), "-m, --cfg and --info each do something else"),
         (("zero_shot=[sst2]",), "zero_shot asks a language model"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_score_is_a_number_or_nothing(value, score):
 
 @pytest.mark.parametrize("value", ["good", "4,5", "nan", "inf", True, float("nan"), [1]])
 def test_what_is_no_number_is_no_score(value):
-    with pytest.raises(DataError, match=r"a\.csv, row 2: the score .* is no number: .*columns\.score") as error:
+    with pytest.raises(DataError, match=r"a\.csv, example 2: the score .* is no number: .*columns\.score") as error:
         made({"text": "a", "s": 1}, {"text": "a", "s": value}, score="s")
     assert "\n" not in str(error.value)
 
@@ -79,19 +79,19 @@ def test_choices_may_be_columns():
     columns = {"choices": ["one", "two"], "label": "right"}
     assert [each.choices for each in made(*rows[1:], **columns)] == [("x", "y")]
     assert [each.answer for each in made(*rows[1:], **columns)] == [1]
-    with pytest.raises(DataError, match=r"row 1: the label 'two' is none of its 2 choices"):
+    with pytest.raises(DataError, match=r"example 1: the label 'two' is none of its 2 choices"):
         made(*rows, **columns)
 
 
 @pytest.mark.parametrize("label", ["D", "3", "-1", "²", "te"])
 def test_an_answer_that_is_no_choice_is_one_line(label):
-    with pytest.raises(DataError, match=r"row 1: the label '.*' is none of its 3 choices: .*columns\.choice_names"):
+    with pytest.raises(DataError, match=r"example 1: the label '.*' is none of its 3 choices: .*columns\.choice_names"):
         made({"text": "q", "of": CHOICES, "label": label}, choices="of.text", label="label", choice_names="of.name")
 
 
 @pytest.mark.parametrize("value", ["tea", ["tea"], []])
 def test_choices_are_two_or_more(value):
-    with pytest.raises(DataError, match=r"row 1: the choices must be a list of two or more"):
+    with pytest.raises(DataError, match=r"example 1: the choices must be a list of two or more"):
         made({"text": "q", "of": value}, choices="of")
 
 
@@ -170,7 +170,7 @@ def test_a_fraction_of_nothing_is_no_split():
 def test_a_split_without_examples_or_with_unequal_choices_is_refused():
     two, three = Example("q", choices=("a", "b")), Example("q", choices=("a", "b", "c"))
     assert checked({"train": [two, two], "val": [two]}, "mine") == {"train": [two, two], "val": [two]}
-    with pytest.raises(DataError, match="the val split of mine has no examples; give more, or a larger fraction"):
+    with pytest.raises(DataError, match=r"the val split of mine has no examples; give more .*or a larger fraction"):
         checked({"train": [two], "val": []}, "mine")
     with pytest.raises(DataError, match="mine: example 2 of val has 3 choices, the first one 2: all must have equally"):
         checked({"train": [two], "val": [two, three]}, "mine")

@@ -314,10 +314,14 @@ def test_classes_can_be_renamed_where_settings_are_typed(tmp_path):
 def test_a_fingerprint_of_ones_own_follows_files_and_settings(tmp_path):
     path, same = table(tmp_path / "a.jsonl", 20), table(tmp_path / "b.jsonl", 20)
     settings = [
-        {}, {"val_fraction": 0.2}, {"test_fraction": 0.2}, {"classes": {"1": "odd"}}, {"header": False},
-        {"quotes": False}, {"encoding": "latin-1"}, {"val_path": same}, {"test_path": same},
+        {}, {"val_fraction": 0.2}, {"test_fraction": 0.2}, {"classes": {"1": "odd"}}, {"encoding": "latin-1"},
+        {"val_path": same}, {"test_path": same},
     ]  # fmt: skip
     found = {own(path, **each).fingerprint() for each in settings}
+    columns = tmp_path / "a.tsv"
+    columns.write_text("t\tl\na\tb\n")
+    settings += [{}, {"header": False}, {"quotes": False}]
+    found |= {own(columns, **each).fingerprint() for each in settings[-3:]}
     assert len(found) == len(settings) and own(same).fingerprint() in found
     assert OwnExamples(path, {"text": "t"}).fingerprint() not in found
     table(tmp_path / "a.jsonl", 21)
@@ -335,6 +339,13 @@ def test_a_fingerprint_of_ones_own_follows_files_and_settings(tmp_path):
         ({"val_fraction": 0.5, "test_fraction": 0.5}, ConfigError, "data.val_fraction=0.5 and .*=0.5 leave no rest"),
         ({"val_fraction": 0}, ConfigError, r"data\.val_fraction=0 leaves nothing to validate on: give data\.val_path"),
         ({"val_fraction": 1e-9}, DataError, r"the val split of a\.jsonl has no examples; .* a larger fraction"),
+        ({"header": False}, ConfigError, r"data\.header=false is for TSV and CSV, and a\.jsonl is none"),
+        ({"quotes": False}, ConfigError, r"data\.quotes=false is for TSV and CSV, and a\.jsonl is none"),
+        (
+            {"columns": {"text": "t", "label": "l"}, "classes": {"7": "x"}},
+            DataError,
+            r"data\.classes: 7 is no label of",
+        ),
         ({"columns": {"text": "T"}}, DataError, r"data\.columns\.text=T is no column of a\.jsonl"),
     ],
 )

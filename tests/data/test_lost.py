@@ -6,11 +6,25 @@ from pathlib import Path
 import pytest
 
 from molino.data.corpora.local import UserText
+from molino.data.corpus import digest
 from molino.data.lost import lost_of
 from molino.data.tokenizers import train_bpe, train_char, train_whitespace, train_word
 from molino.data.tokens import prepare
 
 TRAIN = "the Mill turns and the mill turns\nand the Mill  turns " * 40
+
+
+class Texts:
+    name, licence, documents = "texts", "none", True
+
+    def __init__(self, splits: dict[str, list[str]]):
+        self.splits = splits
+
+    def fingerprint(self) -> str:
+        return digest(self.splits)
+
+    def read(self) -> dict[str, list[str]]:
+        return self.splits
 
 
 def lost(tmp_path: Path, heldout: str, train) -> dict[str, float]:
@@ -23,6 +37,11 @@ def lost(tmp_path: Path, heldout: str, train) -> dict[str, float]:
 @pytest.mark.parametrize("train", [functools.partial(train_char), functools.partial(train_bpe, size=280)])
 def test_what_comes_back_is_not_lost(tmp_path, train):
     assert lost(tmp_path, "the Mill  turns\nand turns", train) == {}
+
+
+def test_of_empty_texts_nothing_is_lost(tmp_path):
+    corpus = Texts({"train": [TRAIN], "val": ["", ""]})
+    assert lost_of(prepare(corpus, functools.partial(train_word), tmp_path / "cache"), "val") == {}
 
 
 def test_words_lose_capitals_and_white_space(tmp_path):

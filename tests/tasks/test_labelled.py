@@ -254,7 +254,7 @@ def test_layers_are_frozen_and_learn_at_their_rates(prepared):
         ("classification", {"freeze": "all"}, "add task.lm_coef=0"),
         ("classification", {"layer_decay": 0.0}, "task.layer_decay=0.0 is out of range"),
         ("classification", {"pooling": "max"}, "task.pooling=max is unknown: choose one of extract, mean, last"),
-        ("classification", {"lm_coef": -1.0}, "task.lm_coef=-1.0 must be 0 or more"),
+        ("classification", {"lm_coef": -1.0}, "task.lm_coef=-1.0 must be from 0 to 1000"),
         ("classification", {"both_orders": True}, "task.both_orders=true needs pairs"),
         ("multiple_choice", {"classes": ["a", "b"]}, "has no use for task=multiple_choice"),
         ("similarity", {"on_floor": True}, "task.on_floor=true needs classes"),
@@ -285,7 +285,7 @@ def test_other_examples_than_a_task_reads_are_refused(prepared):
     text = prepared("entailment")
     with pytest.raises(ConfigError, match="made up does not go with it: task=classification reads no pair"):
         make("classification").settle(text)
-    with pytest.raises(ConfigError, match="task=entailment needs a pair"):
+    with pytest.raises(ConfigError, match="task=entailment needs pair"):
         make("entailment").check_fields([Example("a")])
 
 

@@ -141,7 +141,7 @@ def test_one_class_alone_is_refused(splits, message):
 
 
 def test_an_unknown_class_is_refused_with_how_to_rename_it():
-    message = r"has the class 'z', and the head is for a, b: rename it .* such as data\.classes=\{z: a\}, or train"
+    message = r"has the class 'z', and the head is for a, b: rename it with data\.corpus\.classes .*, or train"
     with pytest.raises(ConfigError, match=f"mine {message}"):
         Classes(("a", "b")).settle(labelled("a", "b", val=["z"]), "mine")
     with pytest.raises(ConfigError, match=f"the data {message}"):
@@ -195,3 +195,9 @@ def test_an_answer_names_the_likeliest_and_the_probabilities_of_all():
     assert of_classes == of_choices and list(of_classes) == ["label", "score", "probabilities"]
     assert of_classes["label"] == "y" and of_classes["score"] == pytest.approx(p[1], rel=1e-12)
     assert of_classes["probabilities"] == pytest.approx(dict(zip(names, p, strict=True)), rel=1e-12)
+
+
+def test_choices_that_are_the_same_share_a_probability():
+    p = softmax([1.0, 3.0, 2.0])
+    told = Choices(3).answer(np.array([1.0, 3.0, 2.0]), Example("q", choices=("x", "y", "x")))
+    assert told["label"] == "y" and told["probabilities"] == pytest.approx({"x": p[0] + p[2], "y": p[1]}, rel=1e-12)

@@ -192,6 +192,9 @@ def test_what_is_asked_of_examples():
         (labelled("a", "b"), "{label} {text}", None, ConfigError, r"must hold \{text\} and end with \{label\}"),
         (labelled("a", "b"), "it is {label}", None, ConfigError, r"must hold \{text\} and end with \{label\}"),
         (labelled("a", "b"), "{text} {label}!", None, ConfigError, r"must hold \{text\} and end with \{label\}"),
+        (labelled("a", "b"), "{text} {x} {label}", None, ConfigError, r"\{x\} is none of \{text\}, \{pair\} and"),
+        (labelled("a", "b"), "{text} {label}", {"a": "b"}, ConfigError, "say the same of two classes"),
+        (labelled("acceptable", "unacceptable"), None, {"acceptable": "x"}, ConfigError, "words are for a template"),
         (labelled("a", "b"), "{text} {label}", {"c": "x"}, ConfigError, r"words\.c is none of the classes a, b"),
     ],
 )

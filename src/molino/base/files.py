@@ -71,7 +71,10 @@ def atomic_write(path: Path, hint: str = "") -> Iterator[BinaryIO]:
     path = Path(path)
     make_directory(path.parent, hint)
     with explain_os_errors(path, hint):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        except FileNotFoundError as error:  # as below /proc, where nothing can be made
+            raise ResourceError(f"{path} cannot be made ({error.strerror}); choose another place{hint}") from error
         try:
             os.fchmod(descriptor, 0o666 & ~_umask())
             with os.fdopen(descriptor, "wb") as file:

@@ -35,6 +35,8 @@ def explain(error: BaseException) -> MolinoError | None:
         return ResourceError(f"{error.strerror}{place}: choose another place with paths.outputs or paths.cache")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return ConfigError("a path that begins with ~ names a home that is not there: write it out")
+    if isinstance(error, ValueError) and "Only one of --" in str(error):
+        return ConfigError("-m, --cfg and --info each do something else: give one of them")
     if isinstance(error, ValueError) and "null byte" in str(error):
         return ConfigError("a path or a name holds a null byte: leave it out")
     if isinstance(error, UnicodeEncodeError):

@@ -53,7 +53,8 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
     Raises:
         ConfigError: no run has such a setting, none is done, or a column holds several metrics.
     """
-    check_settings(runs, [row_key, column_key])
+    check_settings(runs, [row_key], "group_by")
+    check_settings(runs, [column_key], "columns")
     done = [run for run in runs if run.done and not run.pruned]
     values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     metrics: dict[str, str] = {}

@@ -141,7 +141,7 @@ def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | 
     deciding = ranking_of_tasks(runs)
     shown = default_metrics(runs) if metrics is None else metrics
     check_metrics(runs, shown)
-    check_settings(runs, group_by or [])
+    check_settings(runs, group_by or [], "group_by")
     rows: dict[Any, Row] = {}
     for run in sorted(runs, key=lambda run: not run.done):
         own = tuple(map(run.value, group_by)) if group_by is not None else (run.identity,)
@@ -174,15 +174,15 @@ def check_metrics(runs: list[Run], metrics: list[str]) -> None:
             raise ConfigError(f"metric={metric} is in no summary{hint} Known here: {', '.join(known)}")
 
 
-def check_settings(runs: list[Run], keys: list[str]) -> None:
-    """Raise ConfigError of a setting that no run has."""
+def check_settings(runs: list[Run], keys: list[str], asked: str) -> None:
+    """Raise ConfigError of a setting that no run has; `asked` is the setting that names it."""
     known = dict.fromkeys(key for run in runs for key in (*run.choices, *run.settings, *run.typed))
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             differing = [k for k in known if not is_indifferent(k) and len({run.value(k) for run in runs}) > 1]
             hint = f"did you mean {near[0]}?" if near else f"these differ: {', '.join(differing[:20]) or 'none'}"
-            raise ConfigError(f"group_by={key} is no setting of these runs; {hint}")
+            raise ConfigError(f"{asked}={key} is no setting of these runs; {hint}")
 
 
 def label(rows: list[Row], group_by: list[str] | None) -> None:

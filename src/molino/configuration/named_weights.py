@@ -40,11 +40,16 @@ def request_of_weights(weights: str, settings: dict[str, Any], compose: Compose)
     Raises:
         ConfigError: these settings make no such run.
     """
-    words = shlex.split(weights)
+    try:
+        words = shlex.split(weights)
+    except ValueError as error:
+        raise ConfigError(f"weights={weights}: a quotation mark is not closed") from error
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] in NOT_TAKEN:
             raise ConfigError(f"weights={weights}: {key} has no use there, the run lies below paths.outputs/{NAMED}")
+        if word == "weights=latest":
+            raise ConfigError(f"weights={weights}: latest is another run each time; name one")
     if not any(word.startswith("seed=") for word in words):
         words.append(f"seed={settings['seed']}")
     words += [f"paths.{name}={quote_value(str(path))}" for name, path in settings["paths"].items() if path is not None]

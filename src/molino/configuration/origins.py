@@ -142,10 +142,11 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     """Return a request that begins from a run with these settings and choices."""
     asked = request.settings
     typed = {name_of(override): override for override in request.overrides}
+    recipe = _recipe(request.choices.get("experiment"))
     extended = request.choices.get("data/tokenizer", "").startswith("pretrained")
     for key, override in typed.items():
         against = [name for name in BROUGHT if key == name or key.startswith(f"{name.replace('/', '.')}.")]
-        if key == DROPOUT or (against == ["experiment"] and not _says_model(override.partition("=")[2])):
+        if key == DROPOUT or (against == ["experiment"] and not _says_model(recipe)):
             continue
         if against and not (extended and against == ["data/tokenizer"]):
             raise ConfigError(
@@ -158,22 +159,27 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     if "data.block_size" not in typed:
         data["block_size"] = own["data"]["block_size"]
     choices = request.choices | {"data/tokenizer": "pretrained", "model": chosen.get("model")}
-    name = asked["name"] if "name" in typed else f"{choices.get('data')}-{choices['model']}"
+    name = asked["name"] if "name" in typed or "name" in recipe else f"{choices.get('data')}-{choices['model']}"
     model = own["model"]
-    if DROPOUT in typed and "dropout" in model:
+    if (DROPOUT in typed or recipe.get("model")) and "dropout" in model:
         model = model | {"dropout": asked["model"].get("dropout")}
     settings = asked | {"model": model, "data": data, "weights": str(run), "name": name}
     return Request(settings, request.overrides, choices, request.path)
 
 
-def _says_model(experiment: str) -> bool:
-    """Tell whether a recipe says anything of a model or a tokenizer."""
+def _recipe(experiment: str | None) -> dict[str, Any]:
+    """Return what the file of a recipe says."""
     own = take_config_dir(sys.argv[1:])[0]
     for folder in [CONF, *([Path(own)] if own else [])]:
         file = folder / "experiment" / f"{experiment}.yaml"
         if file.is_file():
-            content = yaml.safe_load(file.read_text("utf-8")) or {}
-            chosen = " ".join(str(each) for each in content.get("defaults", []))
-            tokenizer = isinstance(content.get("data"), dict) and "tokenizer" in content["data"]
-            return "model" in content or tokenizer or "/model" in chosen or "/data/tokenizer" in chosen
-    return True
+            return yaml.safe_load(file.read_text("utf-8")) or {}
+    return {}
+
+
+def _says_model(recipe: dict[str, Any]) -> bool:
+    """Tell whether a recipe says anything of a tokenizer or, dropout aside, of a model."""
+    chosen = " ".join(str(each) for each in recipe.get("defaults", []))
+    tokenizer = isinstance(recipe.get("data"), dict) and "tokenizer" in recipe["data"]
+    model = set(recipe.get("model") or {}) - {DROPOUT.removeprefix("model.")}
+    return bool(model) or tokenizer or "/model" in chosen or "/data/tokenizer" in chosen

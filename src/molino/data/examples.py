@@ -68,7 +68,8 @@ def examples_of(
     if unknown := [name for name in named if name not in COLUMNS]:
         raise ConfigError(f"{place}.{unknown[0]} is not a setting: columns are {', '.join(COLUMNS)}")
     if "text" not in named:
-        raise ConfigError(f"{place}.text names no column: it is what is read")
+        there = ", ".join(dict.fromkeys(key for row in rows[:100] for key in row))
+        raise ConfigError(f"{place}.text names no column of {origin}, which has {there}: say which one is read")
 
     def values(name: str) -> list[Any]:
         if name not in named:
@@ -84,17 +85,20 @@ def examples_of(
 
     taken = {name: values(name) for name in COLUMNS}
     return [
-        _example(dict(zip(taken, row, strict=True)), classes, f"{origin}, row {number}")
+        _example(dict(zip(taken, row, strict=True)), classes, f"{origin}, example {number}", place)
         for number, row in enumerate(zip(*taken.values(), strict=True), start=1)
     ]
 
 
-def _example(row: dict[str, Any], classes: Mapping[str, str], origin: str) -> Example:
+def _example(row: dict[str, Any], classes: Mapping[str, str], origin: str, place: str) -> Example:
+    for name in ("text", "pair", "label"):
+        if isinstance(row[name], Mapping | list):
+            raise DataError(f"{origin}: the {name} is {row[name]!r}: name what lies in it, such as {place}.{name}=a.b")
     text, pair = _string(row["text"]), None if row["pair"] is None else _string(row["pair"])
-    choices = () if row["choices"] is None else _choices(row["choices"], origin)
+    choices = () if row["choices"] is None else _choices(row["choices"], origin, place)
     label, score = _string(row["label"]) if row["label"] is not None else "", row["score"]
     if choices:
-        answer = _answer(label, choices, row["choice_names"], origin) if label else None
+        answer = _answer(label, choices, row["choice_names"], origin, place) if label else None
         return Example(text, pair, choices, answer=answer)
     if score is not None and _string(score):
         try:
@@ -103,7 +107,7 @@ def _example(row: dict[str, Any], classes: Mapping[str, str], origin: str) -> Ex
             score = math.nan
         if not math.isfinite(score):
             raise DataError(
-                f"{origin}: the score {row['score']!r} is no number: name another column with columns.score"
+                f"{origin}: the score {row['score']!r} is no number: name another column with {place}.score"
             )
     return Example(text, pair, (), classes.get(label, label) or None, score if isinstance(score, float) else None)
 
@@ -117,13 +121,13 @@ def _string(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _choices(value: Any, origin: str) -> tuple[str, ...]:
+def _choices(value: Any, origin: str, place: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or len(value) < 2:
-        raise DataError(f"{origin}: the choices must be a list of two or more, or columns.choices=[one,other,...]")
+        raise DataError(f"{origin}: the choices must be a list of two or more, or {place}.choices=[one,other,...]")
     return tuple(_string(each) for each in value)
 
 
-def _answer(label: str, choices: tuple[str, ...], names: Any, origin: str) -> int:
+def _answer(label: str, choices: tuple[str, ...], names: Any, origin: str, place: str) -> int:
     """Return the number of the right choice, which is told by its name, its text or its number from 0 on."""
     for known in (tuple(map(_string, names or ())), choices):
         if label in known:
@@ -132,7 +136,7 @@ def _answer(label: str, choices: tuple[str, ...], names: Any, origin: str) -> in
         return int(label)
     raise DataError(
         f"{origin}: the label {label!r} is none of its {len(choices)} choices: give the text of one, its number from 0 "
-        "on, or its name in columns.choice_names"
+        f"on, or its name in {place}.choice_names"
     )
 
 
@@ -145,7 +149,10 @@ def checked(splits: dict[str, list[Example]], name: str) -> dict[str, list[Examp
     count = None
     for split, examples in splits.items():
         if not examples:
-            raise DataError(f"the {split} split of {name} has no examples; give more, or a larger fraction")
+            raise DataError(
+                f"the {split} split of {name} has no examples; give more with different texts (those with "
+                "equal ones stay together), or a larger fraction"
+            )
         for number, example in enumerate(examples, start=1):
             count = len(example.choices) if count is None else count
             if len(example.choices) != count:

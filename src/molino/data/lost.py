@@ -32,6 +32,8 @@ def _measure(text: TokenizedCorpus, split: str) -> dict[str, float]:
         if room <= 0:
             break
     sample = "".join(pieces)
+    if not sample:
+        return {}
     if tokenizer.encode(UNKNOWN[0]).tolist() == [tokenizer.unknown_id]:
         # In some texts words are unknown already; these have lost nothing more.
         ids = tokenizer.encode(sample)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def _read_columns(text: str, path: Path, suffix: str, header: bool, quotes: bool
             # Not splitlines: a field may hold other characters that some call line ends.
             lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
         except csv.Error as error:
-            raise DataError(f"{path} is no table with quotation marks ({error}): set data.quotes=false") from error
+            raise DataError(
+                f"{path} is no table with quotation marks ({error}): where they are part of the text, set quotes=false"
+            ) from error
     else:
         lines = [line.removesuffix("\r").split(separator) for line in text.split("\n")]
     lines = [line for line in lines if any(field.strip() for field in line)]
@@ -132,10 +135,14 @@ def _read_columns(text: str, path: Path, suffix: str, header: bool, quotes: bool
         return []
     names = [name.strip() for name in lines[0]] if header else [str(number) for number in range(max(map(len, lines)))]
     body = lines[1:] if header else lines
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: its header names {twice[0]!r} twice; rename one")
     for number, line in enumerate(body, start=2 if header else 1):
-        if header and len(line) < len(names):
-            raise DataError(f"{path}, row {number} has {len(line)} fields, but its header names {len(names)}")
-    # Some rows may carry more than the header names.
+        if header and len(line) != len(names):
+            raise DataError(
+                f"{path}, line {number} has {len(line)} fields, but its header names {len(names)}: a field that holds "
+                f"{separator!r} needs quotation marks around it"
+            )
     return [dict(zip(names, line, strict=False)) for line in body]
 
 

@@ -46,6 +46,7 @@ from molino.tasks.sequences import (
     choices,
     marks_of,
     next_tokens,
+    sequences_asked,
     sequences_of,
 )
 from molino.tasks.task import Batch
@@ -108,8 +109,8 @@ class LabelledTask:
     ):
         if kind not in KINDS:
             raise ConfigError(f"task.kind={kind} is unknown: choose one of {', '.join(KINDS)}")
-        if not lm_coef >= 0:
-            raise ConfigError(f"task.lm_coef={lm_coef} must be 0 or more")
+        if not 0 <= lm_coef <= 1000:
+            raise ConfigError(f"task.lm_coef={lm_coef} must be from 0 to 1000")
         if both_orders and kind not in ("entailment", "similarity"):
             raise ConfigError(f"task.both_orders=true needs pairs, which task={kind} does not read: leave it out")
         if on_floor and kind not in ("classification", "entailment"):
@@ -151,17 +152,10 @@ class LabelledTask:
         return remarks_on(self._examples(text), self.outcome, {k: int(v.cut_N.sum()) for k, v in sequences.items()})
 
     def network(self, model: nn.Module) -> WithHead:
-        network = WithHead(
-            model,
-            self.outcome.outputs,
-            self.outcome.each,
-            self.outcome.criterion,
-            self.pooling,
-            self.dropout,
-            self.on_floor,
-        )
+        told, settings = self.outcome, (self.pooling, self.dropout, self.on_floor)
+        network = WithHead(model, told.outputs, told.each, told.criterion, *settings)
         freeze(network, self.freeze, self.lm_coef)
-        network.names = self.outcome.names if isinstance(self.outcome, Classes) else None
+        network.names = told.names if isinstance(told, Classes) else None
         network.rates = rates(network, self.layer_decay)
         return network
 
@@ -282,12 +276,8 @@ class LabelledTask:
             ConfigError: an example lacks what the task reads.
         """
         self.check_fields(examples)
-        ids = [[tokenizer.encode(text) for text in each.texts] for each in examples]
-        flat = np.concatenate([np.empty(0, np.int64), *(one for each in ids for one in each)])
-        ends = np.cumsum([len(one) for each in ids for one in each])
-        bounds = np.stack([np.append(0, ends[:-1]), ends], axis=1).reshape(len(ids), -1, 2)
-        sequences = Sequences(flat, bounds, self._layout(examples), marks_of(tokenizer, self.pooling), block_size)
-        batches = ExampleBatches(sequences, np.arange(len(ids)), self._floor(examples), None)
+        sequences = self._asked(tokenizer, examples, block_size)
+        batches = ExampleBatches(sequences, np.arange(len(examples)), self._floor(examples), None)
         training, device, logits = network.training, device_of(network), {}
         network.eval()
         for batch in batches:
@@ -296,6 +286,12 @@ class LabelledTask:
             logits |= dict(zip(batch["numbers"].tolist(), logits_BN.double().cpu().numpy(), strict=True))
         network.train(training)
         return [self.outcome.answer(logits[number], each) for number, each in enumerate(examples)]
+
+    def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
+        """Return of how many of these examples something is not read, as they are too long."""
+        # No token is less than a byte.
+        long = [each for each in examples if sum(len(text.encode()) for text in each.texts) + 3 > block_size]
+        return int(self._asked(tokenizer, long, block_size).cut_N.sum()) if long else 0
 
     def check_fields(self, examples: Sequence[Example]) -> None:
         """Refuse examples that lack what the task reads, or have more.
@@ -307,10 +303,14 @@ class LabelledTask:
             has = {"text": True, "pair": each.pair is not None, "choices": bool(each.choices)}
             for field, there in has.items():
                 if there != (field in self.fields):
-                    what = "reads no" if there else "needs a"
+                    what = "reads no" if there else "needs"
                     raise ConfigError(f"task={self.kind} {what} {field}: it takes {' and '.join(self.fields)}")
         if len({len(each.choices) for each in examples}) > 1:
             raise ConfigError("the examples have unequal numbers of choices: ask for those that have equally many")
+
+    def _asked(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> Sequences:
+        texts = [each.texts for each in examples]
+        return sequences_asked(tokenizer, texts, self._layout(examples), self.pooling, block_size)
 
     def _examples(self, text: TokenizedCorpus) -> dict[str, list[Example]]:
         if not hasattr(text.corpus, "examples"):

@@ -6,6 +6,7 @@ what was wanted, logits): all figures follow from them, whatever batches and pro
 Shapes: B and N examples, K logits of each.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -179,8 +180,11 @@ class Choices:
 
     def answer(self, logits_K: np.ndarray, example: Example) -> dict[str, Any]:
         p_K = np.exp(scores.log_softmax(logits_K[None])[0])
+        shares: dict[str, float] = defaultdict(float)
+        for choice, p in zip(example.choices, p_K.tolist(), strict=True):
+            shares[choice] += p  # of choices that are the same
         told = {"label": example.choices[int(p_K.argmax())], "score": float(p_K.max())}
-        return told | {"probabilities": dict(zip(example.choices, p_K.tolist(), strict=False))}
+        return told | {"probabilities": dict(shares)}
 
     def right(self, example: Example) -> str | None:
         return None if example.answer is None else example.choices[example.answer]
@@ -308,5 +312,5 @@ def _check_known(found: Sequence[str] | set[str], names: Sequence[str], name: st
     if unknown := [each for each in sorted(found) if each not in names]:
         raise ConfigError(
             f"{name} has the class {unknown[0]!r}, and the head is for {', '.join(names)}: rename it with "
-            f"data.classes, such as data.classes={{{unknown[0]}: {names[0]}}}, or train a head of its own"
+            f"data.corpus.classes (data.classes of data=labelled), or train a head of its own"
         )

@@ -9,6 +9,7 @@ from molino.tasks.outcomes import Classes, Outcome
 
 # A class with less than so much of the share it would have if all were equal is called rare.
 RARE = 0.2
+MOST_CLASSES = 12  # that are all told of
 
 
 def remarks_on(splits: Mapping[str, Sequence[Example]], outcome: Outcome, cut: Mapping[str, int]) -> dict[str, str]:
@@ -35,8 +36,12 @@ def remarks_on(splits: Mapping[str, Sequence[Example]], outcome: Outcome, cut: M
 def _of_classes(splits: Mapping[str, Sequence[Example]], outcome: Classes) -> dict[str, str]:
     counts = {split: Counter(each.label for each in examples) for split, examples in splits.items()}
     train = counts["train"]
+    many = outcome.outputs > MOST_CLASSES
     total = max(sum(train[name] for name in outcome.names), 1)
-    found = {"classes": ", ".join(f"{name} {train[name] / total:.0%}" for name in outcome.names)}
+    shown = sorted(outcome.names, key=lambda name: -train[name])[:MOST_CLASSES] if many else outcome.names
+    found = {"classes": ", ".join(f"{name} {train[name] / total:.0%}" for name in shown)}
+    if many:
+        found["classes"] += f", and {outcome.outputs - MOST_CLASSES} more"
     if rare := [name for name in outcome.names if 0 < train[name] / total * outcome.outputs < RARE]:
         found["rare"] = f"{', '.join(rare)}: accuracy says little of them, task.monitor=val/macro_f1 more"
     unknown = [f"{name} ({counts[split][name]:,} of {_name(split)})" for name in outcome.names if not train[name]

@@ -130,6 +130,17 @@ class Sequences:
         return found, lengths_RK
 
 
+def sequences_asked(
+    tokenizer: Tokenizer, texts: list[tuple[str, ...]], layout: Layout, pooling: str, block_size: int
+) -> Sequences:
+    """Return examples that somebody asks about, given the texts of each."""
+    ids = [[tokenizer.encode(text) for text in each] for each in texts]
+    flat = np.concatenate([np.empty(0, np.int64), *(one for each in ids for one in each)])
+    ends = np.cumsum([len(one) for each in ids for one in each])
+    bounds = np.stack([np.append(0, ends[:-1]), ends], axis=1).reshape(len(ids), -1, 2)
+    return Sequences(flat, bounds, layout, marks_of(tokenizer, pooling), block_size)
+
+
 def sequences_of(split: Split, texts: int, layout: Layout, marks: Marks, block_size: int) -> Sequences:
     """Return the examples of a split of which each has so many texts."""
     return Sequences(split.tokens, split.bounds.reshape(-1, texts, 2), layout, marks, block_size)

@@ -77,6 +77,8 @@ def probe_of(examples: Sequence[Example], template: str | None, words: dict[str,
     if len(classes) < 2:
         raise DataError("these examples have neither classes nor choices: there is nothing to ask")
     if template is None and set(classes) == set(ACCEPTABLE):
+        if words:
+            raise ConfigError("words are for a template, and acceptability is asked without one: leave them out")
         return Probe("acceptable", ACCEPTABLE)
     template = TEMPLATES.get(frozenset(classes)) if template is None else template
     if template is None:
@@ -84,6 +86,11 @@ def probe_of(examples: Sequence[Example], template: str | None, words: dict[str,
         raise ConfigError(f"what to ask of {named} is not known: add template, such as '{{text}} very {{label}}'")
     if not re.fullmatch(r".*\{text\}.*\{label\}\s*", template, re.DOTALL):
         raise ConfigError(f"template={template!r} must hold {{text}} and end with {{label}}")
+    if other := set(re.findall(r"\{(\w*)\}", template)) - {"text", "pair", "label"}:
+        raise ConfigError(f"template={template!r}: {{{min(other)}}} is none of {{text}}, {{pair}} and {{label}}")
+    told = [(words or {}).get(name, name) for name in classes]
+    if len(set(told)) < len(told):
+        raise ConfigError(f"words={words} say the same of two classes: they cannot be told apart")
     if words and (unknown := [name for name in words if name not in classes]):
         raise ConfigError(f"words.{unknown[0]} is none of the classes {', '.join(classes)}")
     return Probe("words", classes, template)

@@ -91,7 +91,8 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
 
 def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:
     """Return a folder whose head tells a class, or the right choice."""
-    marked = tokenizer.backend.token_to_id(EXTRACT) is not None
+    # Its template says what stands behind a text that the head is to read.
+    marked = EXTRACT in tokenizer.backend.encode("a", add_special_tokens=True).tokens
     told = {"classes": list(head.names)} if head.kind == CLASSES else {}
     of_classes = "entailment" if head.pairs else "classification"
     task = LabelledTask(

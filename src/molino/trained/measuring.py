@@ -60,11 +60,13 @@ class Measured:
         figures: its metrics, by name.
         floors: what counting achieves there.
         how: how the split was read, for a table of facts.
+        sha256: of the corpus.
     """
 
     figures: dict[str, float]
     floors: list[Floor]
     how: dict[str, str]
+    sha256: str
 
 
 def measure(
@@ -86,4 +88,4 @@ def measure(
         telling = progress(batches, f"evaluating {corpus.name}")
         totals = measure_all(task.measure, loaded.model, telling, hardware.device)
     found = count_floors(task, text, split, block_size) if floors else []
-    return Measured(task.figures(totals, text.splits[split]), found, batches.describe())
+    return Measured(task.figures(totals, text.splits[split]), found, batches.describe(), text.sha256)

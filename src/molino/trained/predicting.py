@@ -8,6 +8,7 @@ import torch
 from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import check_names
 from molino.data.examples import Example
+from molino.data.prompt import remark
 from molino.trained.load import LoadedRun
 
 # What is asked about, by the names of an example's fields.
@@ -22,7 +23,13 @@ def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str,
         ConfigError: it tells nothing, or nothing of such examples.
     """
     check_predicts(loaded)
-    return loaded.task.predict(loaded.model, loaded.tokenizer, examples, loaded.model.block_size)
+    if not examples:
+        return []
+    task, tokenizer, block_size = loaded.task, loaded.tokenizer, loaded.model.block_size
+    told = task.predict(loaded.model, tokenizer, examples, block_size)
+    if hasattr(task, "cut") and (count := task.cut(tokenizer, examples, block_size)):
+        remark(f"{count:,} of {len(examples):,} are longer than the context of {block_size} tokens: read in part")
+    return told
 
 
 def check_predicts(loaded: LoadedRun) -> None:

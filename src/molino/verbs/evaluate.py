@@ -10,6 +10,7 @@ from molino.configuration.request import Request
 from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
+from molino.runs import directory
 from molino.runs.measures import TEST, metric_name
 from molino.trained.load import LoadedRun, load
 from molino.trained.measuring import corpus_of, measure, record_test
@@ -63,6 +64,12 @@ def evaluate(
     }
     if split == "train" and data is None and capabilities_of(loaded.model).counts:
         facts["counts"] = "made of this very split: its loss tells how well they recite it, not what training saw"
+    if (
+        data is None
+        and directory.is_done(loaded.path)
+        and (directory.read_summary(loaded.path).get("corpus_sha256", measured.sha256) != measured.sha256)
+    ):
+        facts["changed"] = "the corpus is another one than the run was trained on: its files have changed since"
     show_facts("evaluation", facts)
     if split == TEST and not source and data is None:
         record_test(loaded, measured.figures)

@@ -120,7 +120,8 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     if head is None:
         say(f'next: {typed("generate", f"source={target}")} prompt="..."')
     elif head.kind == CLASSES:
-        say(f'next: {typed("predict", f"source={target}")} text="..."')
+        pair = ' pair="..."' if head.pairs else ""
+        say(f'next: {typed("predict", f"source={target}")} text="..."{pair}')
 
 
 def what_is_exported(loaded: LoadedRun) -> tuple[nn.Module, Head | None]:

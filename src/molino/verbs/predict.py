@@ -15,7 +15,7 @@ from molino.base.files import write_text
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.examples import Example, examples_of
-from molino.data.tables import read_table
+from molino.data.tables import Row, read_table
 from molino.machine.hardware import Hardware
 from molino.trained.load import load
 from molino.trained.predicting import answers_of, check_predicts
@@ -44,6 +44,9 @@ def predict(
     choices: list | None,
     file: str | None,
     columns: dict,
+    header: bool,
+    quotes: bool,
+    encoding: str,
     to: str | None,
     hardware: Hardware,
     paths: dict[str, Any],
@@ -52,7 +55,8 @@ def predict(
 
     Args:
         text, pair, choices: the example.
-        file: a table of them in its place; `columns` says which of its columns is what.
+        file: a table of them in its place; `columns` says which of its columns is what, the others how it is
+            read; see molino.data.tables.
         to: where the answers are written; None for the screen.
 
     Raises:
@@ -66,7 +70,8 @@ def predict(
     if file is not None:
         if any(each is not None for each in (text, pair, choices)):
             raise ConfigError(f"file={file} and text=, pair= or choices= are two ways to ask: give one")
-        examples = read_examples(Path(file).expanduser(), columns)
+        rows = read_table(Path(file).expanduser(), header=header, quotes=quotes, encoding=encoding)
+        examples = read_examples(rows, columns, Path(file).name)
     else:
         if named := [name for name, value in columns.items() if value is not None]:
             raise ConfigError(f"columns.{named[0]} is one of a table: add file=<table>, or leave it out")
@@ -99,12 +104,11 @@ def check_target(to: str | None) -> Path | None:
     return target
 
 
-def read_examples(path: Path, columns: dict[str, Any]) -> list[Example]:
+def read_examples(rows: list[Row], columns: dict[str, Any], origin: str) -> list[Example]:
     """Return the examples of a table; columns that are not named are those of the usual names."""
-    rows = read_table(path)
     usual = {name: name for name in USUAL if any(name in row for row in rows[:100])}
     named = {name: value for name, value in columns.items() if value is not None}
-    return examples_of(rows, usual | named, path.name, {}, "columns")
+    return examples_of(rows, usual | named, origin, {}, "columns")
 
 
 def ask() -> str:

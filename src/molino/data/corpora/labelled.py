@@ -12,7 +12,7 @@ from molino.data.corpora.remote import remote_file
 from molino.data.corpus import digest
 from molino.data.download import RemoteFile, fetch
 from molino.data.examples import Example, checked, examples_of, split_examples, texts_of
-from molino.data.tables import Row, read_table
+from molino.data.tables import SEPARATORS, Row, read_table
 
 VERSION = 1  # raised whenever what follows from the same files and settings changes
 # How the lines of a published file are laid out: the arguments of read_table.
@@ -147,6 +147,9 @@ class OwnExamples:
         self.name, self.columns = Path(path).absolute().name, columns
         self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
         self.header, self.quotes, self.encoding = header, quotes, encoding
+        for name, value in (("header", header), ("quotes", quotes)):
+            if not value and not any(file.suffix.lower() in SEPARATORS for file in self.paths.values()):
+                raise ConfigError(f"data.{name}=false is for TSV and CSV, and {self.name} is none: leave it out")
 
     def fingerprint(self) -> str:
         with working(f"reading {self.name}"):
@@ -168,6 +171,10 @@ class OwnExamples:
             rows: list[Row] = read_table(path, header=self.header, quotes=self.quotes, encoding=self.encoding)
             found[split] = examples_of(rows, self.columns, path.name, self.classes)
         found |= split_examples(found["train"], self.fractions)
+        labels = {each.label for examples in found.values() for each in examples}
+        if unused := [key for key, name in self.classes.items() if name not in labels]:
+            there = ", ".join(sorted(filter(None, labels)))
+            raise DataError(f"data.classes: {unused[0]} is no label of {self.name}; there are {there}")
         return checked({split: found[split] for split in ("train", "val", "test") if split in found}, self.name)
 
 
