@@ -38,6 +38,12 @@ ABLATED = {
     "CoLA": "val/matthews", "SST-2": "val/accuracy", "MRPC": "val/f1", "STS-B": "val/pearson", "SICK": "val/accuracy",
     "RTE": "val/accuracy",
 }  # fmt: skip
+# Recipes on examples: what they begin from.
+BEGUN = {
+    "sst2_best": "imdb_classifier", "rt_polarity_best": "imdb_classifier", "cola_best": "gpt1_pretrain",
+    "mrpc_best": "gpt1_pretrain", "sick_best": "gpt1_pretrain",
+}  # fmt: skip
+ON_EXAMPLES = (*BEGUN, "imdb_classifier", "imdb_sentiment_best", "gpt1_ablation", "gpt2_finetune")
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
 
@@ -168,17 +174,33 @@ def test_experiments(train, molino, tiny, tmp_path, name):
     text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))
     if name == "lstm_pretrain":
         sizes.remove("model.n_head=2")
-    if name in ("gpt1_ablation", "gpt2_finetune"):
-        # As a single run; what the ablation varies is composed below.
+    if name in ON_EXAMPLES:
+        # As a single run; what the ablation varies, and what others begin from, is composed below.
         table = tmp_path.parent / f"{tmp_path.name}.csv"
-        table.write_text("text,label\n" + "".join(f"a text {n},{n % 2}\n" for n in range(60)), "utf-8")
+        rows = [f"a text {n},{n},{('negative', 'positive')[n % 2]}\n" for n in range(60)]
+        table.write_text("".join(["text,pair,label\n", *rows]), "utf-8")
         text = ("data=labelled", f"data.path={table}", *(["sweep=null"] if name == "gpt1_ablation" else []))
+        text += ("data.columns.pair=pair",) if name in ("mrpc_best", "sick_best") else ()
+    if name in BEGUN:
+        sizes = [*sizes[:3], f"weights={tiny.path}", "trainer.epochs=null"]
+    if name in ("imdb_classifier", "imdb_sentiment_best"):
+        sizes += ["trainer.epochs=null"]
     if name == "gpt2_finetune":
         folder = tmp_path.parent / f"{tmp_path.name}-folder"
         assert molino("export", f"run={tiny.path}", f"to={folder}").status == 0
         sizes = [*sizes[:3], f"model.source={folder}", "data.block_size=8", "trainer.epochs=null"]
     run = assert_trained(train(f"experiment={name}", *text, *sizes), tmp_path)
     assert run.name.startswith(f"{name}_")
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_what_recipes_begin_from_composes(name):
+    run = compose("train", [f"experiment={name}"])
+    assert run.origin.settings["name"] == BEGUN[name] and run.origin.path.name == "seed=0"
+    assert run.settings["name"] == name and run.settings["task"]["on_floor"] is True
+    assert run.settings["model"] == run.origin.settings["model"] | {"dropout": run.settings["model"]["dropout"]}
+    said = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    assert run.settings["model"]["dropout"] == said["model"]["dropout"]
 
 
 def test_what_the_ablation_varies_composes():
