@@ -52,10 +52,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """For all runs of this file, and for no others: it holds floors of a part of a corpus, see `test_corpora`."""
+    return tmp_path_factory.mktemp("conf")
+
+
 @pytest.fixture
-def train(molino, shared_cache, tmp_path):
+def train(molino, cache, tmp_path):
     def run(*settings: str) -> Outcome:
-        return molino("train", "debug=fast", f"paths.cache={shared_cache}", f"paths.outputs={tmp_path}", *settings)
+        return molino("train", "debug=fast", f"paths.cache={cache}", f"paths.outputs={tmp_path}", *settings)
 
     return run
 
@@ -91,7 +97,7 @@ def test_corpora(train, mirror, tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", sorted(LABELLED))
-def test_tasks_on_examples(train, molino, mirror, shared_cache, tmp_path, name):
+def test_tasks_on_examples(train, molino, mirror, cache, tmp_path, name):
     own, other = LABELLED[name]
     more = ()
     if own == "data=labelled":
@@ -103,7 +109,7 @@ def test_tasks_on_examples(train, molino, mirror, shared_cache, tmp_path, name):
     done = train(own, f"task={name}", *sizes, *more, f"paths.mirror={mirror}")
     run = assert_trained(done, tmp_path)
     assert "floor/" in (run / "metrics.json").read_text("utf-8")
-    asked = molino("evaluate", f"run={run}", other, f"paths.cache={shared_cache}", f"paths.mirror={mirror}")
+    asked = molino("evaluate", f"run={run}", other, f"paths.cache={cache}", f"paths.mirror={mirror}")
     assert asked.status == 0, asked.err
     assert "loss" in asked.out
 

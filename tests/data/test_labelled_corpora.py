@@ -342,7 +342,7 @@ def test_a_fingerprint_of_ones_own_follows_files_and_settings(tmp_path):
         ({"header": False}, ConfigError, r"data\.header=false is for TSV and CSV, and a\.jsonl is none"),
         ({"quotes": False}, ConfigError, r"data\.quotes=false is for TSV and CSV, and a\.jsonl is none"),
         (
-            {"columns": {"text": "t", "label": "l"}, "classes": {"7": "x"}},
+            {"columns": {"text": "t", "label": "y"}, "classes": {"7": "x"}},
             DataError,
             r"data\.classes: 7 is no label of",
         ),

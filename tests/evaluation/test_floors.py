@@ -24,7 +24,7 @@ def test_floors_are_the_best_of_each_kind_as_plain_numbers(streams, order):
     found = floors(train, heldout, 21, order)
     wanted = {
         "unigram": unigram_loss(train, heldout, 21),
-        "bigram": min(bigram_loss(train, heldout, 21, alpha) for alpha in (0.01, 0.03, 0.1, 0.3, 1.0)),
+        "bigram": min(bigram_loss(train, heldout, 21, [alpha]) for alpha in (0.01, 0.03, 0.1, 0.3, 1.0)),
         "bigram_train": bigram_optimum(train, 21),
     }
     if order:

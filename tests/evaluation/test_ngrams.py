@@ -33,14 +33,14 @@ def char_tokens(path: Path) -> tuple[Stream, Stream, int]:
 def test_tiny_shakespeare_figures(mirror):
     train, heldout, vocab_size = char_tokens(mirror / "raw/tinyshakespeare/input.txt")
     assert bigram_optimum(train, vocab_size) == pytest.approx(2.4519, abs=1e-4)
-    assert bigram_loss(train, heldout, vocab_size, alpha=1.0) == pytest.approx(2.4819, abs=1e-3)
+    assert bigram_loss(train, heldout, vocab_size, alphas=[1.0]) == pytest.approx(2.4819, abs=1e-3)
 
 
 def test_quijote_figures(mirror):
     train, heldout, vocab_size = char_tokens(mirror / "raw/el_quijote/el_quijote.txt")
     assert len(train.tokens) + len(heldout.tokens) == 1_038_397
     assert bigram_optimum(train, vocab_size) == pytest.approx(2.2062, abs=1e-4)
-    assert bigram_loss(train, heldout, vocab_size, alpha=0.3) == pytest.approx(2.2439, abs=1e-3)
+    assert bigram_loss(train, heldout, vocab_size, alphas=[0.3]) == pytest.approx(2.2439, abs=1e-3)
 
 
 @pytest.mark.parametrize("vocab_size", [10, 50_000])
@@ -54,7 +54,7 @@ def test_losses_equal_counts_in_dictionaries(vocab_size):
     bigram = [
         -math.log((pairs[pair] + 0.5) / (contexts[pair[0]] + 0.5 * vocab_size)) for pair in pairwise(heldout.tolist())
     ]
-    assert bigram_loss(*streams, vocab_size, alpha=0.5) == pytest.approx(sum(bigram) / 89, rel=1e-12)
+    assert bigram_loss(*streams, vocab_size, alphas=[0.5]) == pytest.approx(sum(bigram) / 89, rel=1e-12)
     optimum = sum(count * math.log(contexts[pair[0]] / count) for pair, count in pairs.items()) / 499
     assert bigram_optimum(streams[0], vocab_size) == pytest.approx(optimum, rel=1e-12)
 
@@ -65,7 +65,7 @@ def test_add_alpha_closed_forms():
     assert unigram_loss(train, heldout, 3) == pytest.approx(-(math.log(4 / 7) + 2 * math.log(2 / 7)) / 3)
     # Pairs 00 01 10; predicted 2->0 (2 unseen), 0->1, 1->1.
     expected = -(math.log(0.5 / 1.5) + math.log(1.5 / 3.5) + math.log(0.5 / 2.5)) / 3
-    assert bigram_loss(train, heldout, 3, alpha=0.5) == pytest.approx(expected)
+    assert bigram_loss(train, heldout, 3, alphas=[0.5]) == pytest.approx(expected)
 
 
 def test_bigram_optimum_closed_forms():
@@ -76,12 +76,12 @@ def test_bigram_optimum_closed_forms():
 
 def test_bigram_optimum_is_the_limit_of_add_alpha_on_the_training_stream():
     train = stream(np.random.default_rng(5).integers(0, 9, 1000).astype(np.uint16), 9)
-    assert bigram_loss(train, train, 9, alpha=1e-9) == pytest.approx(bigram_optimum(train, 9), abs=1e-7)
-    assert bigram_loss(train, train, 9, alpha=0.1) > bigram_optimum(train, 9)
+    assert bigram_loss(train, train, 9, alphas=[1e-9]) == pytest.approx(bigram_optimum(train, 9), abs=1e-7)
+    assert bigram_loss(train, train, 9, alphas=[0.1]) > bigram_optimum(train, 9)
 
 
 def test_memory_mapped_tokens(tmp_path):
     tokens = np.random.default_rng(6).integers(0, 99, 500).astype(np.uint16)
     np.save(tmp_path / "train.npy", tokens)
     mapped = stream(tokens, 99)._replace(tokens=np.load(tmp_path / "train.npy", mmap_mode="r"))
-    assert bigram_loss(mapped, mapped, 99) == bigram_loss(*[stream(tokens, 99)] * 2, 99)
+    assert bigram_loss(mapped, mapped, 99, [1.0]) == bigram_loss(*[stream(tokens, 99)] * 2, 99, [1.0])

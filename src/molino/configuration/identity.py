@@ -33,8 +33,6 @@ SETTLED = (
 )  # fmt: skip
 # What these take changes with their versions, which are recorded beside the settings.
 OF_OTHERS = ("torch.", "lightning.")
-# Of these a choice says more than the name of its class.
-CHOSEN = ("task", "model", "optimizer", "scheduler", "hardware")
 ABSENT = "absent"  # which is not null
 # Where runs lie, below paths.outputs, whose settings others name as their weights: <name>-<digest>/seed=<seed>.
 NAMED = "weights"

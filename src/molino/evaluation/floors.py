@@ -1,6 +1,6 @@
 """The losses that counting alone reaches, to stand beside every loss of a model."""
 
-from molino.evaluation.ngrams import best_bigram_loss, bigram_optimum, unigram_loss
+from molino.evaluation.ngrams import bigram_loss, bigram_optimum, unigram_loss
 from molino.models.counting import Stream, count
 from molino.models.smoothing import losses
 
@@ -17,7 +17,7 @@ def floors(train: Stream, heldout: Stream, vocab_size: int, order: int | None) -
     """
     found = {
         "unigram": unigram_loss(train, heldout, vocab_size),
-        "bigram": best_bigram_loss(train, heldout, vocab_size, ALPHAS),
+        "bigram": bigram_loss(train, heldout, vocab_size, ALPHAS),
         "bigram_train": bigram_optimum(train, vocab_size),
     }
     if order is not None:

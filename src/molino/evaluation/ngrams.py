@@ -22,13 +22,12 @@ def unigram_loss(train: Stream, heldout: Stream, vocab_size: int, alpha: float =
     return add_alpha_loss(count_P, np.full(len(count_P), len(train.tokens)), vocab_size, alpha)
 
 
-def bigram_loss(train: Stream, heldout: Stream, vocab_size: int, alpha: float = 1.0) -> float:
-    """Loss of P(w|v) = (c(vw) + alpha) / (c(v.) + alpha V) on `heldout`. Arguments as in `unigram_loss`."""
-    return best_bigram_loss(train, heldout, vocab_size, [alpha])
+def bigram_loss(train: Stream, heldout: Stream, vocab_size: int, alphas: Sequence[float]) -> float:
+    """Loss of P(w|v) = (c(vw) + alpha) / (c(v.) + alpha V) on `heldout`, the lowest of several alphas.
 
-
-def best_bigram_loss(train: Stream, heldout: Stream, vocab_size: int, alphas: Sequence[float]) -> float:
-    """The lowest `bigram_loss` of those of several alphas."""
+    Args:
+        alphas: pseudo-counts, each above 0.
+    """
     pair_G, count_G = np.unique(_pairs(train, vocab_size), return_counts=True)
     place_P = find(pair_G, _pairs(heldout, vocab_size))
     count_P = np.where(place_P >= 0, count_G[place_P], 0)
