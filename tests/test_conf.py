@@ -78,7 +78,11 @@ def test_no_group_is_forgotten_here():
     tested |= {"hydra/launcher", "hydra/sweeper"}  # in sweeps/ and search/
     tested |= {"task"}  # every run has one
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
-    assert groups == tested | {"trainer"} and set(choices("task")) == {"language_model", *LABELLED}
+    assert groups == tested | {"trainer"} and set(choices("task")) == {
+        "language_model",
+        "masked_language_model",
+        *LABELLED,
+    }
     assert choices("trainer") == choices("logger") == ["default"]
     assert choices(".") == ["data", "evaluate", "explain", "export", "generate", "predict", "results", "score", "train"]
     assert choices("hydra/launcher") == ["local", "slurm"] and choices("hydra/sweeper") == ["grid", "optuna"]
@@ -137,6 +141,8 @@ def test_models(train, molino, tiny, tmp_path, name):
         sizes = ("model.n_layer=1", "model.n_embd=8", *BIGRAM[1:])
     elif name in ("llama", "phi3"):
         sizes = (*TINY, "model.n_kv_head=1", "model.n_inner=16")
+    # An encoder has no other task on text; with the other ones it is tested in tests/tasks.
+    sizes = (*sizes, "task=masked_language_model") if name == "bert" else sizes
     done = train("data=text", f"data.path={tiny.file}", f"model={name}", *sizes)
     assert_trained(done, tmp_path, steps=0 if name == "kneser_ney" else 20)
 

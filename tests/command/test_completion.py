@@ -25,7 +25,7 @@ def choices(group: str) -> list[str]:
         ("molino tr", ["train"]),
         ("molino nothing ", []),
         ("molino train model=g", ["model=gpt", "model=gpt1", "model=gpt2"]),
-        ("molino train +model=b", ["+model=bigram"]),
+        ("molino train +model=b", ["+model=bert", "+model=bigram"]),
         ("molino train data/tok", ["data/tokenizer="]),
         ("molino train -m model=gpt data=sh", ["data=shakespeare"]),
         ("molino train model=bigram model.n_l", []),

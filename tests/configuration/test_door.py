@@ -31,7 +31,7 @@ from molino.training.schedules import Schedule
 PARTS = {
     MODEL: {
         "bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "lstm.LSTM", "on_counts.OnCounts",
-        "with_head.WithHead",
+        "with_head.WithHead", "bert.BERT",
     },
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",
@@ -52,7 +52,10 @@ PARTS = {
         "progress.StatusReport", "pruning.Pruning", "samples.Samples", "outcomes.ExampleOutcomes",
         "zero_shot.ZeroShot",
     },
-    Task: {"labelled.LabelledTask", "language_model.LanguageModel", "task.Task"},
+    Task: {
+        "labelled.LabelledTask", "language_model.LanguageModel", "masked_language_model.MaskedLanguageModel",
+        "task.Task",
+    },
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_dropped_weights_leave_the_mean():
 
 
 def test_without_gradients_and_with_a_cache_the_kernel_is_used(monkeypatch):
-    monkeypatch.setattr("molino.models.attention._multiply", None)  # to call it would fail
+    monkeypatch.setattr("molino.models.attention._products", None)  # to call it would fail
     q, k, v = torch.randn(3, 1, 2, 5, 4)
     attend(q, k, v, None, 0, path="products")
     attend(q.requires_grad_(), k, v, KVCache(CacheShape(1, 2, 4), 1, 5), 0, path="products")

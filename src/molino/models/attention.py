@@ -92,7 +92,9 @@ def attend(
     if q_BHTD.requires_grad and cache is None:
         path = faster_path(q_BHTD.device, compute_dtype(q_BHTD), T, dropout) if path == "auto" else path
         if path == "products":
-            return _multiply(q_BHTD, k_BGTD, v_BGTD, visible, dropout)
+            if visible is None:
+                visible = torch.ones(T, T, dtype=torch.bool, device=q_BHTD.device).tril()
+            return _products(q_BHTD, k_BGTD, v_BGTD, ~visible.repeat(H // G, 1), dropout)
     return F.scaled_dot_product_attention(
         q_BHTD,
         k_BGTD,
@@ -102,6 +104,26 @@ def attend(
         is_causal=visible is None,
         enable_gqa=H != G,
     )
+
+
+def look(
+    q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, seen_BS: Tensor | None, dropout: float = 0.0, path: str = "auto"
+) -> Tensor:
+    """Scaled dot-product attention to all that is seen, before and after: y_BHTD.
+
+    Args:
+        seen_BS: which keys there are, padding aside; None if all of them.
+        dropout: probability of dropping a weight.
+        path: one of PATHS, as in `attend`.
+    """
+    if q_BHTD.requires_grad:
+        longest = max(q_BHTD.shape[2], k_BHSD.shape[2])
+        path = faster_path(q_BHTD.device, compute_dtype(q_BHTD), longest, dropout) if path == "auto" else path
+        if path == "products":
+            hidden = None if seen_BS is None else ~seen_BS[:, None].repeat_interleave(q_BHTD.shape[1], 0)
+            return _products(q_BHTD, k_BHSD, v_BHSD, hidden, dropout)
+    visible = None if seen_BS is None else seen_BS[:, None, None]
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=visible, dropout_p=dropout)
 
 
 def faster_path(device: torch.device, dtype: torch.dtype, tokens: int, dropout: float) -> str:
@@ -123,18 +145,22 @@ def choose_path(model: nn.Module, path: str) -> None:
             module.attn_path = path
 
 
-def _multiply(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, visible_TT: Tensor | None, dropout: float) -> Tensor:
-    """`attend` by products: the scores of all pairs of tokens, their softmax, and weighted sums: y_BHTD.
+def _products(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, hidden_MRS: Tensor | None, dropout: float) -> Tensor:
+    """Attention by products: the scores of all pairs of tokens, their softmax, and weighted sums: y_BHTD.
 
     Heads that share a key are rows of one matrix, so that no key is copied.
+
+    Args:
+        hidden_MRS: what is not seen, as it broadcasts to (B * G, H / G * T, S); None if all is.
     """
     B, H, T, D = q_BHTD.shape
-    G, dtype = k_BGTD.shape[1], compute_dtype(q_BHTD)
-    q, k, v = (x.to(dtype).reshape(B * G, -1, D) for x in (q_BHTD, k_BGTD, v_BGTD))
-    if visible_TT is None:
-        visible_TT = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
-    hidden_TT = torch.zeros(T, T, dtype=dtype, device=q.device).masked_fill(~visible_TT, -torch.inf)
-    scores = torch.baddbmm(hidden_TT.repeat(H // G, 1), q, k.transpose(1, 2), alpha=D**-0.5)
+    G, dtype = k_BGSD.shape[1], compute_dtype(q_BHTD)
+    q, k, v = (x.to(dtype).reshape(B * G, -1, D) for x in (q_BHTD, k_BGSD, v_BGSD))
+    if hidden_MRS is None:
+        scores = torch.bmm(q * D**-0.5, k.transpose(1, 2))
+    else:
+        below = torch.zeros(hidden_MRS.shape, dtype=dtype, device=q.device).masked_fill(hidden_MRS, -torch.inf)
+        scores = torch.baddbmm(below, q, k.transpose(1, 2), alpha=D**-0.5)
     weights = drop(torch.softmax(scores, dim=-1).to(dtype), dropout)
     return torch.bmm(weights, v).view(B, H, T, D)
 

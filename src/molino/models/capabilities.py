@@ -16,6 +16,8 @@ class Capabilities:
 
     Attributes:
         next_token: `forward(tokens_BT)` is the logits of the token after each token, so it can go on with a text.
+        both_ways: a token sees those behind it as well: `forward(tokens_BT, seen_BT)` is the logits of the token that
+            stands at each place, and `hidden(tokens_BT, seen_BT)` what they are read from; seen_BT leaves padding out.
         cache: what it keeps of a token in a KVCache, which `forward(tokens_BT, cache)` takes up; None if it takes none.
         attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
         hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
@@ -35,6 +37,7 @@ class Capabilities:
     """
 
     next_token: bool = True
+    both_ways: bool = False
     cache: CacheShape | None = None
     attention: bool = False
     hidden: int | None = None

@@ -22,14 +22,20 @@ def last(hidden_BTC: Tensor, ends_B: Tensor) -> Tensor:
     return hidden_BTC[torch.arange(len(hidden_BTC), device=hidden_BTC.device), ends_B]
 
 
+def first(hidden_BTC: Tensor, ends_B: Tensor) -> Tensor:
+    """The state at the first token of each sequence: (B, C)."""
+    return hidden_BTC[:, 0]
+
+
 def mean(hidden_BTC: Tensor, ends_B: Tensor) -> Tensor:
     """The mean of the states of each sequence: (B, C)."""
     inside_BT1 = (torch.arange(hidden_BTC.shape[1], device=ends_B.device) <= ends_B[:, None])[..., None]
     return (hidden_BTC * inside_BT1).sum(1) / (ends_B[:, None] + 1)
 
 
-# What the head reads of a sequence. `extract` is a token of its own behind the text, `last` the text's own last one.
-POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"extract": last, "mean": mean, "last": last}
+# What the head reads of a sequence. `extract` is a token of its own behind the text, `last` the text's own last one,
+# `first` the start token, of which only a model that sees both ways makes something.
+POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"extract": last, "mean": mean, "last": last, "first": first}
 
 
 class WithHead(nn.Module):
@@ -67,6 +73,8 @@ class WithHead(nn.Module):
         self.pool = choose("task.pooling", pooling, POOLING)
         if can.cache is not None and can.cache.numbers_per_token == 0 and pooling != "mean":
             raise ConfigError(f"model: {name} sees one token at a time: add task.pooling=mean")
+        if pooling == "first" and not can.both_ways:
+            raise ConfigError(f"task.pooling=first: of the first token alone {name} knows nothing; leave it out")
         if not 0 <= dropout < 1:
             raise ConfigError(f"task.dropout={dropout} is out of range: choose from 0 up to, not including, 1")
         self.model, self.each, self.criterion = model, each, criterion
@@ -85,7 +93,10 @@ class WithHead(nn.Module):
             floor_BN: what a floor says of each example, where the network stands on one.
         """
         B, K, _ = tokens_BKT.shape
-        hidden_BTC = self.model.hidden(tokens_BKT.flatten(0, 1))
+        tokens_BT, padding = tokens_BKT.flatten(0, 1), ()
+        if capabilities_of(self.model).both_ways:
+            padding = (torch.arange(tokens_BT.shape[1], device=ends_BK.device) <= ends_BK.flatten()[:, None],)
+        hidden_BTC = self.model.hidden(tokens_BT, *padding)
         states_BKC = self.drop(self.pool(hidden_BTC, ends_BK.flatten())).view(B, K, -1)
         logits_BKN = self.task_head(states_BKC).float()
         logits_BN = logits_BKN[..., 0] if self.each else logits_BKN.sum(1)

@@ -14,8 +14,10 @@ def freeze(network: WithHead, how: str | int, lm_coef: float) -> None:
     """Keep weights of the model as they are: `none`, `all`, or its tables and so many layers.
 
     Raises:
-        ConfigError: it has not so many, names none, or there is nothing left for the language model's loss to teach.
+        ConfigError: it has not so many, names none, or there is nothing for the language model's loss to teach.
     """
+    if lm_coef and capabilities_of(network.model).both_ways:
+        raise ConfigError(f"{type(network.model).__name__} foretells no token: add task.lm_coef=0")
     if how == "none":
         return
     if how == "all":

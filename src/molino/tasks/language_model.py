@@ -49,6 +49,11 @@ class LanguageModel:
         self.monitor, self.direction, self.on_floor = monitor, direction, on_floor
 
     def network(self, model: nn.Module) -> nn.Module:
+        if capabilities_of(model).both_ways:
+            raise ConfigError(
+                f"task=language_model foretells tokens, and {type(model).__name__} sees those that come: choose "
+                "task=masked_language_model, or model=gpt"
+            )
         if not self.on_floor:
             return model
         if capabilities_of(model).counts:

@@ -1,0 +1,262 @@
+"""Masked language modelling (Devlin et al. 2019): tokens that are hidden, given all that stand around them.
+
+Shapes: R rows, T time (tokens), M hidden tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from molino.base.errors import ConfigError
+from molino.data.batches import (
+    BATCHES,
+    EVALUATION_LOGITS,
+    EVALUATION_TOKENS,
+    Draw,
+    Rows,
+    random_integers,
+)
+from molino.data.examples import Example
+from molino.data.tokenizers import Tokenizer
+from molino.data.tokens import Split, TokenizedCorpus
+from molino.models import IGNORE_INDEX
+from molino.models.capabilities import capabilities_of, device_of
+from molino.runs.measures import MAXIMIZE, MINIMIZE, Floor, Metric
+from molino.tasks.figures import perplexity
+from molino.tasks.floors_of_masks import floors_of_masks
+from molino.tasks.task import Batch
+
+MASK = "<mask>"
+METRICS = (
+    Metric("loss", unit="nats a hidden token", per_token=True),
+    Metric("perplexity", per_token=True, overflows=True),
+    Metric("accuracy", MAXIMIZE),
+)
+MILLION = 1_000_000  # probabilities are multiples of a millionth
+# What held-out text is hidden by, whatever the seed of a run: its figures can be compared.
+HELD_OUT_SEED = 0
+# Streams of random numbers: which tokens are chosen, what becomes of each, and what stands in its place.
+CHOSEN, BECOMES, INSTEAD = 16, 17, 18
+FILLINGS = 5  # tokens that an answer names
+
+
+class MaskedLanguageModel:
+    """The mean negative log likelihood of the tokens that were chosen to be hidden.
+
+    A batch holds `tokens_BT` as the network sees them, `targets_BT`, which are IGNORE_INDEX where nothing was chosen,
+    and `seen_BT`, which is false where there is only padding.
+
+    Args:
+        monitor, direction: the metric that decides, and in which direction it improves.
+        share: of the tokens that are chosen.
+        masked, replaced: share of the chosen ones in whose place stands `<mask>`, or a token drawn evenly from the
+            vocabulary; the others stay as they are.
+    """
+
+    tokens = (MASK,)
+    metrics = METRICS
+    parts: Mapping[str, float] = {"loss": 1.0}
+    learnt = ("loss", "perplexity")
+    inputs = ("tokens",)
+    fields = ("text",)
+
+    def __init__(
+        self,
+        monitor: str = METRICS[0].tag,
+        direction: str = MINIMIZE,
+        share: float = 0.15,
+        masked: float = 0.8,
+        replaced: float = 0.1,
+    ):
+        if not 0 < share <= 1:
+            raise ConfigError(f"task.share={share} must be above 0 and at most 1")
+        if not (masked >= 0 and replaced >= 0 and masked + replaced <= 1):
+            raise ConfigError(
+                f"task.masked={masked} and task.replaced={replaced} must be 0 or more, together at most 1"
+            )
+        self.monitor, self.direction = monitor, direction
+        self.share, self.masked, self.replaced = share, masked, replaced
+
+    def network(self, model: nn.Module) -> nn.Module:
+        if not capabilities_of(model).both_ways:
+            raise ConfigError(
+                f"task=masked_language_model needs a model that sees both ways, which {type(model).__name__} does not: "
+                "choose model=bert"
+            )
+        return model
+
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
+        """Draw windows as `data.batches` says, and hide some tokens of each, others every time."""
+        windows = BATCHES[batches](text.splits["train"], block_size - 1, seed, text.tokenizer.padding_id)
+
+        def draw(rows: np.ndarray) -> Rows:
+            tokens, inside = windows(rows)
+            seen = np.ones(tokens.shape, bool)
+            if inside is not None:
+                seen[..., 1:] = inside
+            places = rows[..., None] * block_size + np.arange(block_size)
+            hidden, targets = self._hide(tokens.astype(np.int64), seen, places, seed, text.tokenizer)
+            counts = {"loss": (targets != IGNORE_INDEX).sum(axis=-1)}
+            return Rows({"tokens": hidden, "targets": targets, "seen": seen}, counts)
+
+        return Draw(draw, windows.epoch)
+
+    def evaluation(
+        self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
+    ) -> "MaskedWindows":
+        if stride is not None:
+            raise ConfigError(f"stride={stride} has no use for this task: each token is read in one window")
+        return MaskedWindows(self, text, split, block_size, rank, world_size)
+
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": network.loss(batch["tokens"], batch["targets"], batch["seen"].bool())}
+
+    def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
+        return {"loss": losses["loss"], "perplexity": perplexity(losses["loss"])}
+
+    @torch.no_grad()
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the summed negative log likelihood in nats, how many tokens it covers, and how many are told right."""
+        is_hidden = batch["targets"] != IGNORE_INDEX
+        wanted_M = batch["targets"][is_hidden]
+        logits_MV = network.head(network.hidden(batch["tokens"], batch["seen"].bool())[is_hidden]).float()
+        nll_M = F.cross_entropy(logits_MV, wanted_M, reduction="none")
+        right = (logits_MV.argmax(dim=-1) == wanted_M).sum()
+        return {"nll": nll_M.double().sum(), "tokens": is_hidden.sum(), "right": right}
+
+    def figures(self, totals: Mapping[str, Any], split: Split) -> dict[str, float]:
+        loss = totals["nll"] / totals["tokens"]
+        return {"loss": loss, "perplexity": perplexity(loss), "accuracy": totals["right"] / totals["tokens"]}
+
+    def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
+        """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
+        return floors_of_masks(text, split, self._chosen(text, split))
+
+    def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
+        """Return the beginning of the held-out text with what the network puts in for hidden tokens, in brackets; what
+        was there stands behind it, where that is something else."""
+        split = text.splits["val"]
+        batch = next(iter(MaskedWindows(self, text, "val", network.block_size, 0, 1, rows=1)))
+        device, training = device_of(network), network.training
+        network.eval()
+        with torch.no_grad():
+            guesses = network(batch["tokens"].to(device), batch["seen"].bool().to(device)).argmax(-1)[0].tolist()
+        network.train(training)
+        pieces = []
+        for at, (guess, wanted) in enumerate(zip(guesses[:tokens], batch["targets"][0].tolist(), strict=False)):
+            if wanted == IGNORE_INDEX:
+                pieces.append(text.tokenizer.decode([int(split.tokens[at])]))
+            else:
+                told = [text.tokenizer.decode([each]) for each in dict.fromkeys((guess, wanted))]
+                pieces.append(f"[{'|'.join(told)}]")
+        return "".join(pieces)
+
+    @torch.no_grad()
+    def predict(
+        self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
+    ) -> list[dict[str, Any]]:
+        """Return of texts with one `<mask>` each the likeliest token there, with the probabilities of some.
+
+        Raises:
+            ConfigError: a text has none or several.
+        """
+        return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
+
+    def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
+        if (count := text.count(MASK)) != 1:
+            raise ConfigError(f"a text needs one {MASK} to be filled, and this one has {count}: {text[:60]!r}")
+        before, _, after = text.partition(MASK)
+        # Where a space is part of the word behind it, it is part of what is hidden.
+        spaced = len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
+        parts = [tokenizer.encode(before.rstrip(" ") if spaced else before), tokenizer.encode(after)]
+        ids = np.concatenate([parts[0], [tokenizer.backend.token_to_id(MASK)], parts[1]]).astype(np.int64)
+        place = len(parts[0])
+        first = max(min(place - block_size // 2, len(ids) - block_size), 0)
+        tokens_BT = torch.from_numpy(ids[first : first + block_size])[None].to(device_of(network))
+        p_V = network(tokens_BT)[0, place - first].float().softmax(dim=-1).cpu()
+        top = p_V.topk(min(FILLINGS, len(p_V)))
+        shares = {tokenizer.token(id): p for id, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
+        filled = [*ids[:place].tolist(), int(top.indices[0]), *ids[place + 1 :].tolist()]
+        best = tokenizer.token(int(top.indices[0]))
+        return {
+            "label": best, "score": float(top.values[0]), "probabilities": shares, "sequence": tokenizer.decode(filled),
+        }  # fmt: skip
+
+    def _hide(
+        self, tokens: np.ndarray, seen: np.ndarray, places: np.ndarray, seed: int, tokenizer: Tokenizer
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens as a network sees them, and the targets; a pure function of seed and places."""
+        chosen = self._choose(tokens, places, seed, tokenizer) & seen
+        becomes = random_integers(seed, BECOMES, places, MILLION)
+        masked, replaced = round(self.masked * MILLION), round((self.masked + self.replaced) * MILLION)
+        drawn = random_integers(seed, INSTEAD, places, tokenizer.size)
+        instead = np.where(becomes < masked, tokenizer.backend.token_to_id(MASK), drawn)
+        return np.where(chosen & (becomes < replaced), instead, tokens), np.where(chosen, tokens, IGNORE_INDEX)
+
+    def _choose(self, tokens: np.ndarray, places: np.ndarray, seed: int, tokenizer: Tokenizer) -> np.ndarray:
+        """Return which tokens are chosen: no marks of where texts end, and no padding."""
+        marks = [id for id in (tokenizer.end_of_text_id, tokenizer.padding_id) if id is not None]
+        return (random_integers(seed, CHOSEN, places, MILLION) < round(self.share * MILLION)) & ~np.isin(tokens, marks)
+
+    def _chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
+        """Return the places of all tokens of a split that are hidden when it is measured."""
+        tokens = text.splits[split].tokens
+        places = np.arange(len(tokens))
+        return places[self._choose(tokens, places, HELD_OUT_SEED, text.tokenizer)]
+
+
+class MaskedWindows:
+    """A split in windows that do not overlap, with hidden tokens that follow from where they stand in it.
+
+    Yields tokens_BT, targets_BT and seen_BT. Documents are read apart. Of `world_size` processes each gets every
+    world_size-th window.
+    """
+
+    def __init__(
+        self,
+        task: MaskedLanguageModel,
+        text: TokenizedCorpus,
+        split: str,
+        block_size: int,
+        rank: int,
+        world_size: int,
+        rows: int | None = None,
+    ):
+        self.task, self.tokenizer, self.split = task, text.tokenizer, text.splits[split]
+        self.block_size = block_size
+        # A document lies between two marks, of which the second one begins the next.
+        starts, ends = self.split.marks[:-1], self.split.marks[1:].copy()
+        ends[-1] += 1
+        self.places = np.concatenate([np.arange(a, b, block_size) for a, b in zip(starts, ends, strict=True)])
+        self.ends = np.concatenate(
+            [np.full(len(range(a, b, block_size)), b) for a, b in zip(starts, ends, strict=True)]
+        )
+        self.mine = np.arange(rank, len(self.places), world_size)
+        room = min(EVALUATION_LOGITS // text.tokenizer.size, EVALUATION_TOKENS)
+        self.rows = max(room // block_size, 1) if rows is None else rows
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for at in range(0, len(self.mine), self.rows):
+            chosen = self.mine[at : at + self.rows]
+            places = self.places[chosen][:, None] + np.arange(self.block_size)
+            seen = places < self.ends[chosen][:, None]
+            tokens = self.split.tokens[np.where(seen, places, 0)].astype(np.int64)
+            hidden, targets = self.task._hide(tokens, seen, places, HELD_OUT_SEED, self.tokenizer)
+            yield {
+                "tokens": torch.from_numpy(np.where(seen, hidden, 0)),
+                "targets": torch.from_numpy(targets),
+                "seen": torch.from_numpy(seen),
+            }
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "context": f"windows of up to {self.block_size} tokens that do not overlap, read both ways",
+            "hidden": f"{self.task.share:.0%} of the tokens, always the same ones",
+        }
