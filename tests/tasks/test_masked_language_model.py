@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -12,14 +13,14 @@ import torch
 from molino.base.errors import ConfigError
 from molino.data.corpora.local import UserText
 from molino.data.examples import Example
-from molino.data.tokenizers import train_char, train_word
+from molino.data.tokenizers import train_bpe, train_char, train_word
 from molino.data.tokens import prepare
 from molino.evaluation.totals import measure_all
 from molino.models import IGNORE_INDEX
 from molino.models.bert import BERT
 from molino.models.gpt import GPT
 from molino.tasks.language_model import LanguageModel
-from molino.tasks.masked_language_model import MASK, MaskedLanguageModel
+from molino.tasks.masked_language_model import MASK, MaskedLanguageModel, words_of
 
 TASK = MaskedLanguageModel()
 BLOCK_SIZE = 16
@@ -100,7 +101,7 @@ def test_each_token_is_read_once_and_the_same_are_hidden(kind, world_size, reque
     for batch in batches:
         assert (batch["targets"][~batch["seen"]] == IGNORE_INDEX).all()
         found.update(batch["targets"][batch["targets"] != IGNORE_INDEX].tolist())
-    wanted = Counter(tokens[TASK._chosen(text, "val")].tolist())
+    wanted = Counter(tokens[TASK.chosen(text, "val")].tolist())
     assert found == wanted and text.tokenizer.end_of_text_id not in found and sum(found.values()) > 20
 
 
@@ -125,7 +126,7 @@ def test_figures_are_sums_over_hidden_tokens(kind, request):
 
 def test_floors_are_what_counting_by_hand_says(text):
     train, val = (text.splits[name].tokens.tolist() for name in ("train", "val"))
-    V, places = text.tokenizer.size, TASK._chosen(text, "val").tolist()
+    V, places = text.tokenizer.size, np.flatnonzero(TASK.chosen(text, "val")).tolist()
     pairs, ones, firsts = Counter(itertools.pairwise(train)), Counter(train), Counter(train[:-1])
     unigram, neighbours = TASK.floors(text, "val", BLOCK_SIZE)
     by_hand = [math.log((ones[val[place]] + 1) / (len(train) + V)) for place in places]
@@ -190,3 +191,34 @@ def test_each_task_has_its_models(text):
 def test_shares_out_of_range_are_one_line(settings, says):
     with pytest.raises(ConfigError, match=says):
         MaskedLanguageModel(**settings)
+
+
+def test_words_are_hidden_whole(text):
+    """Words by a regular expression over the text, as it was read."""
+    task = MaskedLanguageModel(whole_words=True)
+    chosen, tokens = task.chosen(text, "val"), text.splits["val"].tokens.tolist()
+    read = text.tokenizer.decode(tokens)
+    words = [match.span() for match in re.finditer(r"\w+|\W", read)]
+    whole = [chosen[begin:end].all() for begin, end in words]
+    assert all(chosen[begin:end].any() == all_of_it for (begin, end), all_of_it in zip(words, whole, strict=True))
+    share = sum(whole) / len(words)
+    assert len(read) == len(tokens) and share == pytest.approx(0.15, abs=4 * math.sqrt(0.15 * 0.85 / len(words)))
+    rows = task.draw(text, "windows", BLOCK_SIZE, 3).rows(np.arange(300)[None, None]).fields
+    for seen, targets in zip(rows["tokens"][0, 0], rows["targets"][0, 0], strict=True):
+        window = text.tokenizer.decode(np.where(targets == IGNORE_INDEX, seen, targets).tolist())
+        for match in re.finditer(r"\w+|\W", window):
+            assert len(set((targets[match.start() : match.end()] != IGNORE_INDEX).tolist())) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "words", "wanted"),
+    [
+        (functools.partial(train_word), "one two one", [0, 0, 0]),
+        (functools.partial(train_char), "ab, c1", [0, 1, 0, 0, 0, 1]),
+        (functools.partial(train_bpe, size=300), "zq zqx, y", [0, 1, 0, 0, 0]),
+    ],
+)
+def test_which_token_begins_a_word(train, words, wanted):
+    tokenizer = train(["one two ab, c1 zqx y"])
+    tokens = tokenizer.encode(words).astype(np.int64)
+    assert words_of(tokenizer)(tokens[None])[0].tolist() == wanted, [tokenizer.token(int(id)) for id in tokens]

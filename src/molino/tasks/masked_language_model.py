@@ -3,7 +3,7 @@
 Shapes: R rows, T time (tokens), M hidden tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class MaskedLanguageModel:
         share: of the tokens that are chosen.
         masked, replaced: share of the chosen ones in whose place stands `<mask>`, or a token drawn evenly from the
             vocabulary; the others stay as they are.
+        whole_words: all tokens of a word are chosen, or none.
     """
 
     tokens = (MASK,)
@@ -71,6 +72,7 @@ class MaskedLanguageModel:
         share: float = 0.15,
         masked: float = 0.8,
         replaced: float = 0.1,
+        whole_words: bool = False,
     ):
         if not 0 < share <= 1:
             raise ConfigError(f"task.share={share} must be above 0 and at most 1")
@@ -79,7 +81,7 @@ class MaskedLanguageModel:
                 f"task.masked={masked} and task.replaced={replaced} must be 0 or more, together at most 1"
             )
         self.monitor, self.direction = monitor, direction
-        self.share, self.masked, self.replaced = share, masked, replaced
+        self.share, self.masked, self.replaced, self.whole_words = share, masked, replaced, whole_words
 
     def network(self, model: nn.Module) -> nn.Module:
         if not capabilities_of(model).both_ways:
@@ -92,6 +94,7 @@ class MaskedLanguageModel:
     def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
         """Draw windows as `data.batches` says, and hide some tokens of each, others every time."""
         windows = BATCHES[batches](text.splits["train"], block_size - 1, seed, text.tokenizer.padding_id)
+        choose = self._chooser(text.tokenizer)
 
         def draw(rows: np.ndarray) -> Rows:
             tokens, inside = windows(rows)
@@ -99,7 +102,8 @@ class MaskedLanguageModel:
             if inside is not None:
                 seen[..., 1:] = inside
             places = rows[..., None] * block_size + np.arange(block_size)
-            hidden, targets = self._hide(tokens.astype(np.int64), seen, places, seed, text.tokenizer)
+            tokens = tokens.astype(np.int64)
+            hidden, targets = self.hide(tokens, choose(tokens, places, seed) & seen, places, seed, text.tokenizer)
             counts = {"loss": (targets != IGNORE_INDEX).sum(axis=-1)}
             return Rows({"tokens": hidden, "targets": targets, "seen": seen}, counts)
 
@@ -134,7 +138,7 @@ class MaskedLanguageModel:
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
-        return floors_of_masks(text, split, self._chosen(text, split))
+        return floors_of_masks(text, split, np.flatnonzero(self.chosen(text, split)))
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return the beginning of the held-out text with what the network puts in for hidden tokens, in brackets; what
@@ -186,27 +190,60 @@ class MaskedLanguageModel:
             "label": best, "score": float(top.values[0]), "probabilities": shares, "sequence": tokenizer.decode(filled),
         }  # fmt: skip
 
-    def _hide(
-        self, tokens: np.ndarray, seen: np.ndarray, places: np.ndarray, seed: int, tokenizer: Tokenizer
+    def chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
+        """Return which tokens of a split are hidden when it is measured: always the same."""
+        tokens = text.splits[split].tokens.astype(np.int64)
+        return self._chooser(text.tokenizer)(tokens, np.arange(len(tokens)), HELD_OUT_SEED)
+
+    def hide(
+        self, tokens: np.ndarray, chosen: np.ndarray, places: np.ndarray, seed: int, tokenizer: Tokenizer
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens as a network sees them, and the targets; a pure function of seed and places."""
-        chosen = self._choose(tokens, places, seed, tokenizer) & seen
         becomes = random_integers(seed, BECOMES, places, MILLION)
         masked, replaced = round(self.masked * MILLION), round((self.masked + self.replaced) * MILLION)
         drawn = random_integers(seed, INSTEAD, places, tokenizer.size)
         instead = np.where(becomes < masked, tokenizer.backend.token_to_id(MASK), drawn)
         return np.where(chosen & (becomes < replaced), instead, tokens), np.where(chosen, tokens, IGNORE_INDEX)
 
-    def _choose(self, tokens: np.ndarray, places: np.ndarray, seed: int, tokenizer: Tokenizer) -> np.ndarray:
-        """Return which tokens are chosen: no marks of where texts end, and no padding."""
+    def _chooser(self, tokenizer: Tokenizer) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
+        """Return what chooses among tokens, given their places and a seed: no marks of where texts end, no padding."""
         marks = [id for id in (tokenizer.end_of_text_id, tokenizer.padding_id) if id is not None]
-        return (random_integers(seed, CHOSEN, places, MILLION) < round(self.share * MILLION)) & ~np.isin(tokens, marks)
+        first_of_word = words_of(tokenizer) if self.whole_words else None
 
-    def _chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
-        """Return the places of all tokens of a split that are hidden when it is measured."""
-        tokens = text.splits[split].tokens
-        places = np.arange(len(tokens))
-        return places[self._choose(tokens, places, HELD_OUT_SEED, text.tokenizer)]
+        def choose(tokens: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
+            # What happens to a word is decided at its first token.
+            at = places if first_of_word is None else places - first_of_word(tokens)
+            drawn = random_integers(seed, CHOSEN, at, MILLION) < round(self.share * MILLION)
+            return drawn & ~np.isin(tokens, marks)
+
+        return choose
+
+
+def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what tells of each token how many tokens before it the first one of its word stands.
+
+    A word is letters and digits that follow each other; whatever else there is, is a word by itself. Where tokens are
+    words, each is one.
+    """
+    texts = [tokenizer.decode([id]) for id in range(tokenizer.size)]
+
+    def within(piece: str) -> bool:
+        # Part of a character that takes several bytes shows as this.
+        return piece.isalnum() or piece == "\ufffd"
+
+    begins_V = np.array([not within(text[:1]) for text in texts])
+    ends_V = np.array([not within(text[-1:]) for text in texts])
+    letter = next((id for id, text in enumerate(texts) if text.isalnum()), None)
+    apart = letter is not None and " " in tokenizer.decode([letter, letter]).strip()
+
+    def first_of_word(tokens: np.ndarray) -> np.ndarray:
+        number_T = np.arange(tokens.shape[-1])
+        begins = begins_V[tokens] | apart
+        begins[..., 1:] |= ends_V[tokens[..., :-1]]
+        begins[..., :1] = True
+        return number_T - np.maximum.accumulate(np.where(begins, number_T, 0), axis=-1)
+
+    return first_of_word
 
 
 class MaskedWindows:
@@ -235,6 +272,7 @@ class MaskedWindows:
         self.ends = np.concatenate(
             [np.full(len(range(a, b, block_size)), b) for a, b in zip(starts, ends, strict=True)]
         )
+        self.chosen = task.chosen(text, split)
         self.mine = np.arange(rank, len(self.places), world_size)
         room = min(EVALUATION_LOGITS // text.tokenizer.size, EVALUATION_TOKENS)
         self.rows = max(room // block_size, 1) if rows is None else rows
@@ -247,8 +285,9 @@ class MaskedWindows:
             chosen = self.mine[at : at + self.rows]
             places = self.places[chosen][:, None] + np.arange(self.block_size)
             seen = places < self.ends[chosen][:, None]
-            tokens = self.split.tokens[np.where(seen, places, 0)].astype(np.int64)
-            hidden, targets = self.task._hide(tokens, seen, places, HELD_OUT_SEED, self.tokenizer)
+            inside = np.where(seen, places, 0)
+            tokens, chosen_BT = self.split.tokens[inside].astype(np.int64), self.chosen[inside] & seen
+            hidden, targets = self.task.hide(tokens, chosen_BT, places, HELD_OUT_SEED, self.tokenizer)
             yield {
                 "tokens": torch.from_numpy(np.where(seen, hidden, 0)),
                 "targets": torch.from_numpy(targets),
