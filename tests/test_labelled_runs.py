@@ -264,6 +264,7 @@ def test_what_has_no_counterpart_is_not_exported(train, molino, tmp_path):
         (("weights=data=sst2 model='gpt",), "a quotation mark is not closed"),
         (("weights=data=sst2 weights=latest",), "latest is another run each time"),
         (("-m", "--cfg", "job"), "-m, --cfg and --info each do something else"),
+        (("task.new_head=true",), "task.new_head=true: there is no head to forget"),
         (("zero_shot=[sst2]",), "zero_shot asks a language model"),
     ],
 )

@@ -3,8 +3,6 @@
 Shapes: M hidden tokens, V vocabulary.
 """
 
-import math
-
 import numpy as np
 
 from molino.data.tokens import TokenizedCorpus
@@ -69,6 +67,5 @@ def _between(
 
 
 def _floor(name: str, title: str, brief: str, loss: float, accuracy: float) -> Floor:
-    loss = loss if math.isfinite(loss) else math.inf
     figures = {"loss": loss, "perplexity": perplexity(loss), "accuracy": accuracy}
     return Floor(f"floor/{name}", loss, title, brief, figures)

@@ -253,8 +253,10 @@ class LabelledTask:
             trained: the network of a run, the head of a folder, or None.
 
         Raises:
-            ConfigError: it is a head for other classes.
+            ConfigError: it is a head for other classes, or there is none to forget.
         """
+        if self.new_head and not isinstance(trained, WithHead | Head):
+            raise ConfigError("task.new_head=true: there is no head to forget; leave it out")
         if not self.new_head:
             take_head(network, trained)
 

@@ -153,11 +153,11 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     model = build_model(run.settings, data.tokenizer.size)
     if not is_ours(model):
         check_model_by_use(model)
-    trained = None
-    if run.checkpoint is None and (source := run.settings["weights"]):
-        trained = begin_weights(model, source, data.tokenizer)
+    fresh, source = run.checkpoint is None, run.settings["weights"]
+    trained = begin_weights(model, source, data.tokenizer) if fresh and source else None
     network = build_network(task, model)
-    begin_beside(task, network, trained)
+    if fresh:
+        begin_beside(task, network, trained)
     if not is_ours(task):
         check_task_by_use(task, network, data.text, data.batches, data.block_size)
         if is_main_process():
