@@ -107,6 +107,8 @@ def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
     long = molino("predict", *named, f"text={'dull ' * 5000}")
     assert long.status == 0 and re.fullmatch(r"molino: 1 of 1 are longer than the context of \d+ tokens.*\n", long.err)
     assert loaded.predict([]) == []
+    alone = molino("predict", *named, "text=a", "header=false")
+    assert alone.status == 2 and "header is one of a table: add file=" in alone.err
     again = molino("predict", *named, f"file={table}", "columns.text=review", f"to={answers}")
     assert again.status == 2 and "exists" in again.err
     evaluated = molino("evaluate", *named, f"paths.cache={home / 'cache'}")

@@ -339,8 +339,8 @@ def test_a_fingerprint_of_ones_own_follows_files_and_settings(tmp_path):
         ({"val_fraction": 0.5, "test_fraction": 0.5}, ConfigError, "data.val_fraction=0.5 and .*=0.5 leave no rest"),
         ({"val_fraction": 0}, ConfigError, r"data\.val_fraction=0 leaves nothing to validate on: give data\.val_path"),
         ({"val_fraction": 1e-9}, DataError, r"the val split of a\.jsonl has no examples; .* a larger fraction"),
-        ({"header": False}, ConfigError, r"data\.header=false is for TSV and CSV, and a\.jsonl is none"),
-        ({"quotes": False}, ConfigError, r"data\.quotes=false is for TSV and CSV, and a\.jsonl is none"),
+        ({"header": False}, ConfigError, r"header=false is for TSV and CSV, and .*a\.jsonl is none: leave"),
+        ({"quotes": False}, ConfigError, r"quotes=false is for TSV and CSV, and .*a\.jsonl is none: leave"),
         (
             {"columns": {"text": "t", "label": "y"}, "classes": {"7": "x"}},
             DataError,

@@ -48,7 +48,10 @@ def test_quotation_marks_hold_a_field_together_or_are_text(tmp_path):
     assert read_table(quoted) == [{"text": 'one, "two"\r\n\nthree', "label": "1"}]
     plain = written(tmp_path, "a.tsv", 'text\tlabel\n"one\t1\ntw"o\t0\n')
     assert [row["text"] for row in read_table(plain, quotes=False)] == ['"one', 'tw"o']
-    with pytest.raises(DataError, match=r"a\.tsv is no table with quotation marks .*set quotes=false"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.tsv is no table with quotation marks \(.*\): where they are part of the text, set quotes=false",
+    ):
         read_table(plain)
 
 

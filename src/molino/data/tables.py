@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from molino.base.errors import DataError, ResourceError
+from molino.base.errors import ConfigError, DataError, ResourceError
 from molino.base.messages import suggest
 from molino.data.corpus import decode
 
@@ -33,11 +33,14 @@ def read_table(
         encoding: of a text file.
 
     Raises:
-        ConfigError: there is no such encoding.
+        ConfigError: there is no such encoding, or it is said of a kind of table that has none of this.
         DataError: it is missing, damaged, empty or of a kind that is not known.
         ResourceError: it is Parquet, and pyarrow is not installed.
     """
     suffix = (suffix or path.suffix).lower()
+    for name, value in (("header", header), ("quotes", quotes)):
+        if not value and suffix in (*LINES, *PARQUET):
+            raise ConfigError(f"{name}=false is for TSV and CSV, and {path} is none: leave it out")
     if suffix in PARQUET:
         rows = _read_parquet(path)
     elif suffix in (*SEPARATORS, *LINES):

@@ -31,15 +31,20 @@ def head_of(network: WithHead, pooling: str, pairs: bool) -> Head:
     return Head(kind, network.names, network.task_head.weight, pairs, marks)
 
 
-def take_head(network: WithHead, trained: nn.Module | Head | None) -> None:
+def take_head(network: WithHead, trained: nn.Module | Head | None, forget: bool) -> None:
     """Give a network the head that another one, or a folder, has for the same classes, whatever their order.
 
     Args:
         trained: nothing is taken of what has no such head.
+        forget: nothing is taken of a head, whatever it is for.
 
     Raises:
-        ConfigError: it is a head for other classes.
+        ConfigError: it is a head for other classes, or there is none to forget.
     """
+    if forget:
+        if not isinstance(trained, WithHead | Head):
+            raise ConfigError("task.new_head=true: there is no head to forget; leave it out")
+        return
     if isinstance(trained, WithHead):
         trained = head_of(trained, "last", False)
     if not isinstance(trained, Head):

@@ -255,10 +255,7 @@ class LabelledTask:
         Raises:
             ConfigError: it is a head for other classes, or there is none to forget.
         """
-        if self.new_head and not isinstance(trained, WithHead | Head):
-            raise ConfigError("task.new_head=true: there is no head to forget; leave it out")
-        if not self.new_head:
-            take_head(network, trained)
+        take_head(network, trained, self.new_head)
 
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return some held-out examples with what the network makes of them, always the same."""

@@ -143,7 +143,6 @@ class MaskedLanguageModel:
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return the beginning of the held-out text with what the network puts in for hidden tokens, in brackets; what
         was there stands behind it, where that is something else."""
-        split = text.splits["val"]
         batch = next(iter(MaskedWindows(self, text, "val", network.block_size, 0, 1, rows=1)))
         device, training = device_of(network), network.training
         network.eval()
@@ -151,12 +150,12 @@ class MaskedLanguageModel:
             guesses = network(batch["tokens"].to(device), batch["seen"].bool().to(device)).argmax(-1)[0].tolist()
         network.train(training)
         pieces = []
-        for at, (guess, wanted) in enumerate(zip(guesses[:tokens], batch["targets"][0].tolist(), strict=False)):
-            if wanted == IGNORE_INDEX:
-                pieces.append(text.tokenizer.decode([int(split.tokens[at])]))
-            else:
-                told = [text.tokenizer.decode([each]) for each in dict.fromkeys((guess, wanted))]
-                pieces.append(f"[{'|'.join(told)}]")
+        length = min(int(batch["seen"][0].sum()), tokens)
+        read, targets = batch["tokens"][0].tolist(), batch["targets"][0].tolist()
+        for there, guess, wanted in list(zip(read, guesses, targets, strict=True))[:length]:
+            hidden = wanted != IGNORE_INDEX
+            told = [text.tokenizer.decode([each]) for each in dict.fromkeys((guess, wanted) if hidden else (there,))]
+            pieces.append(f"[{'|'.join(told)}]" if hidden else told[0])
         return "".join(pieces)
 
     @torch.no_grad()

@@ -88,8 +88,7 @@ def probe_of(examples: Sequence[Example], template: str | None, words: dict[str,
         raise ConfigError(f"template={template!r} must hold {{text}} and end with {{label}}")
     if other := set(re.findall(r"\{(\w*)\}", template)) - {"text", "pair", "label"}:
         raise ConfigError(f"template={template!r}: {{{min(other)}}} is none of {{text}}, {{pair}} and {{label}}")
-    told = [(words or {}).get(name, name) for name in classes]
-    if len(set(told)) < len(told):
+    if len({(words or {}).get(name, name) for name in classes}) < len(classes):
         raise ConfigError(f"words={words} say the same of two classes: they cannot be told apart")
     if words and (unknown := [name for name in words if name not in classes]):
         raise ConfigError(f"words.{unknown[0]} is none of the classes {', '.join(classes)}")

@@ -22,6 +22,7 @@ from molino.trained.predicting import answers_of, check_predicts
 
 # How answers are written, by the end of a name.
 FORMATS = (".jsonl", ".csv")
+UTF8 = "utf-8"  # what tables are in where nothing is said
 # What is taken of a table where nothing is said, if it is there.
 USUAL = ("text", "pair", "choices")
 
@@ -73,8 +74,10 @@ def predict(
         rows = read_table(Path(file).expanduser(), header=header, quotes=quotes, encoding=encoding)
         examples = read_examples(rows, columns, Path(file).name)
     else:
-        if named := [name for name, value in columns.items() if value is not None]:
-            raise ConfigError(f"columns.{named[0]} is one of a table: add file=<table>, or leave it out")
+        named = [f"columns.{name}" for name, value in columns.items() if value is not None]
+        said = {"header": not header, "quotes": not quotes, "encoding": encoding != UTF8}
+        if named := [*named, *(name for name, there in said.items() if there)]:
+            raise ConfigError(f"{named[0]} is one of a table: add file=<table>, or leave it out")
         given = tuple(map(str, choices or ()))
         examples = [Example(ask() if text is None else text, pair, given)]
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from molino.data.corpora.remote import remote_file
 from molino.data.corpus import digest
 from molino.data.download import RemoteFile, fetch
 from molino.data.examples import Example, checked, examples_of, split_examples, texts_of
-from molino.data.tables import SEPARATORS, Row, read_table
+from molino.data.tables import Row, read_table
 
 VERSION = 1  # raised whenever what follows from the same files and settings changes
 # How the lines of a published file are laid out: the arguments of read_table.
@@ -147,9 +147,6 @@ class OwnExamples:
         self.name, self.columns = Path(path).absolute().name, columns
         self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
         self.header, self.quotes, self.encoding = header, quotes, encoding
-        for name, value in (("header", header), ("quotes", quotes)):
-            if not value and not any(file.suffix.lower() in SEPARATORS for file in self.paths.values()):
-                raise ConfigError(f"data.{name}=false is for TSV and CSV, and {self.name} is none: leave it out")
 
     def fingerprint(self) -> str:
         with working(f"reading {self.name}"):
