@@ -141,7 +141,10 @@ def test_one_class_alone_is_refused(splits, message):
 
 
 def test_an_unknown_class_is_refused_with_how_to_rename_it():
-    message = r"has the class 'z', and the head is for a, b: rename it with data\.corpus\.classes \(data\.classes of data=labelled\), or train"
+    message = (
+        r"has the class 'z', and the head is for a, b: rename it with data\.corpus\.classes "
+        r"\(data\.classes of data=labelled\), or train a head of its own"
+    )
     with pytest.raises(ConfigError, match=f"mine {message}"):
         Classes(("a", "b")).settle(labelled("a", "b", val=["z"]), "mine")
     with pytest.raises(ConfigError, match=f"the data {message}"):
