@@ -72,6 +72,24 @@ def test_without_gradients_it_is_the_same_loss(added, monkeypatch):
         torch.testing.assert_close(head_loss(x_BTC, weight_VC, targets_BT, *more), expected.detach())
 
 
+def test_smoothed_labels_are_those_of_torch():
+    x_BTC, weight_VC, targets_BT = example()
+    smoothed, plain = head_losses(x_BTC, weight_VC, targets_BT, 0.1)
+    logits_NV = (x_BTC @ weight_VC.T).flatten(0, 1)
+    expected = F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORE_INDEX, label_smoothing=0.1)
+    torch.testing.assert_close(smoothed, expected)
+    torch.testing.assert_close(plain, head_loss(x_BTC, weight_VC, targets_BT))
+    assert not plain.requires_grad
+    for ours, theirs in zip(
+        torch.autograd.grad(smoothed, (x_BTC, weight_VC)),
+        torch.autograd.grad(expected, (x_BTC, weight_VC)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    without = head_losses(x_BTC.detach(), weight_VC.detach(), targets_BT, 0.1)
+    torch.testing.assert_close(without[1], plain)
+
+
 def test_gradients_are_the_slopes():
     x_BTC, weight_VC, targets_BT = example()
     assert torch.autograd.gradcheck(lambda x: head_loss(x, weight_VC.detach(), targets_BT), (x_BTC,))
@@ -148,5 +166,5 @@ def test_the_scale_of_the_loss_saves_small_gradients_in_fp16(monkeypatch):
     exact_NC = x_NC.clone().requires_grad_()
     (65536 * F.cross_entropy(exact_NC @ weight_VC.T, targets_N)).backward()
     half_NC = x_NC.half().requires_grad_()
-    (65536 * head._HeadLoss.apply(half_NC, weight_VC.half(), targets_N, 1024, None, None)[0]).backward()
+    (65536 * head._HeadLoss.apply(half_NC, weight_VC.half(), targets_N, 1024, None, None, 0.0)[0]).backward()
     assert (half_NC.grad.float() - exact_NC.grad).norm() < 2e-3 * exact_NC.grad.norm()

@@ -13,6 +13,7 @@ from molino.models import compute_dtype
 from molino.models.cache import KVCache, see
 from molino.models.dropout import Dropout, drop
 from molino.models.linear import Linear
+from molino.models.memory import Memory
 
 # How training computes attention: by torch's fused kernel, or by products of whole matrices.
 PATHS = ("auto", "fused", "products")
@@ -53,6 +54,36 @@ class CausalSelfAttention(nn.Module):
         y_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, cache, self.layer, dropout=dropout, path=self.attn_path)
         y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y_BTC))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of what is written to a source: (B, T, C) -> (B, T, C).
+
+    The rows of `c_kv` are keys and values; its input is what an encoder makes of the source.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, layer: int):
+        super().__init__()
+        self.layer, self.n_head, self.head_size = layer, n_head, n_embd // n_head
+        self.attn_dropout, self.attn_path = dropout, "auto"
+        self.c_q = Linear(n_embd, n_embd)
+        self.c_kv = Linear(n_embd, 2 * n_embd)
+        self.c_proj = Linear(n_embd, n_embd)
+        self.resid_dropout = Dropout(dropout)
+
+    def remember(self, source_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a source, each (B, H, S, D)."""
+        B, S, _ = source_BSC.shape
+        kv_BS2HD = self.c_kv(source_BSC).view(B, S, 2, self.n_head, self.head_size)
+        return kv_BS2HD.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def forward(self, x_BTC: Tensor, memory: Memory) -> Tensor:
+        B, T, C = x_BTC.shape
+        q_BHTD = self.c_q(x_BTC).view(B, T, self.n_head, self.head_size).transpose(1, 2)
+        k_BHSD, v_BHSD = memory.keys[self.layer], memory.values[self.layer]
+        dropout = self.attn_dropout if self.training else 0.0
+        y_BHTD = look(q_BHTD, k_BHSD, v_BHSD, memory.seen_BS, dropout, path=self.attn_path)
+        return self.resid_dropout(self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C)))
 
 
 def attend(

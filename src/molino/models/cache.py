@@ -87,6 +87,18 @@ class KVCache:
             groups = tensor.unflatten(0, (-1, count))
             groups[:, 1:] = groups[:, :1]
 
+    def select(self, which: Tensor) -> None:
+        """Go on with some rows, by their numbers; one may come several times."""
+        for layers in (self.keys, self.values):
+            for number, kept_BGSD in enumerate(layers):
+                # What is not filled yet need not be copied.
+                grown = kept_BGSD.new_empty(len(which), *kept_BGSD.shape[1:])
+                grown[:, :, : self.length] = kept_BGSD[which, :, : self.length]
+                layers[number] = grown
+        self.tokens_BS, self.before_BR = self.tokens_BS[which], self.before_BR[which]
+        self.lengths_B = None if self.lengths_B is None else self.lengths_B[which]
+        self._visible = None
+
     def positions(self, count: int) -> Tensor:
         """Return the places of the next `count` tokens in their texts: (T,), or (B, T) where rows differ.
 

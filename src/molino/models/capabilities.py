@@ -18,6 +18,9 @@ class Capabilities:
         next_token: `forward(tokens_BT)` is the logits of the token after each token, so it can go on with a text.
         both_ways: a token sees those behind it as well: `forward(tokens_BT, seen_BT)` is the logits of the token that
             stands at each place, and `hidden(tokens_BT, seen_BT)` what they are read from; seen_BT leaves padding out.
+        source: it writes a target about a source that it has read: `forward(tokens_BT, source_BS, seen_BS)` is the
+            logits of the token after each of the target; `encode(source_BS, seen_BS)` reads, `remember` makes of that
+            what a decoder looks up, and `decode(tokens_BT, memory, cache) -> hidden_BTC` writes.
         cache: what it keeps of a token in a KVCache, which `forward(tokens_BT, cache)` takes up; None if it takes none.
         attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
         hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
@@ -38,6 +41,7 @@ class Capabilities:
 
     next_token: bool = True
     both_ways: bool = False
+    source: bool = False
     cache: CacheShape | None = None
     attention: bool = False
     hidden: int | None = None

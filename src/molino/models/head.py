@@ -42,7 +42,30 @@ def head_loss(
             scale_N1, added_NV = scale_BT1.expand(*x_BTC.shape[:2], 1).flatten(0, 1), added_BTV.flatten(0, 1)
         if not torch.is_grad_enabled():
             return _loss_alone(x_NC, weight_VC, targets_BT.flatten(), rows, scale_N1, added_NV)
-        return _HeadLoss.apply(x_NC, weight_VC, targets_BT.flatten(), rows, scale_N1, added_NV)[0]
+        return _HeadLoss.apply(x_NC, weight_VC, targets_BT.flatten(), rows, scale_N1, added_NV, 0.0)[0]
+
+
+def head_losses(x_BTC: Tensor, weight_VC: Tensor, targets_BT: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The loss with smoothed labels (Szegedy et al. 2016), and `head_loss`, which has no gradient then.
+
+    A share `smoothing` of each target is spread evenly over the vocabulary.
+    """
+    if smoothing == 0 or not torch.is_grad_enabled():
+        loss = head_loss(x_BTC, weight_VC, targets_BT)
+        return loss, loss.detach()
+    if len(weight_VC) < LARGE_VOCABULARY:
+        logits_BTV = F.linear(x_BTC, weight_VC)
+        dtype = torch.promote_types(logits_BTV.dtype, torch.float32)
+        logits_NV, targets_N = logits_BTV.flatten(0, 1).to(dtype), targets_BT.flatten()
+        told = {"ignore_index": IGNORE_INDEX}
+        smoothed = F.cross_entropy(logits_NV, targets_N, label_smoothing=smoothing, **told)
+        return smoothed, F.cross_entropy(logits_NV.detach(), targets_N, **told)
+    kind, dtype = x_BTC.device.type, compute_dtype(x_BTC)
+    rows = rows_of_a_piece(kind, len(weight_VC))
+    with torch.autocast(kind, enabled=False):
+        x_NC, weight_VC = x_BTC.flatten(0, 1).to(dtype), weight_VC.to(dtype)
+        smoothed, plain, *_ = _HeadLoss.apply(x_NC, weight_VC, targets_BT.flatten(), rows, None, None, smoothing)
+    return smoothed, plain
 
 
 def rows_of_a_piece(kind: str, vocab_size: int) -> int:
@@ -66,8 +89,8 @@ def _loss_alone(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(x_NC, weight_VC, targets_N, rows, scale_N1, added_NV) -> loss, and for `backward` gradients of its sum and the
-    count of targets."""
+    """(x_NC, weight_VC, targets_N, rows, scale_N1, added_NV, smoothing) -> loss, that without smoothing, and for
+    `backward` gradients of its sum and the count of targets."""
 
     generate_vmap_rule = True
 
@@ -79,11 +102,13 @@ class _HeadLoss(torch.autograd.Function):
         rows: int,
         scale_N1: Tensor | None,
         added_NV: Tensor | None,
+        smoothing: float,
     ) -> tuple[Tensor, ...]:
         # Sums and the gradient of the weights collect in float32 at least.
         wide = torch.promote_types(x_NC.dtype, torch.float32)
         counted_N = targets_N != IGNORE_INDEX
         loss, dx_pieces, dscale_pieces, dweight_VC = x_NC.new_zeros((), dtype=wide), [], [], None
+        spread, sure = loss, 1.0 - smoothing
         each_N = (x_NC, targets_N.clamp(min=0), counted_N, *(() if added_NV is None else (scale_N1, added_NV)))
         for x_RC, targets_R, counted_R, *added in zip(*(tensor.split(rows) for tensor in each_N), strict=True):
             logits_RV = x_RC @ weight_VC.T
@@ -94,7 +119,10 @@ class _HeadLoss(torch.autograd.Function):
             # The largest probability is never rounded to nothing, so the logarithm of the sum is safe.
             top_R = logits_RV.amax(-1).to(wide) - p_RV.amax(-1).to(wide).log()
             loss = loss + ((top_R - logits_RV.gather(1, places_R1)[:, 0].to(wide)) * counted_R).sum()
-            d_RV = p_RV.scatter_add_(1, places_R1, -torch.ones_like(places_R1, dtype=p_RV.dtype))
+            d_RV = p_RV.scatter_add_(1, places_R1, torch.full_like(places_R1, -sure, dtype=p_RV.dtype))
+            if smoothing:
+                spread = spread + ((top_R - logits_RV.mean(-1, dtype=wide)) * counted_R).sum()
+                d_RV -= smoothing / len(weight_VC)
             if added:
                 dscale_pieces.append((d_RV * added[1]).sum(-1) * counted_R)
                 d_RV = d_RV.to(x_RC.dtype)
@@ -103,12 +131,13 @@ class _HeadLoss(torch.autograd.Function):
             dweight_VC = dw_VC.to(wide) if dweight_VC is None else dweight_VC.add_(dw_VC)
         dscale_N1 = torch.cat(dscale_pieces)[:, None] if dscale_pieces else loss.new_zeros(0)
         count = counted_N.sum()
-        return loss / count, torch.cat(dx_pieces), dweight_VC, dscale_N1, count
+        smoothed = sure * loss + smoothing * spread if smoothing else loss
+        return smoothed / count, loss / count, torch.cat(dx_pieces), dweight_VC, dscale_N1, count
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output[2:])
         ctx.dtype = inputs[0].dtype
 
     @staticmethod
@@ -117,4 +146,4 @@ class _HeadLoss(torch.autograd.Function):
         # At once with the scale of fp16's loss: divided alone, gradients would be too small for fp16.
         each = scale / count
         dscale_N1 = dscale_N1 * each if ctx.needs_input_grad[4] else None
-        return (dx_NC * each).to(ctx.dtype), (dweight_VC * each).to(ctx.dtype), None, None, dscale_N1, None
+        return (dx_NC * each).to(ctx.dtype), (dweight_VC * each).to(ctx.dtype), None, None, dscale_N1, None, None

@@ -60,10 +60,14 @@ def check_model_by_use(model: nn.Module) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             model.eval()
-            _check_logits(f"{name}.forward(tokens_BT)", model(tokens_BT), wanted)
-            loss = model.loss(tokens_BT, tokens_BT)
+            # One that reads a source is given the same tokens as that.
+            source, told = ((tokens_BT,), ", source_BS") if _reads_source(model) else ((), "")
+            _check_logits(f"{name}.forward(tokens_BT{told})", model(tokens_BT, *source), wanted)
+            loss = model.loss(tokens_BT, tokens_BT, *source)
             if not (isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()):
-                raise ConfigError(f"{name}.loss(tokens_BT, targets_BT) must be a scalar tensor, not {_shown(loss)}")
+                raise ConfigError(
+                    f"{name}.loss(tokens_BT, targets_BT{told}) must be a scalar tensor, not {_shown(loss)}"
+                )
             _check_capabilities(model, name, tokens_BT, wanted)
     finally:
         model.train(training)
@@ -76,16 +80,15 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
     if can.cache is not None:
         if not isinstance(can.cache, CacheShape):
             raise ConfigError(f"{name}.capabilities.cache must be a CacheShape, but it is {_shown(can.cache)}")
+        call = f"{name}.decode(tokens_BT, memory, cache)" if can.source else f"{name}.forward(tokens_BT, cache)"
         cache = KVCache(can.cache, 1, len(tokens_BT[0]))
         try:
-            logits_BTV = model(tokens_BT, cache)
-        except TypeError as error:
-            raise ConfigError(
-                f"{name}.forward(tokens_BT, cache) fails, which its capabilities promise: {error}"
-            ) from error
-        _check_logits(f"{name}.forward(tokens_BT, cache)", logits_BTV, wanted)
+            logits_BTV = _written(model, tokens_BT, cache) if can.source else model(tokens_BT, cache)
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"{call} fails, which its capabilities promise: {error}") from error
+        _check_logits(call, logits_BTV, wanted)
         if cache.length != len(tokens_BT[0]):
-            raise ConfigError(f"{name}.forward(tokens_BT, cache) must call cache.advance(T) at its end")
+            raise ConfigError(f"{call} must call cache.advance(T) at its end")
     if can.hidden is not None:
         _check_hidden(model, name, tokens_BT, wanted)
     if can.beside:
@@ -102,6 +105,15 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
         raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
     if can.head is not None and not _is_head(model, can.head, tokens_BT):
         raise ConfigError(f"{name}.capabilities.head: head(hidden_BTC) is not just a product with {can.head}")
+
+
+def _reads_source(model: nn.Module) -> bool:
+    return isinstance(model.capabilities, Capabilities) and model.capabilities.source
+
+
+def _written(model: nn.Module, tokens_BT: Tensor, cache: KVCache) -> Tensor:
+    """Return the logits of a target, about itself."""
+    return model.head(model.decode(tokens_BT, model.remember(model.encode(tokens_BT)), cache))
 
 
 def _check_hidden(model: nn.Module, name: str, tokens_BT: Tensor, wanted: tuple[int, ...]) -> None:

@@ -94,7 +94,8 @@ class WithHead(nn.Module):
         """
         B, K, _ = tokens_BKT.shape
         tokens_BT, padding = tokens_BKT.flatten(0, 1), ()
-        if capabilities_of(self.model).both_ways:
+        can = capabilities_of(self.model)
+        if can.both_ways or can.source:
             padding = (torch.arange(tokens_BT.shape[1], device=ends_BK.device) <= ends_BK.flatten()[:, None],)
         hidden_BTC = self.model.hidden(tokens_BT, *padding)
         states_BKC = self.drop(self.pool(hidden_BTC, ends_BK.flatten())).view(B, K, -1)

@@ -16,8 +16,9 @@ def freeze(network: WithHead, how: str | int, lm_coef: float) -> None:
     Raises:
         ConfigError: it has not so many, names none, or there is nothing for the language model's loss to teach.
     """
-    if lm_coef and capabilities_of(network.model).both_ways:
-        raise ConfigError(f"{type(network.model).__name__} foretells no token: add task.lm_coef=0")
+    can = capabilities_of(network.model)
+    if lm_coef and (can.both_ways or can.source):
+        raise ConfigError(f"{type(network.model).__name__} foretells no token of what it has read: add task.lm_coef=0")
     if how == "none":
         return
     if how == "all":

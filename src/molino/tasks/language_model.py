@@ -54,6 +54,11 @@ class LanguageModel:
                 f"task=language_model foretells tokens, and {type(model).__name__} sees those that come: choose "
                 "task=masked_language_model, or model=gpt"
             )
+        if capabilities_of(model).source:
+            raise ConfigError(
+                f"task=language_model goes on with a text, and {type(model).__name__} writes about a source: choose "
+                "task=sequence_to_sequence, or model=gpt"
+            )
         if not self.on_floor:
             return model
         if capabilities_of(model).counts:
