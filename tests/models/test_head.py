@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from molino.models import IGNORE_INDEX, head
 from molino.models.gpt import GPT
-from molino.models.head import LARGE_VOCABULARY, head_loss
+from molino.models.head import LARGE_VOCABULARY, head_loss, head_losses
 
 V, C = LARGE_VOCABULARY + 17, 12
 
