@@ -139,7 +139,7 @@ def _loop(
     chunk: int,
 ) -> Iterator[Tensor]:
     """Let texts grow by what `choose(logits_BV, seen_BV, step)` picks, `chunk` tokens at a time."""
-    with _eval_mode(model):
+    with eval_mode(model):
         texts, seen_BV = None, None
         for first in range(0, max_new_tokens, chunk):
             with torch.inference_mode():
@@ -187,7 +187,7 @@ def _uniforms(samples: int, count: int, generator: torch.Generator | None) -> Te
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode inside, and as it was afterwards: a model may hold frozen parts."""
     training = {module: module.training for module in model.modules()}
     model.eval()

@@ -59,7 +59,8 @@ class CausalSelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of what is written to a source: (B, T, C) -> (B, T, C).
 
-    The rows of `c_kv` are keys and values; its input is what an encoder makes of the source.
+    The rows of `c_kv` are keys and values; its input is what an encoder makes of the source. Several rows that follow
+    each other may be about one source.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float, layer: int):
@@ -79,7 +80,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, memory: Memory) -> Tensor:
         B, T, C = x_BTC.shape
-        q_BHTD = self.c_q(x_BTC).view(B, T, self.n_head, self.head_size).transpose(1, 2)
+        # Where rows share a source their queries are more queries of one row, and no key is copied.
+        N = len(memory.keys[self.layer])
+        q_BHTD = self.c_q(x_BTC).view(N, -1, self.n_head, self.head_size).transpose(1, 2)
         k_BHSD, v_BHSD = memory.keys[self.layer], memory.values[self.layer]
         dropout = self.attn_dropout if self.training else 0.0
         y_BHTD = look(q_BHTD, k_BHSD, v_BHSD, memory.seen_BS, dropout, path=self.attn_path)

@@ -91,8 +91,9 @@ class KVCache:
         """Go on with some rows, by their numbers; one may come several times."""
         for layers in (self.keys, self.values):
             for number, kept_BGSD in enumerate(layers):
-                # What is not filled yet need not be copied.
-                grown = kept_BGSD.new_empty(len(which), *kept_BGSD.shape[1:])
+                # What is not filled yet need not be copied; rows of different lengths have some of it masked, not nan.
+                new = kept_BGSD.new_empty if self.lengths_B is None else kept_BGSD.new_zeros
+                grown = new(len(which), *kept_BGSD.shape[1:])
                 grown[:, :, : self.length] = kept_BGSD[which, :, : self.length]
                 layers[number] = grown
         self.tokens_BS, self.before_BR = self.tokens_BS[which], self.before_BR[which]
