@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
-from molino.data.batches import draw_block
 from molino.data.examples import Example, texts_of
+from molino.data.examples_drawn import draw_examples
 from molino.data.tokenizers import train_char
 from molino.data.tokens import prepare
 from molino.evaluation.totals import measure_all
@@ -133,7 +133,7 @@ def test_losses_and_figures_are_those_of_each_example_alone(prepared, name):
         assert figures["lm_loss"] == pytest.approx(lm_nll / lm_count, rel=1e-5)
     # The loss of training is the same figure, of its own split.
     train = task.draw(text, "documents", BLOCK, 0)
-    (micro,) = next(draw_block(train, task.parts, np.arange(1), 1, 40).steps())
+    (micro,) = next(draw_examples(train, train.order(40), task.parts, np.arange(1), 1).steps())
     losses = task.loss(network, micro.fields)
     totals = measure_all(task.measure, network, task.evaluation(text, "train", BLOCK, None), torch.device("cpu"))
     figures = task.figures(totals, text.splits["train"])
@@ -152,8 +152,8 @@ def test_parts_add_up_over_micro_batches_and_processes(prepared, name):
     def losses(accumulate: int, world_size: int) -> dict[str, float]:
         found = dict.fromkeys(task.parts, 0.0)
         for rank in range(world_size):
-            (micro_batches,) = draw_block(
-                draw, task.parts, np.arange(1), accumulate, 8 // accumulate, rank, world_size
+            (micro_batches,) = draw_examples(
+                draw, draw.order(8 // accumulate), task.parts, np.arange(1), accumulate, rank, world_size
             ).steps()
             for batch, weights in micro_batches:
                 for part, loss in task.loss(network, batch).items():
@@ -202,7 +202,7 @@ def test_every_family_has_a_head_that_learns(prepared, model):
     torch.manual_seed(0)
     network = task.network(model(vocab_size=text.tokenizer.size, block_size=BLOCK, **sizes))
     draw, optimizer = task.draw(text, "documents", BLOCK, 0), torch.optim.Adam(network.parameters(), 0.03)
-    for (batch, _), *_ in draw_block(draw, task.parts, np.arange(90), 1, 20).steps():
+    for (batch, _), *_ in draw_examples(draw, draw.order(20), task.parts, np.arange(90), 1).steps():
         optimizer.zero_grad()
         sum(task.loss(network, batch).values()).backward()
         optimizer.step()
@@ -302,7 +302,8 @@ def test_on_a_bag_of_words_it_begins_with_what_that_says(prepared):
     assert bag.tag == "floor/bag_of_words" and figures["loss"] == pytest.approx(bag.levels["loss"], rel=1e-4)
     assert figures["accuracy"] == bag.levels["accuracy"]
     # In training an example is told of by a bag that has not seen it: worse, but no recital.
-    (micro,) = next(draw_block(task.draw(text, "documents", BLOCK, 0), task.parts, np.arange(1), 1, 40).steps())
+    draw = task.draw(text, "documents", BLOCK, 0)
+    (micro,) = next(draw_examples(draw, draw.order(40), task.parts, np.arange(1), 1).steps())
     own = task.evaluation(text, "train", BLOCK, None)
     seen = task.figures(measure_all(task.measure, network, own, torch.device("cpu")), text.splits["train"])["loss"]
     assert seen < 0.5 < task.loss(network, micro.fields)["task_loss"].item() < math.inf

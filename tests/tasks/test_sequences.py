@@ -17,10 +17,8 @@ from molino.tasks.sequences import (
     DELIMITER,
     EXTRACT,
     ONE,
-    POOL,
     START,
     TWO,
-    ByLength,
     ExampleBatches,
     Marks,
     Sequences,
@@ -170,49 +168,6 @@ def test_next_tokens_are_those_behind():
     tokens, lengths = found.take(np.arange(2))
     ignore = IGNORE_INDEX
     assert next_tokens(tokens, lengths).tolist() == [[[1, 2, 3, 92, ignore]], [[4, 92, ignore, ignore, ignore]]]
-
-
-# Orders of training
-
-
-@pytest.mark.parametrize(
-    ("count", "batch"), [(100, 10), (103, 10), (7, 10), (1, 3), (3, 2), (10, 1), (4 * POOL + 3, 4), (5, 12), (1000, 7)]
-)
-def test_every_example_comes_once_an_epoch(count, batch):
-    lengths = np.random.default_rng(0).integers(1, 50, count)
-    order = ByLength(lengths, 5)
-    epochs = 5
-    steps = -(-epochs * count // batch)
-    drawn = order(np.arange(steps * batch).reshape(steps, batch)).ravel()[: epochs * count].reshape(epochs, count)
-    assert (np.sort(drawn, axis=1) == np.arange(count)).all()
-    if count > 5:
-        assert len({tuple(row) for row in drawn.tolist()}) == epochs
-
-
-def test_orders_are_a_pure_function_of_seed_and_rows():
-    lengths = np.random.default_rng(0).integers(1, 50, 103)
-    rows = np.arange(400).reshape(20, 2, 10)
-    whole = ByLength(lengths, 5)(rows)
-    again = ByLength(lengths, 5)
-    asked = [7, 0, 19, 3, *range(20)]  # steps in any order, also across epochs and back
-    assert all(
-        (again(rows[step]) == whole[step]).all() and (again(rows[[step]])[0] == whole[step]).all() for step in asked
-    )
-    assert (ByLength(lengths, 6)(rows) != whole).any()
-
-
-@pytest.mark.parametrize("count", [4000, 4003])
-def test_batches_are_of_near_equal_lengths_in_no_order_of_lengths(count):
-    batch, generator = 16, np.random.default_rng(1)
-    lengths = np.ceil(generator.lognormal(3, 0.4, count)).astype(int)
-    order = ByLength(lengths, 0)
-    rows = np.arange(2 * count // batch * batch).reshape(-1, batch)
-    drawn = lengths[order(rows)]
-    padding = 1 - drawn.sum() / (drawn.max(axis=1) * batch).sum()
-    by_chance = lengths[generator.permutation(count)][: count // batch * batch].reshape(-1, batch)
-    assert padding < 0.05 < 0.3 < 1 - by_chance.sum() / (by_chance.max(axis=1) * batch).sum()
-    # Short ones come as early as long ones.
-    assert abs(np.corrcoef(drawn.mean(axis=1), np.arange(len(drawn)))[0, 1]) < 0.15
 
 
 # Evaluation

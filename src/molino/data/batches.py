@@ -7,7 +7,6 @@ cheap: the random numbers of any set of rows are computed at once, without a sta
 Shapes: S steps in a block, A micro-batches a step, B rows of this process, T time (tokens).
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -31,15 +30,10 @@ class Rows(NamedTuple):
 
     Attributes:
         counts: of a part of the loss that is a mean over unequal numbers of things, how many of them each row holds.
-        lengths: how many of the last elements of the fields in `cut` each row fills; a micro-batch is cut to its
-            longest. None where all are equally long.
-        cut: fields whose last dimension is cut.
     """
 
     fields: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
-    lengths: np.ndarray | None = None
-    cut: tuple[str, ...] = ()
 
 
 class Draw(NamedTuple):
@@ -48,12 +42,10 @@ class Draw(NamedTuple):
     Attributes:
         rows: a pure function from the numbers of rows to what they are. They come as (steps, micro-batches, rows).
         epoch: how many rows are as much as the whole split.
-        length: tokens of a row, on average; None where that is the context.
     """
 
     rows: Callable[[np.ndarray], Rows]
     epoch: float
-    length: float | None = None
 
     def __call__(self, rows: np.ndarray) -> Rows:
         return self.rows(rows)
@@ -80,7 +72,7 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The batches of S consecutive steps, each field (S, A, B, ...); see `Rows` for those whose last dimension is cut.
+    """The batches of S consecutive steps, each field (S, A, B, ...).
 
     `weights[part][s][a]` is the factor of a part's mean over micro-batch a that makes the sum over all micro-batches,
     averaged over processes, the mean over whatever counts in the step.
@@ -88,37 +80,23 @@ class Block(NamedTuple):
 
     fields: dict[str, torch.Tensor]
     weights: dict[str, list[list[float]]]
-    longest: list[list[int]] | None = None
-    cut: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
 
     def elements(self, names: Iterable[str]) -> int:
-        """Return how many elements these fields have, after they are cut."""
-        sizes = {name: self.fields[name].numel() for name in names}
-        for name in self.cut if self.longest is not None else ():
-            if name in sizes:
-                shape = self.fields[name].shape
-                sizes[name] = sum(map(sum, self.longest)) * math.prod(shape[2:-1])
-        return sum(sizes.values())
+        """Return how many elements these fields have."""
+        return sum(self.fields[name].numel() for name in names)
 
     def steps(self) -> Iterator[list[Step]]:
         """Yield the micro-batches of each step."""
         # All at once: to take a step out of a tensor costs as much as a small operation of a model.
-        rows = zip(*map(self._micro_batches, self.fields), strict=True)
+        rows = zip(*(field.flatten(0, 1).unbind(0) for field in self.fields.values()), strict=True)
         for weights in zip(*self.weights.values(), strict=True):
             yield [
                 Step(dict(zip(self.fields, next(rows), strict=True)), dict(zip(self.weights, each, strict=True)))
                 for each in zip(*weights, strict=True)
             ]
-
-    def _micro_batches(self, name: str) -> Iterable[torch.Tensor]:
-        each = self.fields[name].flatten(0, 1).unbind(0)
-        if self.longest is None or name not in self.cut:
-            return each
-        lengths = (length for row in self.longest for length in row)
-        return (one[..., :length].contiguous() for one, length in zip(each, lengths, strict=True))
 
 
 class Windows(NamedTuple):
@@ -225,20 +203,28 @@ def draw_block(
     """
     size = accumulate * batch_size
     rows = (steps_S[:, None] * size + np.arange(size)).reshape(len(steps_S), accumulate, batch_size)
-    fields, counts_SAB, lengths_SAB, cut = draw(rows)
+    fields, counts_SAB = draw(rows)
     share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
     even = [[1.0 / accumulate] * accumulate] * len(steps_S)
     weights = dict.fromkeys(parts, even)
     for part, count_SAB in counts_SAB.items():
-        mine_SA = count_SAB[:, :, share].sum(axis=2) * world_size
-        # Of a step in which nothing counts each share is nothing.
-        total_S1 = count_SAB.sum(axis=(1, 2))[:, None]
-        weights[part] = (mine_SA / np.where(total_S1 > 0, total_S1, 1)).tolist()
-    longest = None if lengths_SAB is None else lengths_SAB[:, :, share].max(axis=2).tolist()
-    return Block({name: _tensor(array[:, :, share]) for name, array in fields.items()}, weights, longest, cut)
+        weights[part] = weights_of(count_SAB.reshape(len(steps_S), accumulate, world_size, -1).sum(axis=3), rank)
+    return Block({name: as_tensor(array[:, :, share]) for name, array in fields.items()}, weights)
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
+def weights_of(count_SAW: np.ndarray, rank: int) -> list[list[float]]:
+    """Return the factors of a part's means of one process; see `Block`.
+
+    Args:
+        count_SAW: how many things count in the share of each process of each micro-batch.
+    """
+    mine_SA = count_SAW[:, :, rank] * count_SAW.shape[2]
+    # Of a step in which nothing counts each share is nothing.
+    total_S1 = count_SAW.sum(axis=(1, 2))[:, None]
+    return (mine_SA / np.where(total_S1 > 0, total_S1, 1)).tolist()
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Return an array as a tensor of its own: whole numbers as int64, others as float32."""
     dtype = torch.int64 if array.dtype.kind in "iub" else torch.float32
     return torch.from_numpy(array).to(dtype, copy=True, memory_format=torch.contiguous_format)

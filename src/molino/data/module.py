@@ -8,8 +8,9 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from molino.base.errors import ConfigError
-from molino.data.batches import BATCHES, Draw, Evaluation, TrainingBlocks, draw_block
+from molino.data.batches import BATCHES, Block, Draw, Evaluation, TrainingBlocks, draw_block
 from molino.data.corpus import Corpus
+from molino.data.examples_drawn import Examples, UnevenBlock, draw_examples
 from molino.data.tokenizers import MakesTokenizer, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus, prepare
 
@@ -19,7 +20,7 @@ class MakesBatches(Protocol):
 
     parts: Mapping[str, float]
 
-    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw: ...
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw | Examples: ...
 
     def evaluation(
         self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
@@ -36,6 +37,7 @@ class TextDataModule(LightningDataModule):
         batches: `windows` of the token stream or `documents` (a random window of each).
         block_size: context length in tokens.
         batch_size: rows of a micro-batch, over all processes together.
+        batch_tokens: in its place, tokens of a micro-batch, padding included; for examples of unequal lengths.
         accumulate: micro-batches of an optimizer step.
         steps_per_block: optimizer steps drawn, and trained, at once.
         seed: decides every batch.
@@ -59,6 +61,7 @@ class TextDataModule(LightningDataModule):
         batch_size: int,
         cache: str,
         distinct_batches: int | None = None,
+        batch_tokens: int | None = None,
         *,
         task: MakesBatches,
         accumulate: int,
@@ -73,28 +76,32 @@ class TextDataModule(LightningDataModule):
         if batches not in BATCHES:
             raise ConfigError(f"data.batches={batches} is unknown: choose {' or '.join(BATCHES)}")
         sizes = {"block_size": block_size, "batch_size": batch_size, "distinct_batches": distinct_batches}
+        sizes["batch_tokens"] = batch_tokens
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} must be at least 1")
         self.corpus, self.train_tokenizer, self.cache = corpus, tokenizer, Path(cache).expanduser()
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
-        self.distinct_batches, self.task = distinct_batches, task
+        self.batch_tokens, self.distinct_batches, self.task = batch_tokens, distinct_batches, task
         self.accumulate, self.steps_per_block, self.seed = accumulate, steps_per_block, seed
         self.text: TokenizedCorpus | None = None
 
     @property
     def tokens_per_step(self) -> int:
-        length = self.block_size if self.text is None or self.draw.length is None else self.draw.length
-        return round(self.accumulate * self.batch_size * length)
+        if self.text is None or not isinstance(self.draw, Examples):
+            return self.accumulate * self.batch_size * self.block_size
+        return round(self.draw.length * len(self.draw.sizes_NF) / self.order.count * self.accumulate)
 
     @property
     def steps_per_epoch(self) -> float:
         """How many optimizer steps see as much as the whole training split."""
+        if isinstance(self.draw, Examples):
+            return self.order.count / self.accumulate
         return self.draw.epoch / (self.accumulate * self.batch_size)
 
     def check_processes(self, count: int) -> None:
         """Refuse a number of processes that cannot share a batch evenly."""
-        if self.batch_size % count:
+        if self.batch_tokens is None and self.batch_size % count:
             raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {count} processes evenly")
 
     def check_context(self, longest: int) -> None:
@@ -120,9 +127,26 @@ class TextDataModule(LightningDataModule):
             # What only the text tells of the task, such as the names of its classes.
             self.settled = self.task.settle(self.text) if hasattr(self.task, "settle") else {}
             self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)
-            if not isinstance(self.draw, Draw):
+            if isinstance(self.draw, Examples):
+                self.order = self.draw.order(self.batch_size, self.batch_tokens)
+            elif not isinstance(self.draw, Draw):
                 name, kind = type(self.task).__name__, type(self.draw).__name__
-                raise ConfigError(f"{name}.draw(...) must be a molino.data.batches.Draw, not a {kind}")
+                raise ConfigError(
+                    f"{name}.draw(...) must be a molino.data.batches.Draw, or Examples of molino.data.examples_drawn, "
+                    f"not a {kind}"
+                )
+            elif self.batch_tokens is not None:
+                raise ConfigError(
+                    f"data.batch_tokens={self.batch_tokens} is for examples of unequal lengths: with this task say "
+                    "data.batch_size"
+                )
+
+    def block(self, steps: np.ndarray, rank: int = 0, world_size: int = 1) -> Block | UnevenBlock:
+        """Return the batches of some steps; of several processes each has its share of every batch."""
+        share = (self.task.parts, steps, self.accumulate)
+        if isinstance(self.draw, Examples):
+            return draw_examples(self.draw, self.order, *share, rank, world_size)
+        return draw_block(self.draw, *share, self.batch_size, rank, world_size)
 
     def train_dataloader(self) -> TrainingBlocks:
         rank, world_size = self._processes()
@@ -132,7 +156,7 @@ class TextDataModule(LightningDataModule):
             steps = first_step + np.arange(count)
             if self.distinct_batches is not None:
                 steps %= self.distinct_batches
-            return draw_block(self.draw, self.task.parts, steps, self.accumulate, self.batch_size, rank, world_size)
+            return self.block(steps, rank, world_size)
 
         return TrainingBlocks(block, lambda: self.trainer.global_step, self.trainer.max_steps, self.steps_per_block)
 

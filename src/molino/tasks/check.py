@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from molino.base.errors import ConfigError, MolinoError
 from molino.data.batches import Rows, draw_block
+from molino.data.examples_drawn import Examples, draw_examples
 from molino.data.tokens import TokenizedCorpus
 from molino.evaluation.totals import Pairs, measure_all
 from molino.models.capabilities import device_of
@@ -69,16 +70,23 @@ def _training_batch(
 ) -> Mapping[str, Tensor]:
     with _explained(f"{name}.draw(...)"):
         draw = task.draw(text, batches, block_size, 0)
-        rows = draw(np.arange(EXAMPLES).reshape(1, 1, EXAMPLES))
-    if not (isinstance(rows, Rows) and all(array.shape[:3] == (1, 1, EXAMPLES) for array in rows.fields.values())):
-        raise ConfigError(f"{name}.draw(...)(rows) must be Rows, whose arrays begin with the shape of `rows`")
+        uneven = isinstance(draw, Examples)
+        shape = (EXAMPLES,) if uneven else (1, 1, EXAMPLES)
+        rows = (draw.take if uneven else draw)(np.arange(EXAMPLES).reshape(shape))
+    if not (isinstance(rows, Rows) and all(array.shape[: len(shape)] == shape for array in rows.fields.values())):
+        call = "draw(...).take(rows)" if uneven else "draw(...)(rows)"
+        raise ConfigError(f"{name}.{call} must be Rows, whose arrays begin with the shape of `rows`")
     if absent := [field for field in task.inputs if field not in rows.fields]:
         raise ConfigError(
             f"{name}.inputs names {absent[0]}, which is no field of its batches: {', '.join(rows.fields)}"
         )
     if unknown := [part for part in rows.counts if part not in task.parts]:
         raise ConfigError(f"{name} counts {unknown[0]}, no part of its loss: {', '.join(task.parts)}")
-    (micro_batches,) = draw_block(draw, task.parts, np.arange(1), 1, EXAMPLES).steps()
+    share = (task.parts, np.arange(1), 1)
+    if uneven:
+        (micro_batches,) = draw_examples(draw, draw.order(EXAMPLES), *share).steps()
+    else:
+        (micro_batches,) = draw_block(draw, *share, EXAMPLES).steps()
     return micro_batches[0].fields
 
 

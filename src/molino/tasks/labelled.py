@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError, DataError
-from molino.data.batches import Draw, Rows
+from molino.data.batches import Rows
 from molino.data.examples import Example
+from molino.data.examples_drawn import Examples
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs
@@ -39,7 +40,6 @@ from molino.tasks.sequences import (
     ONE,
     START,
     TWO,
-    ByLength,
     ExampleBatches,
     Layout,
     Sequences,
@@ -159,28 +159,26 @@ class LabelledTask:
         network.rates = rates(network, self.layer_decay)
         return network
 
-    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Examples:
         """Draw examples, each once an epoch, in batches of near-equal lengths."""
         if batches != "documents":
             raise ConfigError(f"data.batches={batches} has no use for examples: leave it out, or say documents")
         sequences = self._sequences(text, "train", block_size)
         numbers, wanted = self._wanted(text, "train")
-        order = ByLength(sequences.lengths_NK.max(axis=1)[numbers], seed)
         floor = cross_fitted(text, self.outcome) if self.on_floor else None
 
-        def draw(rows: np.ndarray) -> Rows:
-            chosen = numbers[order(rows)]
-            tokens, lengths = sequences.take(chosen.reshape(-1))
-            tokens, lengths = (each.reshape(*rows.shape, *each.shape[1:]) for each in (tokens, lengths))
+        def take(rows_R: np.ndarray) -> Rows:
+            chosen = numbers[rows_R]
+            tokens, lengths = sequences.take(chosen)
             fields, counts = {"tokens": tokens, "ends": lengths - 1, "wanted": wanted[chosen]}, {}
             if floor is not None:
                 fields["floor"] = floor[chosen]
             if self.lm_coef:
                 fields["targets"] = next_tokens(tokens, lengths)
                 counts["lm_loss"] = (lengths - 1).sum(axis=-1)
-            return Rows(fields, counts, lengths.max(axis=-1), ("tokens", "targets"))
+            return Rows(fields, counts)
 
-        return Draw(draw, len(numbers), float(sequences.lengths_NK[numbers].sum(axis=1).mean()))
+        return Examples(take, sequences.lengths_NK[numbers], seed)
 
     def evaluation(
         self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1

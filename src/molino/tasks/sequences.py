@@ -21,8 +21,6 @@ from molino.data.tokens import Split
 from molino.models import IGNORE_INDEX
 
 START, DELIMITER, EXTRACT = "<start>", "<delimiter>", "<extract>"
-# Of so many batches the examples are sorted by length before they are cut into batches.
-POOL = 50
 
 
 class Marks(NamedTuple):
@@ -150,48 +148,6 @@ def next_tokens(tokens_RKT: np.ndarray, lengths_RK: np.ndarray) -> np.ndarray:
     """Return what the language model is to foretell: the token after each, IGNORE_INDEX from the last one on."""
     targets = np.roll(tokens_RKT, -1, axis=-1)
     return np.where(np.arange(tokens_RKT.shape[-1]) < lengths_RK[..., None] - 1, targets, IGNORE_INDEX)
-
-
-class ByLength:
-    """Rows of training -> examples: each once an epoch, in an order of the epoch's own, batches of near-equal lengths.
-
-    A pure function of the seed and the rows, which come as (..., batch). Examples are shuffled, sorted by length within
-    a pool of POOL batches, cut into batches, and these shuffled.
-
-    Args:
-        lengths_N: of the examples.
-    """
-
-    def __init__(self, lengths_N: np.ndarray, seed: int):
-        self.lengths_N, self.seed = lengths_N, seed
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        epochs, places = np.divmod(rows, len(self.lengths_N))
-        chosen = np.empty_like(rows)
-        for epoch in np.unique(epochs):
-            chosen[epochs == epoch] = self._order_of(int(epoch), rows.shape[-1])[places[epochs == epoch]]
-        return chosen
-
-    def _order_of(self, epoch: int, batch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != (epoch, batch):
-            self._order = (epoch, batch), self._make_order(epoch, batch)
-        return self._order[1]
-
-    def _make_order(self, epoch: int, batch: int) -> np.ndarray:
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-        count = len(self.lengths_N)
-        order = generator.permutation(count)
-        # The batch that the epoch before has begun is completed first.
-        first = min(-(epoch * count) % batch, count)
-        batches = []
-        for at in range(first, count, POOL * batch):
-            pool = order[at : at + POOL * batch]
-            pool = pool[np.argsort(self.lengths_N[pool], kind="stable")]
-            batches += [pool[begin : begin + batch] for begin in range(0, len(pool), batch)]
-        rest = [batches.pop()] if batches and len(batches[-1]) < batch else []
-        shuffled = [batches[number] for number in generator.permutation(len(batches))]
-        return np.concatenate([order[:first], *shuffled, *rest])
 
 
 class ExampleBatches:

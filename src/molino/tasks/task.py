@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from molino.data.batches import Draw, Evaluation
+from molino.data.examples_drawn import Examples
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Measured
 from molino.runs.measures import Floor, Metric
@@ -50,8 +51,8 @@ class Task(Protocol):
         """Return what is trained: the model, or a module around it, with heads of its own."""
         ...
 
-    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
-        """Return what turns numbers of rows into examples of the training split.
+    def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw | Examples:
+        """Return what turns numbers of rows into examples of the training split, or examples of unequal lengths.
 
         Args:
             batches: the way to draw from it, as data.batches says.

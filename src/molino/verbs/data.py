@@ -16,7 +16,6 @@ from molino.configuration.build import build, check_arguments, check_names
 from molino.configuration.overrides import as_typed
 from molino.configuration.request import Request
 from molino.configuration.settings import check_seed
-from molino.data.batches import draw_block
 from molino.data.module import TextDataModule
 from molino.data.prompt import encode_prompt
 from molino.data.tokenizers import Tokenizer
@@ -207,7 +206,7 @@ def show_prompt(prompt: str, tokenizer: Tokenizer) -> None:
 
 def show_batch(data: TextDataModule, task: Task) -> None:
     """Print the first rows of the batch that step 0 of training draws."""
-    fields = next(draw_block(data.draw, task.parts, np.arange(1), 1, data.batch_size).steps())[0].fields
+    fields = next(data.block(np.arange(1)).steps())[0].fields
     facts = {name: " x ".join(map(str, field.shape)) for name, field in fields.items()}
     if ignored := sum(int((field == IGNORE_INDEX).sum()) for field in fields.values()):
         facts["ignored targets"] = f"{ignored:,}, shown as {corpus.IGNORED}"
