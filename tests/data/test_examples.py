@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from molino.base.errors import ConfigError, DataError
-from molino.data.examples import Example, checked, examples_of, place_of, split_examples, texts_of
+from molino.data.examples import Answer, Example, checked, examples_of, place_of, split_examples, texts_of
 
 
 def made(*rows, classes=None, **columns):
@@ -105,6 +105,98 @@ def test_columns_that_make_no_examples():
         made({"text": "a", "label": 1}, label="lable")
 
 
+# What is to be written
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "targets"),
+    [
+        ("t", {"t": " one "}, ("one",)),
+        ("t", {"t": 5.0}, ("5",)),
+        ("t", {"t": ["one", " ", None, "other"]}, ("one", "other")),
+        (["t", "u"], {"t": "one", "u": "other"}, ("one", "other")),
+        (["t", "u"], {"t": "", "u": "other"}, ("other",)),
+        ("t", {"t": None}, ("",)),  # still a text, as an empty second one is
+        ("t", {"t": []}, ("",)),
+    ],
+)
+def test_targets_are_a_column_a_list_in_it_or_several_columns(column, row, targets):
+    found, _ = made({"text": "a", **row}, {"text": "b", "t": "x", "u": "y"}, target=column)
+    assert found == Example("a", targets=targets)
+    assert found.texts == ("a", targets[0])  # the one that is learnt from
+
+
+def test_a_target_does_not_take_the_place_of_other_fields():
+    row = {"text": "a", "b": "c", "l": "x", "s": 1, "t": "z", "one": "p", "two": "q"}
+    found = made(row, pair="b", label="l", score="s", target="t")
+    assert found == [Example("a", "c", label="x", score=1.0, targets=("z",))]
+    found = made({**row, "l": 1}, pair="b", label="l", choices=["one", "two"], target="t")
+    assert found == [Example("a", "c", ("p", "q"), answer=1, targets=("z",))]
+    assert found[0].texts == ("a", "c", "p", "q", "z")
+
+
+def test_a_target_that_holds_others_is_one_line():
+    with pytest.raises(DataError, match=r"example 1: the target is \{.*: .*such as data\.columns\.target=a\.b"):
+        made({"text": "a", "t": {"de": "x"}}, target="t")
+
+
+# Answers inside a text
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "offset", "start"),
+    [
+        ("in 1605 and 1615", "1615", 12, 12),
+        ("in 1605 and 1615", "1615", "12", 12),
+        ("in 1605 and 1615", 1615, 12.0, 12),
+        ("in 1605 and 1605", "1605", None, 3),  # the first, where nothing is said
+        ("in 1605 and 1605", "1605", "", 3),
+        (" \n in 1605", "1605", 6, 3),  # offsets count from the beginning as it was read
+        (" \n in 1605", "1605", None, 3),
+        ("in 1605 ", " 1605 ", 2, 3),
+        ("\ufeffin 1605", "1605", 4, 4),  # a byte order mark is no white space
+        ("in 1605", ["1605", "in"], [3, 0], (3, 0)),
+    ],
+)
+def test_answers_stand_at_their_offsets_in_the_text_that_is_kept(context, answer, offset, start):
+    columns = {"pair": "c", "answer": "a", "offset": "o"}
+    row = {"text": "when?", "c": context, "a": answer, "o": offset}
+    found, _ = made(row, {"text": "x", "c": "y", "a": "y", "o": 0}, **columns)
+    assert tuple(each.start for each in found.answers) == (start if isinstance(start, tuple) else (start,))
+    assert found.pair == context.strip() and found.texts == ("when?", context.strip())
+    for one in found.answers:
+        assert found.pair[one.start : one.start + len(one.text)] == one.text
+
+
+def test_where_nobody_has_said_an_answer_there_is_none():
+    rows = [{"text": "q", "c": "y", "a": each} for each in ("", None, [], "y")]
+    found = made(*rows, pair="c", answer="a")
+    assert [each.answers for each in found] == [(), (), (), (Answer(0, "y"),)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "offset", "message"),
+    [
+        ("1615", 3, r"example 1: the answer '1615' is not at its offset 3, where '1605' stands: count"),
+        ("1615", 99, r"the answer '1615' is not at its offset 99, where '' stands"),
+        ("1615", -4, r"the offset -4 of the answer '1615' is no whole number from 0 on"),
+        ("1615", "two", r"the offset 'two' of the answer '1615' is no whole number from 0 on"),
+        ("1616", None, r"example 1: the answer '1616' does not stand in its text: correct one of them"),
+        (["1615", "1605"], [12], r"example 1 has 2 answers and 1 offsets: each answer has one"),
+    ],
+)
+def test_an_answer_that_is_not_there_is_one_line(answer, offset, message):
+    row = {"text": "when?", "c": "in 1605 and 1615", "a": answer, "o": offset}
+    with pytest.raises(DataError, match=message) as error:
+        made(row, {"text": "x", "c": "y", "a": "y", "o": 0}, pair="c", answer="a", offset="o")
+    assert "\n" not in str(error.value)
+
+
+def test_an_answer_needs_the_text_it_stands_in():
+    with pytest.raises(ConfigError, match=r"data\.columns\.answer stands inside a second text: .*data\.columns\.pair"):
+        made({"text": "a", "a": "b"}, answer="a")
+
+
 # Splits
 
 
@@ -162,6 +254,12 @@ def test_a_place_follows_from_all_texts_and_where_one_ends():
     places = [place_of(each) for each in different]
     assert len(set(places)) == len(places) and all(0 <= place < 1 for place in places)
     assert 0 <= place_of(Example("\ud800")) < 1  # half a character, as JSON may hold it
+
+
+def test_places_may_be_given():
+    examples = some(4)
+    found = split_examples(examples, FRACTIONS, places=[0.05, 0.2, 0.34, 0.36])
+    assert found == {"val": examples[:1], "test": examples[1:3], "train": examples[3:]}
 
 
 def test_a_fraction_of_nothing_is_no_split():
