@@ -60,7 +60,7 @@ def test_batches_by_tokens_are_full_and_hold_every_example_once_an_epoch(count, 
         assert all(cost <= room or len(rows) == 1 for cost, rows in zip(costs, drawn, strict=True))
     if room == 400:
         tokens, padded = sizes.sum(), sum(len(rows) * sizes[rows].max(axis=0).sum() for rows in epochs[0])
-        assert tokens / padded > 0.8 and padded / batches / room > 0.85
+        assert tokens / padded > 0.75 and padded / batches / room > 0.75
         held = [{frozenset(rows.tolist()) for rows in drawn} for drawn in epochs]
         assert len(held[0] & held[1]) < batches / 4
         lengths = [sizes[rows].mean() for rows in epochs[0]]

@@ -106,10 +106,12 @@ class ByTokens:
     sorted lengths are the same in every epoch, so are the places of the cuts, and each has equally many batches.
 
     Args:
-        sizes_NF: tokens of the examples in each field; the last one is sorted by first.
+        sizes_NF: tokens of the examples in each field; the last one is sorted by first. Those of the others are rounded
+            up, or few examples would be equal in all, and the same ones would meet in every epoch.
     """
 
     def __init__(self, sizes_NF: np.ndarray, seed: int, room: int):
+        sizes_NF = np.concatenate([_rounded(sizes_NF[:, :-1]), sizes_NF[:, -1:]], axis=1)
         self.sizes_NF, self.seed = sizes_NF, seed
         self.bounds = _cut_by_tokens(sizes_NF[np.lexsort(sizes_NF.T)], room)
         self.count = float(len(self.bounds) - 1)
@@ -192,6 +194,12 @@ def _cut_by_tokens(sorted_NF: np.ndarray, room: int) -> np.ndarray:
             bounds.append(number)
             longest_F = sizes_F
     return np.array([*bounds, len(sorted_NF)])
+
+
+def _rounded(sizes: np.ndarray) -> np.ndarray:
+    """Return sizes rounded up, to multiples of a quarter to a half of them."""
+    step = 2 ** (np.log2(np.maximum(sizes, 1)).astype(np.int64) - 1).clip(min=0)
+    return -(-sizes // step) * step
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

@@ -175,7 +175,9 @@ class ExampleBatches:
         ordered = numbers_N[np.argsort(longest_N[numbers_N], kind="stable")]
         self.sequences, self.fields, self.language = sequences, fields, vocab_size is not None
         room = EVALUATION_TOKENS if vocab_size is None else min(EVALUATION_LOGITS // vocab_size, EVALUATION_TOKENS)
-        self.batches = list(_filled(ordered[rank::world_size], longest_N * sequences.lengths_NK.shape[1], room))
+        mine = ordered[rank::world_size]
+        tokens_N = longest_N[mine] * sequences.lengths_NK.shape[1]
+        self.batches = [mine[begin:end] for begin, end in filled(tokens_N, room)]
         self.count, self.cut = len(numbers_N), int(sequences.cut_N[numbers_N].sum())
 
     def __len__(self) -> int:
@@ -196,12 +198,13 @@ class ExampleBatches:
         return {"examples": f"{self.count:,} of up to {longest} tokens{cut}"}
 
 
-def _filled(ordered: np.ndarray, tokens_N: np.ndarray, room: int) -> Iterator[np.ndarray]:
-    """Yield examples, which come in the order of their lengths, in batches of so many tokens at most."""
+def filled(tokens_N: np.ndarray, room: int) -> Iterator[tuple[int, int]]:
+    """Yield where batches of examples begin and end, which come in the order of their lengths, so that each has so many
+    tokens at most."""
     begin = 0
-    for end in range(1, len(ordered) + 1):
-        if end == len(ordered) or (end + 1 - begin) * tokens_N[ordered[end]] > room:
-            yield ordered[begin:end]
+    for end in range(1, len(tokens_N) + 1):
+        if end == len(tokens_N) or (end + 1 - begin) * tokens_N[end] > room:
+            yield begin, end
             begin = end
 
 
