@@ -48,7 +48,8 @@ def _path(task: Task, text: TokenizedCorpus, split: str, block_size: int) -> Pat
     kind = type(task)
     # One of people's own may change.
     version = VERSION if is_ours(task) else sha256_file(Path(inspect.getfile(kind)))
-    asked = json.dumps([kind.__qualname__, version, vars(task), split, block_size], sort_keys=True, default=str)
+    settings = {name: value for name, value in vars(task).items() if not name.startswith("_")}
+    asked = json.dumps([kind.__qualname__, version, settings, split, block_size], sort_keys=True, default=str)
     return counts_directory(text) / f"floors-{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
 
 
