@@ -22,10 +22,12 @@ BIGRAM = ("model=bigram", "data.block_size=8", "data.batch_size=4")
 OF_WORDS = (
     "cola", "imdb", "imdb_sentiment", "mrpc", "ptb", "rt_polarity", "rte", "sick", "sst2", "stsb", "wikitext2",
 )  # fmt: skip
+OF_PIECES = ("dialogsum", "multi30k_de_en", "multi30k_en_de", "xquad_en", "xquad_es")
 SMALL_VOCABULARY = {
     **dict.fromkeys(OF_WORDS, ("data.tokenizer.max_size=50",)),
     "text8": ("data.block_size=256",),
     "grammar": ("data.corpus.characters=20000",),
+    **dict.fromkeys(OF_PIECES, ("data.tokenizer.size=300",)),
 }
 # Tasks on examples: what each is trained on, and what it is evaluated on beside its own.
 LABELLED = {
@@ -44,6 +46,7 @@ BEGUN = {
     "mrpc_best": "gpt1_pretrain", "sick_best": "gpt1_pretrain",
 }  # fmt: skip
 ON_EXAMPLES = (*BEGUN, "imdb_classifier", "imdb_sentiment_best", "gpt1_ablation", "gpt2_finetune")
+OWN = {"labelled", "pairs", "answers"}  # tables and files of one's own
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
 
@@ -89,7 +92,7 @@ def test_no_group_is_forgotten_here():
     assert choices("debug") == ["fast", "overfit", "profiler", "traceback"]  # each has a test of its own elsewhere
 
 
-@pytest.mark.parametrize("name", sorted({*choices("data")} - {"text", "labelled", *EVALUATED}))
+@pytest.mark.parametrize("name", sorted({*choices("data")} - {"text", *OWN, *EVALUATED}))
 def test_corpora(train, mirror, tmp_path, monkeypatch, name):
     # How millions of words are counted is tested elsewhere.
     for limit in ("data.counts.LIMIT", "tasks.floors_of_text.LIMIT", "tasks.floors_of_text.COMPRESSED"):
@@ -121,7 +124,7 @@ def test_tasks_on_examples(train, molino, mirror, cache, tmp_path, name):
 @pytest.mark.parametrize("name", choices("data/tokenizer"))
 def test_tokenizers(train, tiny, tmp_path, name):
     more = {
-        "bpe": ("data.tokenizer.size=280",),
+        **dict.fromkeys(("bpe", "bpe_4000", "bpe_6000", "bpe_8000"), ("data.tokenizer.size=280",)),
         "pretrained": (f"data.tokenizer.path={tiny.path / 'tokenizer.json'}",),
         "word": ("data.tokenizer.min_freq=2",),
     }

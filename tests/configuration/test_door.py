@@ -36,6 +36,7 @@ PARTS = {
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",
         "remote.Text8", "corpus.Corpus", "examples.Labelled", "labelled.OwnExamples", "labelled.PublishedExamples",
+        "pairs.OwnPairs", "pairs.PublishedPairs", "answers.OwnAnswers", "answers.PublishedAnswers",
     },
     TextDataModule: {"module.TextDataModule"},
     MakesTokenizer: {

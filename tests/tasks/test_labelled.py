@@ -287,6 +287,9 @@ def test_other_examples_than_a_task_reads_are_refused(prepared):
         make("classification").settle(text)
     with pytest.raises(ConfigError, match="task=entailment needs pair"):
         make("entailment").check_fields([Example("a")])
+    # A target is a text as well, and none that tells of a class.
+    with pytest.raises(ConfigError, match="task=classification reads no target: it takes text"):
+        make("classification").check_fields([Example("a", label="x", targets=("b",))])
 
 
 # Standing on a bag of words

@@ -10,8 +10,9 @@ from molino.base.errors import ConfigError
 TEXTS = {
     "name", "prompt", "run", "source", "to", "resume", "continue", "weights", "model.source", "data.path",
     "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep", "text", "pair",
-    "file", "template", "data.val_path", "data.test_path", "data.columns.text", "data.columns.pair",
-    "data.columns.label", "data.columns.score", "columns.text", "columns.pair",
+    "file", "template", "data.target_path", "data.val_path", "data.val_target_path", "data.test_path",
+    "data.test_target_path", "data.columns.text", "data.columns.pair", "data.columns.label", "data.columns.score",
+    "data.columns.answer", "data.columns.offset", "columns.text", "columns.pair",
 }  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")

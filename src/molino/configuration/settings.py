@@ -22,7 +22,8 @@ class DescribesModel(Protocol):
 EARLIER_TASK = "molino.tasks.language_model.LanguageModel"
 # In the section of data these are short for those of its corpus, which refer to them.
 SHORT = (
-    "path", "val_path", "test_path", "val_fraction", "test_fraction", "header", "quotes", "classes", "columns",
+    "path", "target_path", "val_path", "val_target_path", "test_path", "test_target_path", "val_fraction",
+    "test_fraction", "header", "quotes", "classes", "columns",
 )  # fmt: skip
 # What the configuration of a training consists of.
 SECTIONS = {

@@ -12,6 +12,7 @@ from molino.base.errors import ConfigError, DataError
 from molino.data.corpus import Corpus
 from molino.data.tables import Row, column
 
+SPLITS = ("train", "val", "test")
 # What the columns of a table can be.
 COLUMNS = ("text", "pair", "choices", "choice_names", "label", "score", "target", "answer", "offset")
 
@@ -209,7 +210,7 @@ def _right_choice(label: str, choices: tuple[str, ...], names: Any, origin: str,
 
 
 def checked(splits: dict[str, list[Example]], name: str) -> dict[str, list[Example]]:
-    """Return the examples of a corpus of this name, unless they make none.
+    """Return the examples of a corpus of this name, its splits in their usual order, unless they make none.
 
     Raises:
         DataError: a split is empty, or some examples have more choices than others.
@@ -228,7 +229,7 @@ def checked(splits: dict[str, list[Example]], name: str) -> dict[str, list[Examp
                     f"{name}: example {number} of {split} has {len(example.choices)} choices, the first one {count}: "
                     "all must have equally many"
                 )
-    return splits
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def texts_of(splits: Mapping[str, list[Example]]) -> dict[str, list[str]]:

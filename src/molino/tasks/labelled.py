@@ -297,7 +297,7 @@ class LabelledTask:
             ConfigError: there is one.
         """
         for each in examples:
-            has = {"text": True, "pair": each.pair is not None, "choices": bool(each.choices)}
+            has = {"pair": each.pair is not None, "choices": bool(each.choices), "target": bool(each.targets)}
             for field, there in has.items():
                 if there != (field in self.fields):
                     what = "reads no" if there else "needs"

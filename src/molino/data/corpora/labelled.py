@@ -1,18 +1,15 @@
 """Labelled corpora: published ones, pinned by their checksums, and tables of one's own."""
 
 import functools
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from molino.base.console import working
 from molino.base.errors import ConfigError, DataError
-from molino.base.files import sha256_file
+from molino.data.corpora.own import LICENCE, OwnFiles, check_fractions
 from molino.data.corpora.remote import remote_file
 from molino.data.corpus import digest
 from molino.data.download import RemoteFile, fetch
 from molino.data.examples import Example, checked, examples_of, split_examples, texts_of
-from molino.data.tables import Row, read_table
+from molino.data.tables import read_table
 
 VERSION = 1  # raised whenever what follows from the same files and settings changes
 # How the lines of a published file are laid out: the arguments of read_table.
@@ -24,6 +21,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
+class PublishedFile(NamedTuple):
+    """A file with what is said of it alone.
+
+    Attributes:
+        file: where it can be had.
+        label: the class of all its examples; None where a column tells it.
+        columns: which of its columns is what; None for those of the corpus.
+    """
+
+    file: RemoteFile
+    label: str | None = None
+    columns: dict | None = None
+
+
 class PublishedExamples:
     """Examples in files at public addresses.
 
@@ -31,7 +42,7 @@ class PublishedExamples:
         name: name of the corpus.
         licence: its licence.
         files: of each split a list of files, each with url, sha256 and mirror_path; `label`, where all examples of a
-            file are of one class, names it.
+            file are of one class, names it, and `columns` are those of a file that has others than the rest.
         layout: one of LAYOUTS. A published file has no quotation marks around its fields.
         columns: which column is what; see molino.data.examples.
         classes: names of classes by what stands in the column.
@@ -60,13 +71,17 @@ class PublishedExamples:
             raise ConfigError(f"data.corpus.layout={layout} is unknown: choose one of {', '.join(LAYOUTS)}")
         check_fractions(val_fraction=val_fraction)
         self.name, self.licence, self.layout, self.columns = name, licence, layout, columns
-        self.files = {split: [_pinned(entry) for entry in entries] for split, entries in files.items()}
+        self.files = {split: [_published_file(entry) for entry in entries] for split, entries in files.items()}
         self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
         self.val_fraction, self.test_every = val_fraction, test_every
         self.cache, self.mirror = cache, mirror
 
     def fingerprint(self) -> str:
-        files = {split: [(file.sha256, label) for file, label in each] for split, each in self.files.items()}
+        # Columns of its own only where a file has some: what has none is what it was before there were any.
+        files = {
+            split: [(each.file.sha256, each.label, *([each.columns] if each.columns else [])) for each in files]
+            for split, files in self.files.items()
+        }
         return digest(VERSION, files, self.columns, self.classes, self.val_fraction, self.test_every, self.layout)
 
     def examples(self) -> dict[str, list[Example]]:
@@ -79,20 +94,19 @@ class PublishedExamples:
     def _splits(self) -> dict[str, list[Example]]:
         found: dict[str, list[Example]] = {}
         for split, files in self.files.items():
-            for file, label in files:
-                read = self._read(file, label)
-                for number, example in enumerate(read, start=1):
+            for file in files:
+                for number, example in enumerate(self._read(file), start=1):
                     is_test = self.test_every and number % self.test_every == 0
                     found.setdefault("test" if is_test else split, []).append(example)
         if self.val_fraction:
             found |= split_examples(found["train"], {"val": self.val_fraction})
-        return checked({split: found[split] for split in ("train", "val", "test") if split in found}, self.name)
+        return checked(found, self.name)
 
-    def _read(self, file: RemoteFile, label: str | None) -> Iterable[Example]:
-        path = fetch(file, self.cache, self.mirror)
+    def _read(self, each: PublishedFile) -> list[Example]:
+        path = fetch(each.file, self.cache, self.mirror)
         rows = read_table(path, **LAYOUTS[self.layout])
-        read = examples_of(rows, self.columns, path, self.classes, "data.corpus.columns")
-        return read if label is None else [each._replace(label=label) for each in read]
+        read = examples_of(rows, each.columns or self.columns, path, self.classes, "data.corpus.columns")
+        return read if each.label is None else [example._replace(label=each.label) for example in read]
 
 
 class OwnExamples:
@@ -114,7 +128,7 @@ class OwnExamples:
         DataError: there is no such file.
     """
 
-    licence = "the user's own text"
+    licence = LICENCE
     documents = True
 
     def __init__(
@@ -130,30 +144,18 @@ class OwnExamples:
         quotes: bool = True,
         encoding: str = "utf-8",
     ):
-        if not path:
-            raise ConfigError("data=labelled needs data.path=<TSV, CSV, JSONL or Parquet>")
-        check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-        self.paths = {"train": Path(path).expanduser()}
-        self.fractions = {"val": val_fraction, "test": test_fraction}
-        for split, own in (("val", val_path), ("test", test_path)):
-            if own:
-                self.paths[split], self.fractions[split] = Path(own).expanduser(), 0.0
-        for split, file in self.paths.items():
-            if not file.is_file():
-                key = "data.path" if split == "train" else f"data.{split}_path"
-                raise DataError(f"{key}={file} is no file (now in {Path.cwd()})")
-        if "val" not in self.paths and not val_fraction:
-            raise ConfigError("data.val_fraction=0 leaves nothing to validate on: give data.val_path, or a fraction")
-        self.name, self.columns = Path(path).absolute().name, columns
+        self.files = OwnFiles(
+            "data=labelled needs data.path=<TSV, CSV, JSONL or Parquet>",
+            {"train": path, "val": val_path, "test": test_path},
+            {"val": val_fraction, "test": test_fraction},
+        )
+        self.name, self.columns = self.files.name, columns
         self.classes = {str(key): str(value) for key, value in (classes or {}).items()}
         self.header, self.quotes, self.encoding = header, quotes, encoding
 
     def fingerprint(self) -> str:
-        with working(f"reading {self.name}"):
-            checksums = {split: sha256_file(path) for split, path in self.paths.items()}
-        return digest(
-            VERSION, checksums, self.columns, self.classes, self.fractions, self.header, self.quotes, self.encoding
-        )
+        files = self.files.checksums(), self.columns, self.classes, self.files.fractions
+        return digest(VERSION, *files, self.header, self.quotes, self.encoding)
 
     def examples(self) -> dict[str, list[Example]]:
         return self._splits
@@ -164,28 +166,20 @@ class OwnExamples:
     @functools.cached_property
     def _splits(self) -> dict[str, list[Example]]:
         found = {}
-        for split, path in self.paths.items():
-            rows: list[Row] = read_table(path, header=self.header, quotes=self.quotes, encoding=self.encoding)
+        for split, path in self.files.paths.items():
+            rows = read_table(path, header=self.header, quotes=self.quotes, encoding=self.encoding)
             found[split] = examples_of(rows, self.columns, path.name, self.classes)
-        found |= split_examples(found["train"], self.fractions)
+        found = self.files.split(found)
         labels = {each.label for examples in found.values() for each in examples}
         if unused := [key for key, name in self.classes.items() if name not in labels]:
             there = ", ".join(sorted(filter(None, labels)))
             raise DataError(f"data.classes: {unused[0]} is no label of {self.name}; there are {there}")
-        return checked({split: found[split] for split in ("train", "val", "test") if split in found}, self.name)
+        return found
 
 
-def check_fractions(**fractions: float) -> None:
-    """Raise ConfigError unless these shares leave some examples to train on."""
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"data.{name}={value} must be from 0 up to, not including, 1")
-    if sum(fractions.values()) >= 1:
-        raise ConfigError(f"{' and '.join(f'data.{name}={value}' for name, value in fractions.items())} leave no rest")
-
-
-def _pinned(entry: Any) -> tuple[RemoteFile, str | None]:
-    """Return a file of a configuration, and the class of all its examples."""
+def _published_file(entry: Any) -> PublishedFile:
+    """Return a file of a configuration with what is said of it alone."""
     if not isinstance(entry, dict):
         raise ConfigError(f"data.corpus.files: a file has url, sha256 and mirror_path, and this is {entry!r}")
-    return remote_file({k: v for k, v in entry.items() if k != "label"}), entry.get("label")
+    own = {name: value for name, value in entry.items() if name in ("label", "columns")}
+    return PublishedFile(remote_file({k: v for k, v in entry.items() if k not in own}), **own)
