@@ -31,7 +31,7 @@ from molino.training.schedules import Schedule
 PARTS = {
     MODEL: {
         "bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "lstm.LSTM", "on_counts.OnCounts",
-        "with_head.WithHead", "bert.BERT",
+        "with_head.WithHead", "bert.BERT", "transformer.Transformer", "t5.T5",
     },
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",

@@ -4,7 +4,8 @@ import pytest
 import torch
 from families import FAMILIES, LOOKED_UP, make, random_tokens
 
-from molino.inspection.attention import read
+from molino.inspection.attention import AttentionCatcher, read
+from molino.models.attention import attend
 
 T = 11
 TRANSFORMERS = [name for name in FAMILIES if name not in LOOKED_UP]
@@ -64,6 +65,16 @@ def test_half_precision_gives_float32(name="llama-grouped"):
 def test_one_token_looks_at_itself():
     for layer in read(make("gpt", 16), [5])[1]:
         assert layer.weights().tolist() == [[[1.0]]] * 4
+
+
+@torch.no_grad()
+def test_a_bias_and_a_scale_are_part_of_the_weights():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 4, 6, 8)
+    bias_1HTT = torch.randn(1, 4, 6, 6).masked_fill(torch.ones(6, 6).triu(2).bool(), -torch.inf)
+    with AttentionCatcher() as catcher:
+        y_BHTD = attend(q, k, v, None, 0, bias_BHTS=bias_1HTT, scale=1.0)
+    torch.testing.assert_close(catcher.caught[0].weights() @ v[0], y_BHTD[0])
 
 
 def test_a_model_without_attention():

@@ -41,6 +41,24 @@ def test_products_keep_to_the_window_and_share_keys():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_bias_is_added_by_both_paths_and_says_what_is_seen(rows):
+    torch.manual_seed(0)
+    q = torch.randn(2, 6, 9, 4, dtype=torch.float64, requires_grad=True)
+    k, v = torch.randn(2, 2, 2, 9, 4, dtype=torch.float64)
+    bias = torch.randn(rows, 6, 9, 9, dtype=torch.float64, requires_grad=True)
+    hidden = torch.rand(rows, 6, 9, 9) < 0.3
+    hidden[..., 4] = False
+    found = []
+    for path in ("fused", "products"):
+        y = attend(q, k, v, None, 0, path=path, bias_BHTS=bias.masked_fill(hidden, -torch.inf), scale=0.7)
+        found.append((y, *torch.autograd.grad((y * y.detach().cos()).sum(), (q, bias))))
+    torch.testing.assert_close(*found)
+    scores = q @ k.repeat_interleave(3, 1).transpose(2, 3) * 0.7 + bias
+    expected = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v.repeat_interleave(3, 1)
+    torch.testing.assert_close(found[0][0], expected)
+
+
 def test_dropped_weights_leave_the_mean():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 5, 4)

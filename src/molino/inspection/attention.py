@@ -22,7 +22,11 @@ from molino.models.capabilities import capabilities_of, device_of
 
 @dataclass(frozen=True)
 class Attention:
-    """The inputs of one call of `scaled_dot_product_attention` for a single text."""
+    """The inputs of one call of `scaled_dot_product_attention` for a single text.
+
+    Attributes:
+        mask: which keys each query sees, or what is added to its scores, as it broadcasts to (H, T, S).
+    """
 
     q_HTD: Tensor
     k_GSD: Tensor
@@ -41,15 +45,12 @@ class Attention:
         if self.is_causal:
             mask = torch.ones(scores_HTS.shape[1:], dtype=torch.bool, device=scores_HTS.device).tril()
         if mask is not None:
-            scores_HTS = scores_HTS.masked_fill(~mask, -math.inf)
+            scores_HTS = scores_HTS.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores_HTS + mask
         return scores_HTS.softmax(dim=-1).cpu()
 
 
 class AttentionCatcher(TorchFunctionMode):
-    """While it is entered, `caught` takes up the calls of `scaled_dot_product_attention`, in order, for batches of one.
-
-    Masks are boolean, as all models of this package have them.
-    """
+    """While entered, `caught` takes up the calls of `scaled_dot_product_attention`, in order, for batches of one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,6 +73,8 @@ class AttentionCatcher(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> None:
         (q_HTD,), (k_GSD,) = q_BHTD, k_BGSD
+        if attn_mask is not None and attn_mask.dim() == 4:
+            (attn_mask,) = attn_mask
         self.caught.append(Attention(q_HTD, k_GSD, attn_mask, is_causal, scale))
 
 
