@@ -163,7 +163,7 @@ def test_a_table_of_pairs(tmp_path, name):
 def test_labelled_tables_may_have_targets(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "t {i}", "label": "x", "t": "u {i}"}}\n' for i in range(40)), "utf-8")
-    found = composed("data=labelled", f"data.path={path}", "data.columns.target=t").examples()
+    found = composed("data=labelled", f"data.path={path}", "+data.columns.target=t").examples()
     assert found["train"][0] in [Example(f"t {i}", label="x", targets=(f"u {i}",)) for i in range(40)]
 
 

@@ -9,10 +9,10 @@ from molino.base.messages import typed
 from molino.configuration.overrides import as_typed
 from molino.data.lost import lost_of
 from molino.data.module import TextDataModule
-from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
+from molino.runs.describe import describe_figures, describe_floors
 from molino.runs.measures import HELDOUT, LEARNT, LOST, Floor, metric_name, spoken
 from molino.training.checkpoints import Checkpoints
 from molino.training.continuing import differs

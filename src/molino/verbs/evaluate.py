@@ -7,10 +7,10 @@ from molino.base.console import show_facts
 from molino.base.errors import ConfigError
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.evaluation.describe import describe_figures, describe_floors
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
 from molino.runs import directory
+from molino.runs.describe import describe_figures, describe_floors
 from molino.runs.measures import TEST, metric_name
 from molino.trained.load import LoadedRun, load
 from molino.trained.measuring import corpus_of, measure, record_test
