@@ -112,12 +112,21 @@ class PairBatches:
 
     Args:
         written: how many of the pairs those are, always the same ones.
+        facts: what else is told of how the split is measured.
     """
 
-    def __init__(self, pairs: PairsRead, written: int, vocab_size: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        pairs: PairsRead,
+        written: int,
+        vocab_size: int,
+        facts: dict[str, str],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         if len(pairs) < world_size:
             raise DataError(f"{len(pairs)} pairs are too few for {world_size} processes")
-        self.pairs = pairs
+        self.pairs, self.facts = pairs, facts
         self.written_N = np.zeros(len(pairs), bool)
         self.written_N[np.linspace(0, len(pairs) - 1, written).astype(int)] = True
         ordered = np.lexsort(pairs.sizes_N2.T)[rank::world_size]
@@ -139,7 +148,7 @@ class PairBatches:
         cut = f", {int(pairs.cut_N.sum()):,} of them cut" if pairs.cut_N.any() else ""
         told = f"{len(pairs):,} sources of up to {longest_2[0]} tokens{cut}, targets of up to {longest_2[1]}"
         count = int(self.written_N.sum())
-        return {"pairs": told, "written": "all" if count == len(pairs) else f"{count:,} of them"}
+        return {"pairs": told, "written": "all" if count == len(pairs) else f"{count:,} of them", **self.facts}
 
 
 def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int, end: int) -> tuple[list[np.ndarray], int]:
