@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from molino.base.errors import ConfigError, DataError
 from molino.data.examples import Example, texts_of
 from molino.data.examples_drawn import draw_examples
-from molino.data.tokenizers import train_char
+from molino.data.tokenizers import Tokenizer, train_char
 from molino.data.tokens import prepare
 from molino.evaluation.totals import measure_all
 from molino.generation.targets import Writing
@@ -57,9 +58,9 @@ def made_up(count: int, seed: int, longest: int = 8) -> list[Example]:
 
 @pytest.fixture
 def prepared(tmp_path):
-    def make_text(train=None, val=None):
+    def make_text(train=None, val=None, joint=True):
         corpus = Corpus(train or made_up(40, 0), val or made_up(25, 1))
-        return prepare(corpus, functools.partial(train_char), tmp_path, SequenceToSequence.tokens)
+        return prepare(corpus, functools.partial(train_char), tmp_path, SequenceToSequence.tokens, joint)
 
     return make_text
 
@@ -225,6 +226,34 @@ def test_floors_are_of_the_scores(prepared):
     assert floors["floor/copy"].levels["exact_match"] == pytest.approx(100 * same)
     partial = SequenceToSequence(score="answer", written=3).floors(text, "val", BLOCK)
     assert all(name.startswith("partial_") for floor in partial for name in floor.levels)
+
+
+def test_sources_may_have_a_vocabulary_of_their_own(prepared, tmp_path):
+    capitals = [each._replace(targets=(each.targets[0].upper(),)) for each in made_up(40, 0)]
+    text, task = prepared(capitals, capitals[:20], joint=False), SequenceToSequence()
+    tokenizer = text.tokenizer
+    assert not tokenizer.is_joint and tokenizer.of("source") is tokenizer.source and tokenizer.of("tokens") is tokenizer
+    assert tokenizer.unknown("abcABC") == ["a", "b", "c"] and tokenizer.source.unknown("abcABC") == ["A", "B", "C"]
+    task.settle(text)
+    sizes = {"vocab_size": tokenizer.size, "source_vocab_size": tokenizer.source.size, "block_size": BLOCK, **SIZES}
+    network = task.network(Transformer(share_tables=False, **sizes)).eval()
+    for batch in task.evaluation(text, "val", BLOCK, None):
+        for row, number in enumerate(batch["numbers"].tolist()):
+            source = batch["source"][row][batch["seen"][row].bool()]
+            assert tokenizer.source.decode(source) == capitals[number].text + "<|endoftext|>"
+            kept = batch["targets"][row] != IGNORE_INDEX
+            assert tokenizer.decode(batch["tokens"][row][kept]) == "<start>" + capitals[number].targets[0]
+    assert measured(task, network, text)["loss"] > 0
+    told = task.predict(network, tokenizer, [Example("abc")], BLOCK)[0]["translation_text"]
+    assert not set(told) & set("abcdef")
+
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again.digest == tokenizer.digest != Tokenizer.load(tmp_path / "source_tokenizer.json").digest
+    assert again.source.json() == tokenizer.source.json()
+    assert pickle.loads(pickle.dumps(again)).source.json() == again.source.json()
+    once_more = prepared(capitals, capitals[:20], joint=False)
+    assert once_more.digest == text.digest != prepared(capitals, capitals[:20]).digest
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from molino.data.text import Text
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 PADDING = ("<pad>", "[PAD]", "<|pad|>")
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+SOURCE = "source_"  # before the name of the file that holds a tokenizer of sources
 SPECIALS = (UNKNOWN[0], PADDING[0], END_OF_TEXT[0])  # ids 0, 1, 2 in all kinds that are trained here
 BYTES = 256
 
@@ -44,14 +45,15 @@ class Tokenizer:
         size: number of rows an embedding needs: the largest id + 1.
         dtype: of the ids: uint16 if all fit in it, else uint32.
         unknown_id, padding_id, end_of_text_id: None where the vocabulary has no such token.
+        source: the tokenizer of the sources that targets are written about: the same one, unless they have their own.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, source: "Tokenizer | None" = None):
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.backend = backend
+        self.backend, self.source = backend, self if source is None else source
         self.size = max(vocabulary.values(), default=-1) + 1
         self.unknown_id = _first(UNKNOWN, vocabulary)
         self.padding_id = _first(PADDING, vocabulary)
@@ -111,7 +113,20 @@ class Tokenizer:
         backend.add_special_tokens(missing)
         if [backend.token_to_id(name) for name in missing] != list(range(self.size, self.size + len(missing))):
             raise DataError(f"the tokenizer has gaps among its ids, and no room for {', '.join(missing)} behind them")
-        return Tokenizer(backend)
+        return Tokenizer(backend, None if self.is_joint else self.source)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether sources and targets are read by one tokenizer."""
+        return self.source is self
+
+    def beside(self, source: "Tokenizer") -> "Tokenizer":
+        """Return the tokenizer of the targets of such sources."""
+        return Tokenizer(tokenizers.Tokenizer.from_str(self._json), source)
+
+    def of(self, field: str) -> "Tokenizer":
+        """Return what reads the tokens in a field of a batch."""
+        return self.source if field == "source" else self
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
@@ -119,20 +134,24 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """The `digest_of` the file that `save` writes."""
-        return digest_of(self._json)
+        """The `digest_of` the file that `save` writes; of two files, of both."""
+        return digest_of(self._json) if self.is_joint else digest_of(json.dumps([self._json, self.source.json()]))
 
     def save(self, path: Path) -> None:
-        """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.
+        """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically; beside it that of
+        sources, where they have their own.
 
         Raises:
             ResourceError: the place cannot be written.
         """
-        write_text(Path(path), self.backend.to_str(pretty=True))
+        path = Path(path)
+        if not self.is_joint:
+            self.source.save(path.with_name(SOURCE + path.name))
+        write_text(path, self.backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in the folder `path`.
+        """Read a tokenizer.json, or the one in the folder `path`, with that of its sources where one stands beside it.
 
         Raises:
             DataError: it is missing or damaged.
@@ -145,21 +164,23 @@ class Tokenizer:
             raise DataError(f"the tokenizer {file} cannot be read ({error.strerror}); check the path") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is no tokenizer.json: it is not text") from error
-        return cls._from_json(text, file)
+        beside = file.with_name(SOURCE + file.name)
+        return cls._from_json(text, file, cls.load(beside) if beside.is_file() else None)
 
     @classmethod
-    def _from_json(cls, text: str, origin: object) -> "Tokenizer":
+    def _from_json(cls, text: str, origin: object, source: "Tokenizer | None" = None) -> "Tokenizer":
         try:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # The library raises bare Exception for whatever it cannot read.
             raise DataError(
                 f"{origin} is no tokenizer.json, or a damaged one ({' '.join(str(error).split())})"
             ) from error
-        return cls(backend)
+        return cls(backend, source)
 
     def __reduce__(self):
         # The library's own copies forget `encode_special_tokens`, which would change ids without a word.
-        return Tokenizer._from_json, (self.json(), "a copied tokenizer")
+        source = None if self.is_joint else self.source
+        return Tokenizer._from_json, (self.json(), "a copied tokenizer", source)
 
 
 def digest_of(text: str) -> str:

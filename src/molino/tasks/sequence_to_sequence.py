@@ -212,17 +212,16 @@ class SequenceToSequence:
         for each in examples:
             if each.pair is not None or each.choices:
                 raise ConfigError("task=sequence_to_sequence reads a text alone: leave out pair and choices")
-        words = vocabulary_of(tokenizer)
-        sources, _ = asked(tokenizer, [each.text for each in examples], block_size, words.end)
+        sources, _ = asked(tokenizer.source, [each.text for each in examples], block_size)
         found = []
-        for few in write(network, sources, self.writing, words):
+        for few in write(network, sources, self.writing, vocabulary_of(tokenizer)):
             told = [{self.answer: _text(tokenizer, one.tokens), "score": one.score} for one in few]
             found.append(told[0] | ({"others": told[1:]} if len(told) > 1 else {}))
         return found
 
     def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
         """Return of how many of these texts something is not read, as they are too long."""
-        return asked(tokenizer, [each.text for each in examples], block_size, 0)[1]
+        return asked(tokenizer.source, [each.text for each in examples], block_size)[1]
 
     def _losses(self, network: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
         return network.losses(batch["tokens"], batch["targets"], batch["source"], batch["seen"].bool(), smoothing)
@@ -259,7 +258,7 @@ class SequenceToSequence:
 
     def _pairs(self, text: TokenizedCorpus, split: str, block_size: int) -> PairsRead:
         self._examples(text)
-        return PairsRead(text.splits[split], block_size, vocabulary_of(text.tokenizer), text.corpus.name)
+        return PairsRead(text.splits[split], block_size, text.tokenizer, text.corpus.name)
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

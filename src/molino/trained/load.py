@@ -1,5 +1,6 @@
 """A run loaded back: its model with trained weights, its tokenizer, its settings; or a Hugging Face folder like one."""
 
+import inspect
 import json
 import zipfile
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from molino.tasks.labelled import LabelledTask
 from molino.tasks.language_model import LanguageModel
 from molino.tasks.sequences import EXTRACT
 from molino.tasks.task import Task
+
+SOURCE_VOCABULARY = "source_vocab_size"  # of a model whose sources have a vocabulary of their own
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ def check_vocabulary(tokens: int, rows: int) -> None:
         )
 
 
-def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
-    """Build the model of a configuration for a tokenizer of this size.
+def build_model(settings: dict[str, Any], vocab_size: int, source_vocab_size: int | None = None) -> torch.nn.Module:
+    """Build the model of a configuration for a tokenizer of this size, and one of its sources if they have their own.
 
     A model whose weights were trained elsewhere has a `vocab_size` of its own. One that does not say how long a text it
     reads, or of how many tokens, reads what it is trained on.
@@ -139,7 +142,15 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
         # Tokens that a task has added are rows of their own, where there are none to spare.
         check_vocabulary(vocab_size - len(getattr(find_task(settings), "tokens", ())), own)
         node = node | {"vocab_size": max(own, vocab_size)}
-    model = build(node, "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
+    given = {} if own else {"vocab_size": vocab_size}
+    if source_vocab_size is not None:
+        if SOURCE_VOCABULARY not in inspect.signature(find_callable(node["_target_"], "model._target_")).parameters:
+            raise ConfigError(
+                "data.joint_vocabulary=false needs a model that has a table for sources, such as model=transformer "
+                "model.share_tables=false: leave it out, or choose that"
+            )
+        given[SOURCE_VOCABULARY] = source_vocab_size
+    model = build(node, "model", MODEL, **given)
     if not hasattr(model, "vocab_size"):
         model.vocab_size = vocab_size
     if not hasattr(model, "block_size"):
@@ -265,12 +276,13 @@ def _load_run(
     if not (run / directory.TOKENIZER).is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
     tokenizer = Tokenizer.load(run / directory.TOKENIZER)
-    task, model = build_task(settings), build_model(settings, tokenizer.size)
+    source = None if tokenizer.is_joint else tokenizer.source.size
+    task, model = build_task(settings), build_model(settings, tokenizer.size, source)
     network = build_network(task, model).to(dtype)
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
-    digest = digest_of((run / directory.TOKENIZER).read_text("utf-8"))
+    digest = digest_of((run / directory.TOKENIZER).read_text("utf-8")) if tokenizer.is_joint else tokenizer.digest
     if content.get("tokenizer", digest) != digest:  # checkpoints of before do not say it
         raise CheckpointError(
             f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"

@@ -150,7 +150,8 @@ def train(run: Run, started: float) -> float:
 
 def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module:
     """Return what the task trains, with the weights that it begins from."""
-    model = build_model(run.settings, data.tokenizer.size)
+    source = None if data.tokenizer.is_joint else data.tokenizer.source.size
+    model = build_model(run.settings, data.tokenizer.size, source)
     if not is_ours(model):
         check_model_by_use(model)
     fresh, source = run.checkpoint is None, run.settings["weights"]
