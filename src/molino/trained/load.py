@@ -150,6 +150,7 @@ def build_model(settings: dict[str, Any], vocab_size: int, source_vocab_size: in
                 "model.share_tables=false: leave it out, or choose that"
             )
         given[SOURCE_VOCABULARY] = source_vocab_size
+        node = {name: value for name, value in node.items() if name != SOURCE_VOCABULARY}
     model = build(node, "model", MODEL, **given)
     if not hasattr(model, "vocab_size"):
         model.vocab_size = vocab_size
