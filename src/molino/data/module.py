@@ -107,12 +107,17 @@ class TextDataModule(LightningDataModule):
         if self.batch_tokens is None and self.batch_size % count:
             raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {count} processes evenly")
 
-    def check_context(self, longest: int) -> None:
-        """Refuse windows that are longer than what a model reads."""
+    def check_context(self, longest: int, shared: bool = False) -> None:
+        """Refuse windows that are longer than what a model reads.
+
+        Args:
+            shared: source and target of a pair have one context together, and `longest` is half of it.
+        """
         if longest < self.block_size:
+            more = f", or model.block_size={2 * self.block_size} for source and target together" if shared else ""
             raise ConfigError(
                 f"data.block_size={self.block_size} is beyond the model's context of {longest}: "
-                f"add data.block_size={longest} or less"
+                f"add data.block_size={longest} or less{more}"
             )
 
     @property

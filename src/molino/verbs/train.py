@@ -157,7 +157,7 @@ def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module
     fresh, source = run.checkpoint is None, run.settings["weights"]
     trained = begin_weights(model, source, data.tokenizer) if fresh and source else None
     network = build_network(task, model)
-    data.check_context(network.block_size)
+    data.check_context(network.block_size, shared=network.block_size < model.block_size)
     if fresh:
         begin_beside(task, network, trained)
     if not is_ours(task):
