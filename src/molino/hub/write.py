@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
-from molino.hub.formats import FORMATS, GPT, LLAMA, Format
+from molino.hub.format import Format
+from molino.hub.formats import FORMATS, GPT, LLAMA
 from molino.hub.heads import config_of, stored_head, tensors_of
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
@@ -112,7 +113,7 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
 def _rows(settings: dict[str, Any], count: int, total: int) -> list[int]:
     """Return how many rows of a fused weight belong to each of its `count` parts."""
     if count == 3:
-        head_size = settings["head_size"] or settings["n_embd"] // settings["n_head"]
-        keys = (settings["n_kv_head"] or settings["n_head"]) * head_size
+        head_size = settings.get("head_size") or settings["n_embd"] // settings["n_head"]
+        keys = (settings.get("n_kv_head") or settings["n_head"]) * head_size
         return [total - 2 * keys, keys, keys]
     return [total // count] * count
