@@ -55,9 +55,10 @@ def parts_of(model: T5) -> dict[str, tuple[str, ...]]:
                 "attn.c_proj": ["layer.0.SelfAttention.o"],
                 "ln_1": ["layer.0.layer_norm"],
                 "ln_2": ["layer.1.layer_norm"],
-                "mlp.c_fc": [f"{last}.DenseReluDense.{part}" for part in (("wi_0", "wi_1") if gated else ("wi",))],
                 "mlp.c_proj": [f"{last}.DenseReluDense.wo"],
             }
+            first = {"mlp.gate_up_proj": ("wi_0", "wi_1")} if gated else {"mlp.c_fc": ("wi",)}
+            told |= {name: [f"{last}.DenseReluDense.{part}" for part in parts] for name, parts in first.items()}
             if stack == "decoder":
                 told |= {
                     "cross.c_q": ["layer.1.EncDecAttention.q"],

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
-from molino.hub import encoders, formats
+from molino.hub import encoder_decoders, encoders, formats
 from molino.hub.format import Format
 from molino.hub.formats import FORMATS
 from molino.hub.heads import PAIRS, find_head, names_of
@@ -23,9 +23,10 @@ from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
+from molino.models.t5 import T5
 from molino.models.trained_head import CLASSES, Head
 
-FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama, encoders.BERT: BERT}
+FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama, encoders.BERT: BERT, encoder_decoders.T5: T5}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 # Tables that some folders carry although they can be computed.

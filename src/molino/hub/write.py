@@ -84,7 +84,7 @@ def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings of a family, with its defaults for what they leave out."""
     parameters = inspect.signature(FAMILIES[target]).parameters.values()
     settings = {parameter.name: settings.get(parameter.name, parameter.default) for parameter in parameters}
-    if target == LLAMA and settings["n_inner"] is None:
+    if settings.get("n_inner") is None and (target == LLAMA or settings.get("gated")):
         settings["n_inner"] = default_inner(settings["n_embd"])
     return settings
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ from molino.tasks.sequences import EXTRACT
 from molino.tasks.task import Task
 from molino.trained.loaded import LoadedRun
 
+GENERATION = "generation_config.json"
+
 
 def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
     """Load a Hugging Face folder or hub id."""
@@ -30,6 +33,8 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     check_vocabulary(tokenizer.size, model.vocab_size)
     if (head := read_head(str(folder))) is not None:
         return _with_head(folder, head, tokenizer, model)
+    if capabilities_of(model).source:
+        return LoadedRun(folder, {}, _task_of(model), tokenizer, model, None, _target_start(folder))
     prefix = tokenizer.prefix()
     # What ends a text also begins one, unless the folder says that the model has never seen it.
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
@@ -38,7 +43,7 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
 
 
 def _task_of(model: torch.nn.Module) -> Task:
-    """Return the task of a folder without a head of another kind."""
+    """Return the task of a folder without a head of another kind: what its model is used for is decided here."""
     return MaskedLanguageModel() if capabilities_of(model).both_ways else LanguageModel()
 
 
@@ -64,12 +69,26 @@ def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.M
 
 def suppressed_tokens(folder: Path) -> list[int]:
     """Return the tokens that a folder's generation_config.json says are never to be drawn."""
+    return _said(folder, GENERATION).get("suppress_tokens") or []
+
+
+def _target_start(folder: Path) -> int:
+    """Return the token that the targets of an encoder-decoder start from; where nothing names one, it is padding."""
+    said = _said(folder, "config.json") | _said(folder, GENERATION)
+    start_id = next((said[n] for n in ("decoder_start_token_id", "pad_token_id") if said.get(n) is not None), None)
+    if not isinstance(start_id, int):
+        raise CheckpointError(f"{folder} names no token that a target starts from: config.json lacks pad_token_id")
+    return start_id
+
+
+def _said(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a JSON file of a folder says, nothing where there is none."""
     try:
-        return json.loads((folder / "generation_config.json").read_text("utf-8")).get("suppress_tokens") or []
+        return dict(json.loads((folder / name).read_text("utf-8")))
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'generation_config.json'} is damaged ({error}): fetch it again") from error
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / name} is damaged ({error}): fetch it again") from error
 
 
 def check_vocabulary(tokens: int, rows: int) -> None:
