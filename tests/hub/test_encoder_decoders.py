@@ -15,6 +15,7 @@ from molino.hub.write import find_format, write_model
 from molino.models.cache import KVCache
 from molino.models.shapes import shapes_only
 from molino.models.t5 import T5
+from molino.models.transformer import Transformer
 from molino.trained.folder import load_source
 
 V, S, T = 41, 24, 11
@@ -23,16 +24,33 @@ T5_SIZES = {
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0,
 }  # fmt: skip
 LATER = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+BART_SIZES = {
+    **{f"{stack}_{name}": size for stack in ("encoder", "decoder")
+       for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))},
+    "vocab_size": V, "d_model": 32, "max_position_embeddings": S, "init_std": 0.2, "pad_token_id": 0,
+    "decoder_start_token_id": 0, "eos_token_id": 1, "forced_eos_token_id": None,
+}  # fmt: skip
 THEIRS = {
     "t5-1.0": ("T5", T5_SIZES),
     "t5-1.1": ("T5", T5_SIZES | LATER),
     "t5-gated-relu": ("T5", T5_SIZES | {"feed_forward_proj": "gated-relu", "layer_norm_epsilon": 0.03}),
 }
-CLASSES = {"T5": "T5ForConditionalGeneration"}
+THEIRS |= {
+    "marian": ("Marian", BART_SIZES | {"scale_embedding": True, "activation_function": "swish"}),
+    "marian-unscaled": ("Marian", BART_SIZES),
+    "pegasus": ("Pegasus", BART_SIZES | {"scale_embedding": True, "activation_function": "relu"}),
+}
+CLASSES = {
+    "T5": "T5ForConditionalGeneration",
+    "Marian": "MarianMTModel",
+    "Pegasus": "PegasusForConditionalGeneration",
+}
 SIZES = {"vocab_size": V, "block_size": S, "n_layer": 2, "n_head": 4, "n_embd": 32}
 OURS = {
     "t5-1.0": (T5, {"activation": "relu", "gated": False}),
     "t5-1.1": (T5, {"tie_weights": False, "head_size": 5, "n_inner": 20, "buckets": 10, "max_distance": 20}),
+    "marian": (Transformer, {"positions": "sinusoidal_halves", "head_bias": True, "norm": "post"}),
+    "pegasus": (Transformer, {"positions": "sinusoidal_halves", "head_bias": True, "norm": "pre", "n_inner": 40}),
 }
 
 
@@ -156,6 +174,11 @@ def test_ours_in_transformers_and_back(kind, tmp_path):
     read_weights(larger, str(tmp_path))
     assert torch.equal(larger.decoder.wte.weight[:V], model.decoder.wte.weight)
     assert torch.equal(larger.decoder.wte.weight[V:], before[V:])
+    if larger.lm_head.bias is not None:
+        assert torch.equal(larger.lm_head.bias[:V], model.lm_head.bias) and larger.lm_head.bias[V:].tolist() == [
+            0.0,
+            0.0,
+        ]
 
 
 def test_a_folder_is_loaded_with_its_start_and_its_tokenizer(pair):
@@ -164,6 +187,18 @@ def test_a_folder_is_loaded_with_its_start_and_its_tokenizer(pair):
     loaded = load_source(str(folder), torch.device("cpu"))
     assert loaded.start_id == theirs.generation_config.decoder_start_token_id and loaded.prefix == ()
     torch.testing.assert_close(loaded.model(*asked()), ours(*asked()))
+
+
+def test_a_head_without_a_bias_has_one_of_zeros_there(tmp_path):
+    torch.manual_seed(0)
+    settings = SIZES | {"positions": "sinusoidal_halves", "norm": "pre"}
+    model = stirred(Transformer(**settings))
+    write_model(
+        tmp_path, model, find_format(model, settings), settings, {"decoder_start_token_id": 3, "pad_token_id": 0}
+    )
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(model(*asked()), of_theirs(theirs), atol=1e-4, rtol=0)
+    assert load_model(str(tmp_path)).lm_head.bias.tolist() == [0.0] * V
 
 
 def test_a_head_that_is_the_table_without_being_scaled(tmp_path):
@@ -199,6 +234,9 @@ def test_what_the_first_t5_hold_beside_is_passed_over(tmp_path):
     [
         ("t5-1.0", {"num_decoder_layers": 3}, "num_decoder_layers=3"),
         ("t5-1.0", {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj=gated-tanh"),
+        ("marian", {"decoder_ffn_dim": 50}, "decoder_ffn_dim=50"),
+        ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings=False"),
+        ("pegasus", {"activation_function": "tanh"}, "activation_function=tanh"),
     ],
 )
 def test_what_the_family_cannot_express(kind, changed, part, tmp_path):
@@ -212,6 +250,16 @@ def test_what_the_family_cannot_express(kind, changed, part, tmp_path):
     ("family", "changed", "message"),
     [
         (T5, {"share_tables": False}, "model.share_tables=False has no counterpart in t5"),
+        (
+            Transformer,
+            {"norm": "pre"},
+            "model.positions=sinusoidal has no counterpart in pegasus, only sinusoidal_halves",
+        ),
+        (
+            Transformer,
+            {"tie_weights": False, "positions": "sinusoidal_halves"},
+            "model.tie_weights=False has no counter",
+        ),
         (T5, {"activation": "gelu"}, "model.activation=gelu with model.gated=True has no counterpart in t5"),
     ],
 )

@@ -175,7 +175,7 @@ def test_tokens_beyond_those_of_the_folder_keep_their_rows(folder):
     [
         ({"is_decoder": True}, "is_decoder=True"),
         ({"type_vocab_size": 3}, "type_vocab_size=3"),
-        ({"hidden_act": "silu"}, "hidden_act=silu"),
+        ({"hidden_act": "tanh"}, "hidden_act=tanh"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     ],
 )

@@ -1,11 +1,12 @@
-"""The encoder-decoders of `transformers` in settings of ours: T5."""
+"""The encoder-decoders of `transformers` in settings of ours: T5, and the transformer of 2017 as Marian and Pegasus."""
 
+from functools import partial
 from typing import Any
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.hub.format import Config, Format, Stored, expect, require
+from molino.hub.format import ACTIVATIONS, Config, Format, Stored, activation_of, expect, named_activation, require
 
-T5 = "molino.models.t5.T5"
+T5, TRANSFORMER = "molino.models.t5.T5", "molino.models.transformer.Transformer"
 # Their name of an MLP: our activation, and whether it is gated.
 PROJECTIONS = {
     "relu": ("relu", False), "gelu": ("gelu", False), "gelu_new": ("gelu_tanh", False),
@@ -19,6 +20,16 @@ T5_ATTENTION = {
 T5_MLP = {"c_fc": ("wi",), "gate_up_proj": ("wi_0", "wi_1"), "c_proj": ("wo",)}
 # A table that the first of them had and never used, and tables of tokens under further names.
 T5_UNUSED = r"(EncDecAttention\.relative_attention_bias\.weight|^(en|de)coder\.embed_tokens\.weight)$"
+IN_BLOCKS = {
+    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "attn.c_proj": ("self_attn.out_proj",),
+    "cross.c_q": ("encoder_attn.q_proj",), "cross.c_kv": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
+    "cross.c_proj": ("encoder_attn.out_proj",), "mlp.c_fc": ("fc1",), "mlp.c_proj": ("fc2",),
+}  # fmt: skip
+NORMS = {"encoder": ("self_attn", "final"), "decoder": ("self_attn", "encoder_attn", "final")}
+# Positions, which can be computed, and the one table of tokens under further names.
+UNUSED = r"^(model\.(en|de)coder\.embed_(positions|tokens)\.weight|lm_head\.weight)$"
+# What both have by construction: of settings that say otherwise there is no counterpart.
+ALWAYS = {"positions": "sinusoidal_halves", "tie_weights": True, "share_tables": True, "norm_eps": 1e-5}
 
 
 def _t5_settings(config: Config) -> dict[str, Any]:
@@ -105,3 +116,73 @@ T5_FORMAT = Format(
     other_names={r"^lm_head\.weight$": "shared.weight"},
     unused=T5_UNUSED,
 )
+
+
+# Marian (Junczys-Dowmunt et al. 2018) has its norms behind the sums, Pegasus (Zhang et al. 2020) before the branches.
+
+
+def _settings(config: Config, norm: str) -> dict[str, Any]:
+    for size in ("layers", "attention_heads", "ffn_dim"):
+        expect(config, **{f"decoder_{size}": config[f"encoder_{size}"]})
+    expect(config, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, is_decoder=False)
+    expect(config, decoder_vocab_size=config["vocab_size"])
+    return {
+        "vocab_size": config["vocab_size"],
+        "block_size": config.get("max_position_embeddings", 1024),
+        "n_layer": config["encoder_layers"],
+        "n_head": config["encoder_attention_heads"],
+        "n_embd": config["d_model"],
+        "n_inner": config["encoder_ffn_dim"],
+        "norm": norm,
+        "activation": activation_of(config, "activation_function", ACTIVATIONS, "gelu"),
+        "scale_embeddings": config.get("scale_embedding", False),
+        "head_bias": True,
+        **ALWAYS,
+    }
+
+
+def _config(settings: Config, model_type: str, norm: str) -> dict[str, Any]:
+    require(settings, model_type, norm=norm, **ALWAYS)
+    sizes = {
+        "layers": settings["n_layer"],
+        "attention_heads": settings["n_head"],
+        "ffn_dim": settings["n_inner"] or 4 * settings["n_embd"],
+    }
+    return {
+        "vocab_size": settings["vocab_size"],
+        "max_position_embeddings": settings["block_size"],
+        **{f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in sizes.items()},
+        "d_model": settings["n_embd"],
+        "activation_function": named_activation(settings, ACTIVATIONS, model_type),
+        "scale_embedding": settings["scale_embeddings"],
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "dropout": settings["dropout"],
+        "attention_dropout": settings["dropout"],
+        # A length alone never ends a target.
+        "forced_eos_token_id": None,
+    }
+
+
+def _stored(name: str) -> Stored:
+    if name == "lm_head.bias":
+        return Stored(("final_logits_bias",), one_row=True)
+    owner, _, kind = name.rpartition(".")
+    stack, _, part = owner.partition(".")
+    if part == "wte":
+        return Stored(("model.shared.weight",))
+    if part == "ln_f":
+        return Stored((f"model.{stack}.layer_norm.{kind}",))
+    _, number, part = part.split(".", 2)
+    norm = part.startswith("ln_")
+    parts = (f"{NORMS[stack][int(part[-1]) - 1]}_layer_norm",) if norm else IN_BLOCKS[part]
+    return Stored(tuple(f"model.{stack}.layers.{number}.{each}.{kind}" for each in parts))
+
+
+def _format(model_type: str, architecture: str, norm: str) -> Format:
+    config = partial(_config, model_type=model_type, norm=norm)
+    return Format(model_type, architecture, TRANSFORMER, partial(_settings, norm=norm), config, _stored, unused=UNUSED)
+
+
+MARIAN_FORMAT = _format("marian", "MarianMTModel", "post")
+PEGASUS_FORMAT = _format("pegasus", "PegasusForConditionalGeneration", "pre")

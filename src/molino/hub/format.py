@@ -7,17 +7,26 @@ from typing import Any
 from molino.base.errors import CheckpointError, ConfigError
 
 # Our names of activations by theirs.
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu",
+    "swish": "silu",
+}  # fmt: skip
 
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a weight of ours is stored: under these names, its rows one below the other."""
+    """How a weight of ours is stored: under these names, its rows one below the other.
+
+    Attributes:
+        transposed: as (in, out).
+        one_row: a vector, as a matrix of one row.
+    """
 
     names: tuple[str, ...]
     transposed: bool = False
+    one_row: bool = False
 
 
 @dataclass(frozen=True)

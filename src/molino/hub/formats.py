@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.hub.encoder_decoders import T5_FORMAT
+from molino.hub.encoder_decoders import MARIAN_FORMAT, PEGASUS_FORMAT, T5_FORMAT
 from molino.hub.encoders import BERT_FORMAT
 from molino.hub.format import ACTIVATIONS, Config, Format, Stored, activation_of, expect, named_activation, require
 
@@ -212,5 +212,7 @@ FORMATS = {
         Format("phi3", "Phi3ForCausalLM", LLAMA, _phi3_settings, _phi3_config, _fused_stored, "model."),
         BERT_FORMAT,
         T5_FORMAT,
+        MARIAN_FORMAT,
+        PEGASUS_FORMAT,
     )
 }

@@ -25,8 +25,15 @@ from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
 from molino.models.t5 import T5
 from molino.models.trained_head import CLASSES, Head
+from molino.models.transformer import Transformer
 
-FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama, encoders.BERT: BERT, encoder_decoders.T5: T5}
+FAMILIES = {
+    formats.GPT: GPT,
+    formats.LLAMA: Llama,
+    encoders.BERT: BERT,
+    encoder_decoders.T5: T5,
+    encoder_decoders.TRANSFORMER: Transformer,
+}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 # Tables that some folders carry although they can be computed.
@@ -113,11 +120,12 @@ def read_weights(model: nn.Module, source: str) -> None:
     of_tokens = _of_tokens(model)
     for name, parameter in parameters.items():
         shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
-        transposed = form.stored(name).transposed
-        target = parameter.data
+        stored, target = form.stored(name), parameter.data
+        if stored.one_row:
+            shapes = [shape[1:] if shape[:1] == [1] else shape for shape in shapes]
         if parameter in of_tokens and len(shapes) == 1 and shapes[0][0] < len(target):
             target = target[: shapes[0][0]]
-        _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, transposed)
+        _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, stored.transposed)
 
 
 def read_head(source: str) -> Head | None:
@@ -256,5 +264,5 @@ def _copy(target: Tensor, files: list[Path], names: tuple[str, ...], shapes: lis
             tensor = file.get_tensor(name)
             if not tensor.is_floating_point():
                 raise CheckpointError(f"{name} in {path} is {tensor.dtype}: quantised weights cannot be read")
-            target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor)
+            target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor.view(shape))
         first += shape[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
 from molino.hub.format import Format
-from molino.hub.formats import FORMATS, GPT, LLAMA
+from molino.hub.formats import FORMATS, LLAMA
 from molino.hub.heads import config_of, stored_head, tensors_of
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
@@ -20,6 +20,9 @@ from molino.models.capabilities import capabilities_of
 from molino.models.llama import default_inner
 from molino.models.shapes import shapes_only
 from molino.models.trained_head import Head
+
+# Settings that do without what `transformers` always has.
+BIASES = {"bias", "head_bias"}
 
 
 def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | None = None) -> Format:
@@ -92,7 +95,7 @@ def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield what the file holds, name by name. Biases that our model does without are zeros there."""
     parameters = dict(model.named_parameters())
-    whole = settings | {"bias": True} if form.target == GPT else settings
+    whole = settings | dict.fromkeys(BIASES & settings.keys(), True)
     with shapes_only():
         reference = FAMILIES[form.target](**whole)
     expected_shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
@@ -107,7 +110,7 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
         for theirs, part in zip(stored.names, parts, strict=True):
             full = theirs if theirs == "lm_head.weight" else form.prefix + theirs
             # A copy: the file format takes no tensors that share memory.
-            yield full, (part.t() if stored.transposed else part).clone()
+            yield full, (part.t() if stored.transposed else part[None] if stored.one_row else part).clone()
 
 
 def _rows(settings: dict[str, Any], count: int, total: int) -> list[int]:

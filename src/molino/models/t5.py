@@ -142,7 +142,7 @@ class T5(nn.Module):
         n_inner: width inside the MLPs; None is 4 * n_embd, or where they are gated 8/3 * n_embd, rounded up to a
             multiple of 64.
         dropout: one probability for all the places named at the top of this file.
-        activation: "gelu_tanh" (1.1), "relu" (1.0) or "gelu".
+        activation: "gelu_tanh" (1.1), "relu" (1.0), "gelu" or "silu".
         gated: whether the MLPs are (1.1).
         tie_weights: one table for the tokens of targets and the head (1.0).
         share_tables: one table for the tokens of sources and of targets.
