@@ -25,6 +25,7 @@ from molino.data.text import Text
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 PADDING = ("<pad>", "[PAD]", "<|pad|>")
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+MASKS = ("<mask>", "[MASK]")
 SOURCE = "source_"  # before the name of the file that holds a tokenizer of sources
 SPECIALS = (UNKNOWN[0], PADDING[0], END_OF_TEXT[0])  # ids 0, 1, 2 in all kinds that are trained here
 BYTES = 256
@@ -44,7 +45,7 @@ class Tokenizer:
         backend: the library's tokenizer.
         size: number of rows an embedding needs: the largest id + 1.
         dtype: of the ids: uint16 if all fit in it, else uint32.
-        unknown_id, padding_id, end_of_text_id: None where the vocabulary has no such token.
+        unknown_id, padding_id, end_of_text_id, mask_id: None where the vocabulary has no such token.
         source: the tokenizer of the sources that targets are written about: the same one, unless they have their own.
     """
 
@@ -58,6 +59,7 @@ class Tokenizer:
         self.unknown_id = _first(UNKNOWN, vocabulary)
         self.padding_id = _first(PADDING, vocabulary)
         self.end_of_text_id = _first(END_OF_TEXT, vocabulary)
+        self.mask_id = _first(MASKS, vocabulary)
         self.dtype = np.uint16 if self.size <= 1 << 16 else np.uint32
         self._json = backend.to_str()
         self._encoder = fast.encoder_for(backend, json.loads(self._json), self.unknown_id, self.dtype)
@@ -92,21 +94,34 @@ class Tokenizer:
             raise DataError(f"the tokenizer has no token {id}: its ids go from 0 to {self.size - 1}")
         return token
 
-    def prefix(self) -> tuple[int, ...]:
-        """Return the ids that the tokenizer's own template puts before a text, such as Llama's <s>; mostly none.
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the tokenizer's own template puts before and behind a text, such as BERT's [CLS] and
+        [SEP]; mostly none.
 
         `encode` leaves them out: a corpus is one long text.
         """
         plain, marked = (self.backend.encode("a", add_special_tokens=marks).ids for marks in (False, True))
-        return tuple(marked[: len(marked) - len(plain)]) if marked[len(marked) - len(plain) :] == plain else ()
+        for first in range(len(marked) - len(plain) + 1):
+            if marked[first : first + len(plain)] == plain:
+                return tuple(marked[:first]), tuple(marked[first + len(plain) :])
+        return (), ()
+
+    def prefix(self) -> tuple[int, ...]:
+        """Return the ids that stand before every text that is to be gone on with, such as Llama's <s>: those of the
+        `frame`, unless that has some behind the text too."""
+        before, behind = self.frame()
+        return () if behind else before
 
     def extended(self, names: Sequence[str]) -> "Tokenizer":
         """Return the tokenizer with these special tokens, behind its own where it does not have them yet.
 
+        One that has a mask by any of its names needs no other.
+
         Raises:
             DataError: the library would give one an id among its own.
         """
-        missing = [name for name in names if self.backend.token_to_id(name) is None]
+        known = set(MASKS) if self.mask_id is not None else set()
+        missing = [name for name in names if name not in known and self.backend.token_to_id(name) is None]
         if not missing:
             return self
         backend = tokenizers.Tokenizer.from_str(self._json)

@@ -21,7 +21,7 @@ from molino.data.batches import (
     random_integers,
 )
 from molino.data.examples import Example
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import MASKS, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import capabilities_of, device_of
@@ -30,7 +30,7 @@ from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_masks import floors_of_masks
 from molino.tasks.task import Batch
 
-MASK = "<mask>"
+MASK = MASKS[0]  # what is added to a tokenizer that has none of its own
 METRICS = (
     Metric("loss", unit="nats a hidden token", per_token=True),
     Metric("perplexity", per_token=True, overflows=True),
@@ -53,8 +53,8 @@ class MaskedLanguageModel:
     Args:
         monitor, direction: the metric that decides, and in which direction it improves.
         share: of the tokens that are chosen.
-        masked, replaced: share of the chosen ones in whose place stands `<mask>`, or a token drawn evenly from the
-            vocabulary; the others stay as they are.
+        masked, replaced: share of the chosen ones in whose place stands the tokenizer's mask, or a token drawn evenly
+            from the vocabulary; the others stay as they are.
         whole_words: all tokens of a word are chosen, or none.
     """
 
@@ -162,31 +162,41 @@ class MaskedLanguageModel:
     def predict(
         self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
     ) -> list[dict[str, Any]]:
-        """Return of texts with one `<mask>` each the likeliest token there, with the probabilities of some.
+        """Return of texts with one mask each, by any of its names, the likeliest token there, with the probabilities of
+        some.
 
         Raises:
-            ConfigError: a text has none or several.
+            ConfigError: a text has none or several, or the tokenizer knows none.
         """
+        if tokenizer.mask_id is None:
+            raise ConfigError(f"the tokenizer has no token for what is hidden, such as {' or '.join(MASKS)}")
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
     def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
-        if (count := text.count(MASK)) != 1:
-            raise ConfigError(f"a text needs one {MASK} to be filled, and this one has {count}: {text[:60]!r}")
-        before, _, after = text.partition(MASK)
+        mask = tokenizer.token(tokenizer.mask_id)
+        for name in MASKS:
+            text = text.replace(name, mask)
+        if (count := text.count(mask)) != 1:
+            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {count}: {text[:60]!r}")
+        before, _, after = text.partition(mask)
         # Where a space is part of the word behind it, it is part of what is hidden.
-        spaced = len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
-        parts = [tokenizer.encode(before.rstrip(" ") if spaced else before), tokenizer.encode(after)]
-        ids = np.concatenate([parts[0], [tokenizer.backend.token_to_id(MASK)], parts[1]]).astype(np.int64)
+        parts = [tokenizer.encode(before.rstrip(" ") if joins_spaces(tokenizer) else before), tokenizer.encode(after)]
+        ids = np.concatenate([parts[0], [tokenizer.mask_id], parts[1]]).astype(np.int64)
         place = len(parts[0])
-        first = max(min(place - block_size // 2, len(ids) - block_size), 0)
-        tokens_BT = torch.from_numpy(ids[first : first + block_size])[None].to(device_of(network))
-        p_V = network(tokens_BT)[0, place - first].float().softmax(dim=-1).cpu()
-        top = p_V.topk(min(FILLINGS, len(p_V)))
+        first_ids, last_ids = tokenizer.frame()
+        room = block_size - len(first_ids) - len(last_ids)
+        first = max(min(place - room // 2, len(ids) - room), 0)
+        read = [*first_ids, *ids[first : first + room].tolist(), *last_ids]
+        tokens_BT = torch.tensor([read], device=device_of(network))
+        p_V = network(tokens_BT)[0, len(first_ids) + place - first].float().softmax(dim=-1).cpu()
+        # Rows beyond the vocabulary stand for nothing.
+        top = p_V[: tokenizer.size].topk(min(FILLINGS, tokenizer.size))
         shares = {tokenizer.token(id): p for id, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
-        filled = [*ids[:place].tolist(), int(top.indices[0]), *ids[place + 1 :].tolist()]
-        best = tokenizer.token(int(top.indices[0]))
+        best = int(top.indices[0])
+        filled = [*ids[:place].tolist(), best, *ids[place + 1 :].tolist()]
         return {
-            "label": best, "score": float(top.values[0]), "probabilities": shares, "sequence": tokenizer.decode(filled),
+            "label": tokenizer.token(best), "score": float(top.values[0]), "probabilities": shares,
+            "sequence": tokenizer.decode(filled),
         }  # fmt: skip
 
     def chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
@@ -201,7 +211,7 @@ class MaskedLanguageModel:
         becomes = random_integers(seed, BECOMES, places, MILLION)
         masked, replaced = round(self.masked * MILLION), round((self.masked + self.replaced) * MILLION)
         drawn = random_integers(seed, INSTEAD, places, tokenizer.size)
-        instead = np.where(becomes < masked, tokenizer.backend.token_to_id(MASK), drawn)
+        instead = np.where(becomes < masked, tokenizer.mask_id, drawn)
         return np.where(chosen & (becomes < replaced), instead, tokens), np.where(chosen, tokens, IGNORE_INDEX)
 
     def _chooser(self, tokenizer: Tokenizer) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
@@ -216,6 +226,11 @@ class MaskedLanguageModel:
             return drawn & ~np.isin(tokens, marks)
 
         return choose
+
+
+def joins_spaces(tokenizer: Tokenizer) -> bool:
+    """Tell whether a space is part of the token behind it."""
+    return len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
 
 
 def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
