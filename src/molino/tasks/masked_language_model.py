@@ -169,15 +169,24 @@ class MaskedLanguageModel:
         """
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
+    def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a text in which `<mask>` stands for some, and the places of these."""
+        *before, last = text.split(MASK)
+        # Where a space is part of the word behind it, it is part of what is hidden.
+        spaced = len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
+        found: list[int] = []
+        places = []
+        for part in before:
+            found += tokenizer.encode(part.rstrip(" ") if spaced else part).tolist()
+            places.append(len(found))
+            found.append(tokenizer.backend.token_to_id(MASK))
+        return found + tokenizer.encode(last).tolist(), places
+
     def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
         if (count := text.count(MASK)) != 1:
             raise ConfigError(f"a text needs one {MASK} to be filled, and this one has {count}: {text[:60]!r}")
-        before, _, after = text.partition(MASK)
-        # Where a space is part of the word behind it, it is part of what is hidden.
-        spaced = len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
-        parts = [tokenizer.encode(before.rstrip(" ") if spaced else before), tokenizer.encode(after)]
-        ids = np.concatenate([parts[0], [tokenizer.backend.token_to_id(MASK)], parts[1]]).astype(np.int64)
-        place = len(parts[0])
+        read, (place,) = self.read_hidden(tokenizer, text)
+        ids = np.array(read)
         first = max(min(place - block_size // 2, len(ids) - block_size), 0)
         tokens_BT = torch.from_numpy(ids[first : first + block_size])[None].to(device_of(network))
         p_V = network(tokens_BT)[0, place - first].float().softmax(dim=-1).cpu()
