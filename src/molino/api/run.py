@@ -232,6 +232,7 @@ class Run:
         data: str | None = None,
         stride: int | None = None,
         floors: bool = True,
+        pseudo: bool = False,
         overrides: Sequence[str] = (),
     ) -> dict[str, float]:
         """Return exact figures over a whole split, and what counting achieves there, by tag.
@@ -241,13 +242,15 @@ class Run:
             data: another corpus than the run's, by the name of its choice, such as "shakespeare".
             stride: tokens between the starts of two windows; None for windows that do not overlap.
             floors: count as well.
+            pseudo: also hide each token in turn, of a run that fills in hidden ones.
             overrides: further settings of `molino evaluate`, such as "paths.cache=...".
         """
         with Explained():
             request = compose("evaluate", [*([f"data={data}"] if data else []), *overrides])
             paths = request.settings["paths"]
             corpus = corpus_of(self._loaded, request.settings.get("data"), paths)
-            found = measure(self._loaded, corpus, split, stride, floors, self._hardware, Path(paths["cache"]))
+            cache = Path(paths["cache"])
+            found = measure(self._loaded, corpus, split, stride, floors, self._hardware, cache, pseudo)
             if split == TEST and request.settings.get("data") is None:
                 record_test(self._loaded, found.figures)
         figures = {f"{split}/{name}": value for name, value in found.figures.items()}

@@ -28,6 +28,7 @@ from molino.models.capabilities import capabilities_of, device_of
 from molino.runs.measures import MAXIMIZE, MINIMIZE, Floor, Metric
 from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_masks import floors_of_masks
+from molino.tasks.pseudo_likelihood import PseudoLikelihood, marks_of, windows_of
 from molino.tasks.task import Batch
 
 MASK = "<mask>"
@@ -136,6 +137,10 @@ class MaskedLanguageModel:
         loss = totals["nll"] / totals["tokens"]
         return {"loss": loss, "perplexity": perplexity(loss), "accuracy": totals["right"] / totals["tokens"]}
 
+    def pseudo(self) -> PseudoLikelihood:
+        """Return what measures how likely text is where each token is hidden in turn."""
+        return PseudoLikelihood(self.measure, MASK)
+
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
         return floors_of_masks(text, split, np.flatnonzero(self.chosen(text, split)))
@@ -215,7 +220,7 @@ class MaskedLanguageModel:
 
     def _chooser(self, tokenizer: Tokenizer) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
         """Return what chooses among tokens, given their places and a seed: no marks of where texts end, no padding."""
-        marks = [id for id in (tokenizer.end_of_text_id, tokenizer.padding_id) if id is not None]
+        marks = marks_of(tokenizer)
         first_of_word = words_of(tokenizer) if self.whole_words else None
 
         def choose(tokens: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
@@ -273,13 +278,7 @@ class MaskedWindows:
     ):
         self.task, self.tokenizer, self.split = task, text.tokenizer, text.splits[split]
         self.block_size = block_size
-        # A document lies between two marks, of which the second one begins the next.
-        starts, ends = self.split.marks[:-1], self.split.marks[1:].copy()
-        ends[-1] += 1
-        self.places = np.concatenate([np.arange(a, b, block_size) for a, b in zip(starts, ends, strict=True)])
-        self.ends = np.concatenate(
-            [np.full(len(range(a, b, block_size)), b) for a, b in zip(starts, ends, strict=True)]
-        )
+        self.places, self.ends = windows_of(self.split, block_size)
         self.chosen = task.chosen(text, split)
         self.mine = np.arange(rank, len(self.places), world_size)
         room = min(EVALUATION_LOGITS // text.tokenizer.size, EVALUATION_TOKENS)

@@ -38,6 +38,7 @@ def evaluate(
     hardware: Hardware,
     paths: dict[str, Any],
     data: dict[str, Any] | None = None,
+    pseudo: bool = False,
 ) -> float:
     """Print exact figures of a run on one split; return the one that decides, such as the loss.
 
@@ -48,18 +49,19 @@ def evaluate(
         stride: tokens between the starts of two windows; None for windows that do not overlap.
         floors: count on the training split, for comparison.
         data: a section with another corpus than the run's; it is encoded by the run's tokenizer.
+        pseudo: also hide each token in turn, of a run that fills in hidden ones.
     """
     hardware.apply()
     if source and data is None:
         raise ConfigError(f"source={source} does not say what text to read: add data=..., such as data=shakespeare")
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     corpus = corpus_of(loaded, data, paths)
-    measured = measure(loaded, corpus, split, stride, floors, hardware, Path(paths["cache"]))
+    measured = measure(loaded, corpus, split, stride, floors, hardware, Path(paths["cache"]), pseudo)
     facts = {
         **_describe_model(loaded, checkpoint),
         "corpus": f"{corpus.name}, {split} split, read whole and in order",
         **measured.how,
-        **describe_figures(loaded.task.metrics, measured.figures),
+        **describe_figures(measured.metrics, measured.figures),
         **describe_floors(measured.floors, measured.figures),
     }
     if split == "train" and data is None and capabilities_of(loaded.model).counts:
