@@ -166,7 +166,7 @@ def test_a_number_is_a_prompt(explain, monkeypatch):
         (("top=0",), 2, "top=0 is too small"),
         (("top=1000",), 2, "top=1000 is too large: the model knows "),
         (("prompt=",), 3, 'prompt="" is no text'),
-        (("prompt=de la Mancha, de cuyo nombre",), 3, "the prompt has 28 tokens, but the model's context is 16"),
+        (("prompt=de la Mancha, de cuyo nombre",), 3, "the text has 28 tokens, and the model reads 1 to 16"),
         (("top=many",), 2, "top must be int"),
     ],
 )

@@ -23,7 +23,15 @@ from molino.runs.measures import TEST
 from molino.trained.load import LoadedRun, load_run, load_source
 from molino.trained.measuring import corpus_of, measure, read_texts, record_test
 from molino.trained.predicting import answers_of, as_example
-from molino.trained.reading import check_text, read_attention, read_hidden, read_logits, read_loss, read_tokens
+from molino.trained.reading import (
+    SourceAttention,
+    check_text,
+    read_attention,
+    read_hidden,
+    read_logits,
+    read_loss,
+    read_tokens,
+)
 from molino.trained.scoring import asked_of, score_of
 from molino.trained.writing import check_sampling, continuations, pieces
 
@@ -151,14 +159,18 @@ class Run:
         with Explained():
             return read_logits(self._loaded, text)
 
-    def attention(self, text: str) -> Tensor:
-        """Return what each head of each layer attends to, (layers, H, T, T): rows sum to 1.
+    def attention(self, text: str, target: str | None = None) -> Tensor | SourceAttention:
+        """Return what each head of each layer attends to, (layers, H, T, T): rows sum to 1. Of a model with an encoder
+        and a decoder a tuple of three such tensors: `encoder`, `decoder`, `cross`.
+
+        Args:
+            target: what is written about the text, by a model that does; None for what it writes itself.
 
         Raises:
             ConfigError: the model has no attention to look at.
         """
         with Explained():
-            return read_attention(self._loaded, text)
+            return read_attention(self._loaded, text, target)
 
     def hidden(self, text: str) -> Tensor:
         """Return what the model's head reads at each token of a text, (T, C).
@@ -220,6 +232,7 @@ class Run:
         data: str | None = None,
         stride: int | None = None,
         floors: bool = True,
+        pseudo: bool = False,
         overrides: Sequence[str] = (),
     ) -> dict[str, float]:
         """Return exact figures over a whole split, and what counting achieves there, by tag.
@@ -229,13 +242,15 @@ class Run:
             data: another corpus than the run's, by the name of its choice, such as "shakespeare".
             stride: tokens between the starts of two windows; None for windows that do not overlap.
             floors: count as well.
+            pseudo: also hide each token in turn, of a run that fills in hidden ones.
             overrides: further settings of `molino evaluate`, such as "paths.cache=...".
         """
         with Explained():
             request = compose("evaluate", [*([f"data={data}"] if data else []), *overrides])
             paths = request.settings["paths"]
             corpus = corpus_of(self._loaded, request.settings.get("data"), paths)
-            found = measure(self._loaded, corpus, split, stride, floors, self._hardware, Path(paths["cache"]))
+            cache = Path(paths["cache"])
+            found = measure(self._loaded, corpus, split, stride, floors, self._hardware, cache, pseudo)
             if split == TEST and request.settings.get("data") is None:
                 record_test(self._loaded, found.figures)
         figures = {f"{split}/{name}": value for name, value in found.figures.items()}

@@ -3,7 +3,8 @@
 The models compute attention in one fused operation, which never shows its weights. Here its inputs are caught on the
 way, and the weights are computed from them again.
 
-Shape suffixes: B batch, H heads of queries, G heads of keys, T queries, S keys, D head size, V vocabulary.
+Shape suffixes: B batch, H heads of queries, G heads of keys, T queries, S keys (tokens of a source), D head size, V
+vocabulary.
 """
 
 import math
@@ -86,3 +87,21 @@ def read(model: nn.Module, ids: list[int]) -> tuple[Tensor, list[Attention]]:
     with AttentionCatcher() if capabilities_of(model).attention else nullcontext() as catcher:
         (logits_TV,) = model(torch.tensor([ids], device=device))
     return logits_TV.float().cpu(), catcher.caught if catcher else []
+
+
+@torch.inference_mode()
+def read_about(
+    model: nn.Module, ids: list[int], source: list[int]
+) -> tuple[Tensor, list[Attention], list[Attention], list[Attention]]:
+    """Let a model in eval mode read a target about a source: logits (T, V), float32 on the CPU, and the attention of
+    each layer of the source to itself, of the target to itself, and of the target to the source."""
+    target_1T, source_1S = (torch.tensor([each], device=device_of(model)) for each in (ids, source))
+    with AttentionCatcher() as reading:
+        memory = model.remember(model.encode(source_1S))
+    with AttentionCatcher() as writing:
+        (logits_TV,) = model.head(model.decode(target_1T, memory))
+    logits_TV = logits_TV.float().cpu()
+    if not capabilities_of(model).attention:
+        return logits_TV, [], [], []
+    # Each layer looks at what is written, then at the source.
+    return logits_TV, reading.caught, writing.caught[0::2], writing.caught[1::2]

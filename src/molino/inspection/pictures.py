@@ -1,7 +1,7 @@
-"""Pictures of a corpus and of a model's attention, positions and bigram table: figures of matplotlib, which is imported
-when one is drawn and never asked for a window.
+"""Pictures of a corpus and of a model's attention, layers, positions and bigram table: figures of matplotlib, which is
+imported when one is drawn and never asked for a window.
 
-Shape suffixes: T time (tokens; queries), S keys, H heads, C channels, V vocabulary.
+Shape suffixes: T time (tokens; queries), S keys, L layers, N tokens or distances, H heads, C channels, V vocabulary.
 """
 
 import math
@@ -31,22 +31,23 @@ def require_matplotlib() -> None:
         raise ResourceError("pictures need matplotlib: pip install matplotlib") from error
 
 
-def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:
+def draw_attention(weights_HTS: Tensor, labels: list[str], title: str, read: list[str] | None = None) -> Any:
     """Draw a panel a head: the row is the token that reads, the column the one it reads from.
 
     Colours follow the square root of the weight: in a longer text most weights are small.
 
     Args:
-        labels: of the T tokens.
+        labels: of the T tokens that read.
+        read: of the S tokens that are read, where they are others.
     """
     from matplotlib.colors import PowerNorm
 
-    H, T, _ = weights_HTS.shape
-    labelled = T <= MOST_LABELS
+    H, T, S = weights_HTS.shape
+    labelled = max(T, S) <= MOST_LABELS
     rows = math.ceil(H / COLUMNS)
     columns = math.ceil(H / rows)  # six heads as 3 + 3, not as 4 + 2
-    side = max(1.9, 0.145 * T) if labelled else 3.2
-    figure = _figure(columns * (side + 0.25) + 1.5, rows * (side + 0.35) + 1.2)
+    width, height = (max(1.9, 0.145 * each) if labelled else 3.2 for each in (S, T))
+    figure = _figure(columns * (width + 0.25) + 1.5, rows * (height + 0.35) + 1.2)
     figure.suptitle(title, parse_math=False)
     panels = []
     for head, weights_TS in enumerate(weights_HTS.numpy()):
@@ -56,7 +57,7 @@ def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:
         panel.set_title(f"head {head}", fontsize=9)
         panel.tick_params(labelsize=7, length=2)
         if labelled:
-            panel.set_xticks(range(T), labels, rotation=90, parse_math=False, family="monospace")
+            panel.set_xticks(range(S), read or labels, rotation=90, parse_math=False, family="monospace")
             panel.set_yticks(range(T), labels, parse_math=False, family="monospace")
         # Only the outer panels are labelled.
         panel.tick_params(labelleft=head % columns == 0, labelbottom=head + columns >= H)
@@ -67,6 +68,89 @@ def draw_attention(weights_HTS: Tensor, labels: list[str], title: str) -> Any:
     figure.supxlabel("token that is read", fontsize=9)
     figure.supylabel("token that reads", fontsize=9)
     return figure
+
+
+def draw_alignment(weights_TS: Tensor, labels: list[str], read: list[str], title: str) -> Any:
+    """Draw which tokens of a source (across) each token of a target (down) is written by.
+
+    Args:
+        labels: of the T tokens that are written.
+        read: of the S tokens of the source.
+    """
+    from matplotlib.colors import PowerNorm
+
+    T, S = weights_TS.shape
+    labelled = max(T, S) <= 2 * MOST_LABELS
+    width, height = (max(2.5, 0.21 * each) if labelled else 8.0 for each in (S, T))
+    figure = _figure(width + 3.2, height + 1.8)
+    panel = figure.add_subplot()
+    image = panel.imshow(weights_TS.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    panel.set_title(title, fontsize=10)
+    panel.set_xlabel("token of the source", fontsize=9)
+    panel.set_ylabel("token that is written", fontsize=9)
+    if labelled:
+        text = {"fontsize": 8, "parse_math": False, "family": "monospace"}
+        panel.set_xticks(range(S), read, rotation=90, **text)
+        panel.set_yticks(range(T), labels, **text)
+    bar = figure.colorbar(image, ax=panel, ticks=(0, 0.01, 0.05, 0.1, 0.25, 0.5, 1), shrink=0.7)
+    bar.set_label("attention weight", fontsize=8)
+    return figure
+
+
+def draw_layers(guesses: list[tuple[str, list[str], Tensor]]) -> Any:
+    """Draw what each layer gives the tokens that the last one finds likeliest, a panel for each place.
+
+    Args:
+        guesses: of each place a title, the N tokens, and their probabilities (layers, N).
+    """
+    from matplotlib.colors import PowerNorm
+
+    rows, columns = guesses[0][2].shape
+    figure = _figure(1.5 + len(guesses) * (0.75 * columns + 0.6), 2.0 + 0.4 * rows)
+    figure.suptitle("what the last layer finds likeliest, as each layer has it", fontsize=10)
+    for number, (title, labels, p_LN) in enumerate(guesses, start=1):
+        panel = figure.add_subplot(1, len(guesses), number)
+        panel.imshow(p_LN.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
+        panel.set_title(title, fontsize=10, parse_math=False)
+        panel.set_xticks(range(columns), labels, fontsize=8, parse_math=False, family="monospace")
+        panel.set_yticks(range(rows))
+        panel.set_ylabel("layer")
+        for row, column in np.ndindex(rows, columns):
+            p = float(p_LN[row, column])
+            colour = "white" if p < 0.5 else "black"
+            panel.text(column, row, f"{p:.1%}", ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def draw_relative(biases: dict[str, tuple[Tensor, Tensor]]) -> Any:
+    """Draw what is added to a score by how far apart two tokens are, a panel a stack and a line a head.
+
+    Args:
+        biases: of each stack its N distances, and what each head adds there, (H, N).
+    """
+    from matplotlib import colormaps
+
+    figure = _figure(1.5 + 5.5 * len(biases), 4.2)
+    panels = np.atleast_1d(figure.subplots(1, len(biases), sharey=True))
+    for panel, (title, (distances_N, bias_HN)) in zip(panels, biases.items(), strict=True):
+        for head, bias_N in enumerate(bias_HN):
+            colour = colormaps["viridis"](head / len(bias_HN))
+            panel.plot(distances_N.numpy(), bias_N.numpy(), label=f"head {head}", linewidth=1, color=colour)
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("how far the token that is read stands behind the one that reads")
+        panel.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    panels[0].set_ylabel("added to the score")
+    panels[-1].legend(fontsize=7)
+    return figure
+
+
+def relative_biases(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what a model adds to scores by distance, as it declares it: see `draw_relative`."""
+    found = {}
+    for name, title in capabilities_of(model).relative.items():
+        distances_N, bias_HN = model.get_submodule(name).by_distance(model.block_size - 1)
+        found[title] = distances_N.cpu(), bias_HN.detach().float().cpu()
+    return found
 
 
 def position_tables(model: nn.Module) -> dict[str, Tensor]:

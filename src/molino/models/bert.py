@@ -12,6 +12,7 @@ target.
 """
 
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ from molino.models.llama import Rotary, turn
 
 INITIAL_STD = 0.02
 SEGMENTS = 2
+# The tables that tell positions, as they are declared: all layers share those of rotary ones.
+TABLES = {
+    "learned": {"wpe.weight": "learned positions (wpe.weight)"},
+    "rotary": {
+        "h.0.attn.rotary.cos": "rotary positions: cosines (h.0.attn.rotary.cos)",
+        "h.0.attn.rotary.sin": "rotary positions: sines (h.0.attn.rotary.sin)",
+    },
+}
 POSITIONS, NORMS = {"learned": False, "rotary": True}, {"post": False, "pre": True}
 ROPE_BASE = 10_000.0
 
@@ -130,9 +139,10 @@ class BERT(nn.Module):
             segments=True,
             attention=True,
             hidden=n_embd,
+            depth=n_layer,
             tied=("lm_head.weight", "wte.weight"),
             embedding="wte.weight",
-            positions={} if is_rotary else {"wpe.weight": "learned positions (wpe.weight)"},
+            positions=TABLES[positions],
             layers=(("wte", "wpe", "wse", "ln_e"), *((f"h.{number}",) for number in range(n_layer))),
             formats=("bert",),
         )
@@ -159,12 +169,19 @@ class BERT(nn.Module):
         """Logits (B, T, V) of the token that stands at each place; see `hidden`."""
         return self.head(self.hidden(tokens_BT, seen_BT, segments_BT))
 
-    def hidden(self, tokens_BT: Tensor, seen_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        seen_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
         """What the heads read, (B, T, C).
 
         Args:
             seen_BT: which tokens there are, padding aside; None if all of them.
             segments_BT: which part of its text each token is of, 0 or 1; None for all of the first.
+            depth: of how many blocks; None for all.
         """
         positions_T = token_positions(tokens_BT, None, self.block_size)
         segments_BT = torch.zeros_like(tokens_BT) if segments_BT is None else segments_BT
@@ -172,7 +189,7 @@ class BERT(nn.Module):
         if self.wpe is not None:
             x_BTC = x_BTC + self.wpe(positions_T)
         x_BTC = self.drop(self.ln_e(x_BTC))
-        for block in self.h:
+        for block in islice(self.h, depth):
             x_BTC = block(x_BTC, seen_BT)
         return self.ln_f(x_BTC)
 

@@ -23,15 +23,20 @@ class Capabilities:
             logits of the token after each of the target; `encode(source_BS, seen_BS)` reads, `remember` makes of that
             what a decoder looks up, and `decode(tokens_BT, memory, cache) -> hidden_BTC` writes.
         cache: what it keeps of a token in a KVCache, which `forward(tokens_BT, cache)` takes up; None if it takes none.
-        attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught.
+        attention: it attends by `torch.nn.functional.scaled_dot_product_attention`, where its weights can be caught,
+            once a layer; where it writes about a source, twice in each layer of `decode`, first to what is written.
         hidden: width C of `hidden(tokens_BT) -> hidden_BTC`, which `head(hidden_BTC) -> logits_BTV` reads, and further
             heads can; None if it has no such thing.
+        depth: how many layers it has, if `hidden(tokens_BT, depth=n)` is what the first n of them make of a text, so
+            that `head` can be asked what they know; None if that cannot be told.
         head: name of a parameter (V, C), if `head` is nothing but a product with it.
         beside: `hidden(tokens_BT, cache, beside_BTC)` adds what else is known of each token to its embedding.
         tied: names of two parameters that are one, the head's and the table's; None if none are.
         embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
         bigrams: name of a parameter whose rows are the logits of what follows a token (V, V); None if it has none.
         positions: tables of positions, (T, C) or (T, D): name of the tensor -> what it is.
+        relative: modules that add a number to the score of two tokens, by how far apart they are: name -> what they are
+            of. `by_distance(longest)` is the distances that there are, (N,), and what is added by each head, (H, N).
         counts: it looks up n-grams in counts of the training split, which it is given as `tables`, also with tokens of
             before a window, BEFORE of them: `forward(tokens_BT, before_BR=...)`.
         layers: names of its parts from the first to the last that a text passes, tables of tokens and positions first:
@@ -47,12 +52,14 @@ class Capabilities:
     cache: CacheShape | None = None
     attention: bool = False
     hidden: int | None = None
+    depth: int | None = None
     head: str | None = None
     beside: bool = False
     tied: tuple[str, str] | None = None
     embedding: str | None = None
     bigrams: str | None = None
     positions: Mapping[str, str] = field(default_factory=dict)
+    relative: Mapping[str, str] = field(default_factory=dict)
     counts: bool = False
     layers: tuple[tuple[str, ...], ...] = ()
     formats: tuple[str, ...] = ()

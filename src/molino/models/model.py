@@ -101,6 +101,10 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
     for said in (can.head, can.embedding, can.bigrams, *can.positions):
         if said is not None and said not in tensors:
             raise ConfigError(f"{name}.capabilities name {said}, which is no tensor of it")
+    modules = dict(model.named_modules())
+    for part in can.relative:
+        if not hasattr(modules.get(part), "by_distance"):
+            raise ConfigError(f"{name}.capabilities.relative name {part}, which is no module with by_distance(longest)")
     if can.tied is not None and (can.tied[0] not in names or names[can.tied[0]] is not names.get(can.tied[1])):
         raise ConfigError(f"{name}.capabilities.tied: {' and '.join(can.tied)} are not one parameter")
     if can.head is not None and not _is_head(model, can.head, tokens_BT):

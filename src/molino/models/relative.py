@@ -1,6 +1,6 @@
 """Positions relative to each other: what is added to the score of two tokens (Raffel et al. 2020).
 
-Shape suffixes: B batch, H heads, T places of queries, S places of keys.
+Shape suffixes: B batch, H heads, T places of queries, S places of keys, N distances.
 """
 
 import math
@@ -46,6 +46,17 @@ class RelativePositions(nn.Module):
         bias_HTS = F.embedding(buckets_TS, self.weight.to(dtype)).movedim(-1, -3).contiguous()
         bias_BHTS = bias_HTS[None] if bias_HTS.dim() == 3 else bias_HTS
         return bias_BHTS if visible is None else bias_BHTS.masked_fill(~visible, -torch.inf)
+
+    def by_distance(self, longest: int) -> tuple[Tensor, Tensor]:
+        """The distances that there are, (N,), how far a key stands behind the query, and what is added at each, (H, N).
+
+        Args:
+            longest: the largest there is, either way.
+        """
+        last = longest if self.both_ways else 0
+        distances_N = torch.arange(-longest, last + 1, device=self.weight.device)
+        (bias_H1N,) = self(torch.zeros_like(distances_N[:1]), distances_N, None, self.weight.dtype)
+        return distances_N, bias_H1N[:, 0]
 
 
 def bucket_of(distances: Tensor, buckets: int, max_distance: int, both_ways: bool) -> Tensor:

@@ -193,6 +193,7 @@ class T5(nn.Module):
             head="lm_head.weight",
             tied=("lm_head.weight", "decoder.wte.weight") if tie_weights else None,
             embedding="decoder.wte.weight",
+            relative={f"{name}.relative": name for name in ("encoder", "decoder")},
             layers=tuple(
                 group
                 for name in ("encoder", "decoder")

@@ -116,6 +116,8 @@ class Transformer(nn.Module):
         require_dropout(dropout)
         require_norm_eps(norm_eps)
         head_size = divide("model.n_embd", n_embd, "model.n_head", n_head)
+        # Sinusoids are the same for sources and targets.
+        tables = ("decoder.wpe.table",) if positions == "sinusoidal" else ("encoder.wpe.weight", "decoder.wpe.weight")
         new_positions = choose("model.positions", positions, POSITIONS)
         pre_norm = choose("model.norm", norm, NORMS)
         new_activation = choose("model.activation", activation, ACTIVATIONS)
@@ -131,7 +133,7 @@ class Transformer(nn.Module):
             head=None if head_bias else "lm_head.weight",
             tied=("lm_head.weight", "decoder.wte.weight") if tie_weights else None,
             embedding="decoder.wte.weight",
-            positions={f"decoder.wpe.{'weight' if positions == 'learned' else 'table'}": f"{positions} positions"},
+            positions={name: f"{positions} positions ({name})" for name in tables},
             layers=(
                 ("encoder.wte", "encoder.wpe"),
                 *((f"encoder.h.{number}",) for number in range(n_layer)),

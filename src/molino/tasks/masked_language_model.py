@@ -28,6 +28,7 @@ from molino.models.capabilities import capabilities_of, device_of
 from molino.runs.measures import MAXIMIZE, MINIMIZE, Floor, Metric
 from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_masks import floors_of_masks
+from molino.tasks.pseudo_likelihood import PseudoLikelihood, marks_of, windows_of
 from molino.tasks.task import Batch
 
 MASK = MASKS[0]  # what is added to a tokenizer that has none of its own
@@ -136,6 +137,10 @@ class MaskedLanguageModel:
         loss = totals["nll"] / totals["tokens"]
         return {"loss": loss, "perplexity": perplexity(loss), "accuracy": totals["right"] / totals["tokens"]}
 
+    def pseudo(self) -> PseudoLikelihood:
+        """Return what measures how likely text is where each token is hidden in turn."""
+        return PseudoLikelihood(self.measure, MASK)
+
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
         return floors_of_masks(text, split, np.flatnonzero(self.chosen(text, split)))
@@ -172,28 +177,38 @@ class MaskedLanguageModel:
             raise ConfigError(f"the tokenizer has no token for what is hidden, such as {' or '.join(MASKS)}")
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
-    def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
-        mask = tokenizer.token(tokenizer.mask_id)
+    def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a text in which masks, by any of their names, stand for some, and the places of these."""
         for name in MASKS:
-            text = text.replace(name, mask)
-        if (count := text.count(mask)) != 1:
-            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {count}: {text[:60]!r}")
-        before, _, after = text.partition(mask)
+            text = text.replace(name, MASK)
+        *before, last = text.split(MASK)
         # Where a space is part of the word behind it, it is part of what is hidden.
-        parts = [tokenizer.encode(before.rstrip(" ") if joins_spaces(tokenizer) else before), tokenizer.encode(after)]
-        ids = np.concatenate([parts[0], [tokenizer.mask_id], parts[1]]).astype(np.int64)
-        place = len(parts[0])
+        spaced = joins_spaces(tokenizer)
+        found: list[int] = []
+        places = []
+        for part in before:
+            found += tokenizer.encode(part.rstrip(" ") if spaced else part).tolist()
+            places.append(len(found))
+            found.append(tokenizer.mask_id)
+        return found + tokenizer.encode(last).tolist(), places
+
+    def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
+        ids, places = self.read_hidden(tokenizer, text)
+        if len(places) != 1:
+            mask = tokenizer.token(tokenizer.mask_id)
+            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {len(places)}: {text[:60]!r}")
+        (place,) = places
         first_ids, last_ids = tokenizer.frame()
         room = block_size - len(first_ids) - len(last_ids)
         first = max(min(place - room // 2, len(ids) - room), 0)
-        read = [*first_ids, *ids[first : first + room].tolist(), *last_ids]
+        read = [*first_ids, *ids[first : first + room], *last_ids]
         tokens_BT = torch.tensor([read], device=device_of(network))
         p_V = network(tokens_BT)[0, len(first_ids) + place - first].float().softmax(dim=-1).cpu()
         # Rows beyond the vocabulary stand for nothing.
         top = p_V[: tokenizer.size].topk(min(FILLINGS, tokenizer.size))
         shares = {tokenizer.token(id): p for id, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
         best = int(top.indices[0])
-        filled = [*ids[:place].tolist(), best, *ids[place + 1 :].tolist()]
+        filled = [*ids[:place], best, *ids[place + 1 :]]
         return {
             "label": tokenizer.token(best), "score": float(top.values[0]), "probabilities": shares,
             "sequence": tokenizer.decode(filled),
@@ -216,7 +231,7 @@ class MaskedLanguageModel:
 
     def _chooser(self, tokenizer: Tokenizer) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
         """Return what chooses among tokens, given their places and a seed: no marks of where texts end, no padding."""
-        marks = [id for id in (tokenizer.end_of_text_id, tokenizer.padding_id) if id is not None]
+        marks = marks_of(tokenizer)
         first_of_word = words_of(tokenizer) if self.whole_words else None
 
         def choose(tokens: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
@@ -279,13 +294,7 @@ class MaskedWindows:
     ):
         self.task, self.tokenizer, self.split = task, text.tokenizer, text.splits[split]
         self.block_size = block_size
-        # A document lies between two marks, of which the second one begins the next.
-        starts, ends = self.split.marks[:-1], self.split.marks[1:].copy()
-        ends[-1] += 1
-        self.places = np.concatenate([np.arange(a, b, block_size) for a, b in zip(starts, ends, strict=True)])
-        self.ends = np.concatenate(
-            [np.full(len(range(a, b, block_size)), b) for a, b in zip(starts, ends, strict=True)]
-        )
+        self.places, self.ends = windows_of(self.split, block_size)
         self.chosen = task.chosen(text, split)
         self.mine = np.arange(rank, len(self.places), world_size)
         room = min(EVALUATION_LOGITS // text.tokenizer.size, EVALUATION_TOKENS)

@@ -35,6 +35,9 @@ class Task(Protocol):
     - `begin(network, trained)`: take over what weights come with beside the model: a network, or a head of a folder.
     - `fields` and `predict(network, tokenizer, examples, block_size)`: which fields of examples it reads, and what it
       tells of them, each a dict as `molino predict` writes it.
+    - `read_hidden(tokenizer, text)`: the ids of a text in which some are to be filled, and their places.
+    - `pseudo()`: what measures a split where each token is hidden in turn: like a task it has `metrics`, `evaluation`,
+      `measure` and `figures`.
     - `cut(tokenizer, examples, block_size)`: of how many examples that somebody asks about something is not read.
     - `outcomes(totals, text, step)`: what became of the held-out examples, see molino.runs.examples.
     - `exported(network)`: the model and the head that an export writes.

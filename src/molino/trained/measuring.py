@@ -14,7 +14,7 @@ from molino.data.tokens import prepare_tokens
 from molino.evaluation.totals import measure_all
 from molino.machine.hardware import Hardware
 from molino.runs import directory
-from molino.runs.measures import LOOKS, TEST, Floor
+from molino.runs.measures import LOOKS, TEST, Floor, Metric
 from molino.tasks.floors import count_floors
 from molino.trained.load import LoadedRun
 
@@ -57,12 +57,14 @@ class Measured:
     """A run on one split.
 
     Attributes:
-        figures: its metrics, by name.
+        metrics: what was measured.
+        figures: that, by name.
         floors: what counting achieves there.
         how: how the split was read, for a table of facts.
         sha256: of the corpus.
     """
 
+    metrics: tuple[Metric, ...]
     figures: dict[str, float]
     floors: list[Floor]
     how: dict[str, str]
@@ -70,22 +72,39 @@ class Measured:
 
 
 def measure(
-    loaded: LoadedRun, corpus: Corpus, split: str, stride: int | None, floors: bool, hardware: Hardware, cache: Path
+    loaded: LoadedRun,
+    corpus: Corpus,
+    split: str,
+    stride: int | None,
+    floors: bool,
+    hardware: Hardware,
+    cache: Path,
+    pseudo: bool = False,
 ) -> Measured:
     """Measure a run on one split of a corpus; see molino.verbs.evaluate.
 
     Raises:
-        ConfigError, DataError: there is no such split.
+        ConfigError, DataError: there is no such split, or no figures where each token is hidden in turn.
     """
+    if pseudo and not hasattr(loaded.task, "pseudo"):
+        raise ConfigError(
+            f"pseudo=true hides each token in turn, and {loaded.path.name} fills in no hidden ones: leave it out"
+        )
     text = prepare_tokens(corpus, loaded.tokenizer, cache)
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split={split} is unknown: choose train, val or test")
     if split not in text.splits:
         raise DataError(f"{corpus.name} has no {split} split: choose split={', split='.join(text.splits)}")
     task, block_size = loaded.task, loaded.model.block_size
-    batches = task.evaluation(text, split, block_size, stride)
-    with hardware.autocast():
-        telling = progress(batches, f"evaluating {corpus.name}")
-        totals = measure_all(task.measure, loaded.model, telling, hardware.device)
+    figures, how = {}, {}
+    measuring = [task, task.pseudo()] if pseudo else [task]
+    for each in measuring:
+        batches = each.evaluation(text, split, block_size, stride)
+        with hardware.autocast():
+            telling = progress(batches, f"evaluating {corpus.name}")
+            totals = measure_all(each.measure, loaded.model, telling, hardware.device)
+        figures |= each.figures(totals, text.splits[split])
+        how |= batches.describe()
     found = count_floors(task, text, split, block_size) if floors else []
-    return Measured(task.figures(totals, text.splits[split]), found, batches.describe(), text.sha256)
+    metrics = tuple(metric for each in measuring for metric in each.metrics)
+    return Measured(metrics, figures, found, how, text.sha256)

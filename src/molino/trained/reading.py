@@ -3,6 +3,8 @@
 Shape suffixes: T tokens, C channels, V vocabulary, L layers, H heads.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from molino.inspection.attention import read
 from molino.models.capabilities import capabilities_of, device_of, require_next_token
 from molino.tasks.language_model import LanguageModel
 from molino.trained.load import LoadedRun
+from molino.trained.looking import look
 
 
 def read_tokens(loaded: LoadedRun, text: str) -> list[int]:
@@ -40,17 +43,33 @@ def read_logits(loaded: LoadedRun, text: str) -> Tensor:
     return read(loaded.model, _few(loaded, text))[0]
 
 
-def read_attention(loaded: LoadedRun, text: str) -> Tensor:
-    """Return what each head of each layer attends to, (L, H, T, T): rows sum to 1.
+class SourceAttention(NamedTuple):
+    """What each head of each layer attends to where a target of T tokens is written about a source of S: rows sum to 1.
+
+    Attributes:
+        encoder: the source to itself, (L, H, S, S).
+        decoder: the target to itself, (L, H, T, T).
+        cross: the target to the source, (L, H, T, S).
+    """
+
+    encoder: Tensor
+    decoder: Tensor
+    cross: Tensor
+
+
+def read_attention(loaded: LoadedRun, text: str, target: str | None = None) -> Tensor | SourceAttention:
+    """Return what each head of each layer attends to, (L, H, T, T): rows sum to 1; of a model with an encoder and a
+    decoder all three kinds, see molino.trained.looking.
 
     Raises:
         ConfigError: the model has no attention to look at.
     """
-    require_next_token(loaded.model, "attention")
-    layers = read(loaded.model, _few(loaded, text))[1]
-    if not layers:
+    check_text(text)
+    looks = look(loaded, "attention", text, target).looks
+    if not looks:
         raise ConfigError(f"{type(loaded.model).__name__} has no attention to look at")
-    return torch.stack([layer.weights() for layer in layers])
+    kinds = [each.weights() for each in looks]
+    return SourceAttention(*kinds) if len(kinds) > 1 else kinds[0]
 
 
 @torch.no_grad()

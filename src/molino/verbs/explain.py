@@ -8,29 +8,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from molino.base.console import console, say, show_facts, show_rows, working
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import explain_os_errors, make_directory
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.data.prompt import ask_prompt, encode_prompt
+from molino.data.prompt import ask_prompt
+from molino.data.tokenizers import Tokenizer
 from molino.inspection import pictures, tree
-from molino.inspection.attention import Attention, read
+from molino.inspection.lens import read_depths, table_of_layers
 from molino.inspection.predictions import label, predict, read_counts, table, table_beside
 from molino.inspection.projector import MOST_TOKENS, write_embeddings
 from molino.machine.hardware import Hardware
-from molino.models.capabilities import capabilities_of, require_next_token, tensor_of
+from molino.models.capabilities import capabilities_of, tensor_of
 from molino.models.cost import cache_bytes_per_token, count_parameters, flops_per_token
-from molino.trained.load import LoadedRun, load
+from molino.trained.load import load
+from molino.trained.looking import Looked, look
 
 
 def run(request: Request) -> None:
     """Check the settings and explain."""
     settings = dict(request.settings)
-    if settings["prompt"] is not None:
-        settings["prompt"] = str(settings["prompt"])  # prompt=1605 is text too
+    for name in ("prompt", "target"):
+        if settings[name] is not None:
+            settings[name] = str(settings[name])  # prompt=1605 is text too
     explain(**construct_arguments(explain, settings))
 
 
@@ -39,6 +42,7 @@ def explain(
     source: str | None,
     checkpoint: str,
     prompt: str | None,
+    target: str | None,
     top: int,
     hardware: Hardware,
     paths: dict[str, Any],
@@ -51,10 +55,11 @@ def explain(
         run, checkpoint: which run, and which of its checkpoints.
         source: in place of a run, a Hugging Face folder or hub id.
         prompt: the text that the model reads; None asks on a terminal.
-        top: how many of the likeliest next tokens are shown.
+        target: what is written about it, by a model that writes about a source; None for what it writes itself.
+        top: how many of the likeliest tokens are shown.
 
     Raises:
-        ConfigError: `top` is below 1, or there is no one to ask for a prompt.
+        ConfigError: `top` is below 1, there is no one to ask for a prompt, or it is a model that tells no tokens.
         DataError: the prompt is empty or longer than the model's context.
         ResourceError: matplotlib is missing, which only the pictures need, or they cannot be written.
     """
@@ -65,82 +70,105 @@ def explain(
         raise DataError('prompt="" is no text to look at: add some, such as prompt="In the beginning"')
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
-    require_next_token(loaded.model, "explain")
     if top > loaded.model.vocab_size:
         raise ConfigError(f"top={top} is too large: the model knows {loaded.model.vocab_size} tokens")
-    ids = encode(prompt, loaded)
-    show_architecture(loaded.model)
     with hardware.autocast():
-        logits_TV, layers = read(loaded.model, ids)
-    header, rows = table(list(predict(ids, logits_TV, top)), loaded.tokenizer)
-    show_rows("what it expects after each token", header, rows)
-    if (counted_TV := read_counts(loaded.model, ids)) is not None:
-        beside = (list(predict(ids, each_TV, 1)) for each_TV in (logits_TV, counted_TV))
-        show_rows("what counting says, and what the network makes of it", *table_beside(*beside, loaded.tokenizer))
+        looked = look(loaded, "explain", prompt, target)
+        depths_LMV = read_depths(looked.model, looked.ids, looked.hidden) if looked.hidden else None
+    show_architecture(looked.model)
+    show_guesses(looked, depths_LMV, loaded.tokenizer, top)
     pictures.require_matplotlib()
-    target = Path(paths["outputs"]) / "explain" / Path(source).resolve().name if source else loaded.path / "explain"
-    with working("drawing"), whole_folder(target) as folder:
-        drawn = draw(folder, loaded, ids, layers)
-    if not layers:
+    place = Path(paths["outputs"]) / "explain" / Path(source).resolve().name if source else loaded.path / "explain"
+    with working("drawing"), whole_folder(place) as folder:
+        drawn = draw(folder, loaded.tokenizer, looked, depths_LMV, top)
+    if not looked.looks:
         say("it has no attention to draw")
-    say(f"pictures: {target} ({', '.join(drawn)})")
-    say(f"next: tensorboard --logdir {shlex.quote(str(target))}")
-
-
-def encode(prompt: str, loaded: LoadedRun) -> list[int]:
-    """Return a prompt's ids, at least one.
-
-    Raises:
-        DataError: there are none, or more than the context holds.
-    """
-    ids = encode_prompt(prompt, loaded.tokenizer, loaded.prefix)
-    if len(ids) == len(loaded.prefix):
-        raise DataError(f"prompt={prompt!r} holds no token of this model: add some text")
-    if len(ids) > loaded.model.block_size:
-        raise DataError(
-            f"the prompt has {len(ids)} tokens, but the model's context is {loaded.model.block_size}: shorten it"
-        )
-    return ids
+    say(f"pictures: {place} ({', '.join(drawn)})")
+    say(f"next: tensorboard --logdir {shlex.quote(str(place))}")
 
 
 def show_architecture(model: nn.Module) -> None:
     """Print the tree of modules and what the model costs."""
     console.print(tree.draw(tree.describe(model)))
-    context = model.block_size
+    can, context = capabilities_of(model), model.block_size
     facts = {
         "parameters": f"{count_parameters(model):,}",
-        "FLOPs per token": f"{flops_per_token(model, context):,} (forward, the last of {context:,} tokens)",
+        "FLOPs per token": f"{flops_per_token(model, context):,} (forward, the last of {context:,} tokens"
+        + (" of a source and of its target)" if can.source else ")"),
     }
-    if capabilities_of(model).cache is not None:
+    if can.cache is not None:
         facts["KV cache per token"] = f"{cache_bytes_per_token(model):,} bytes"
     show_facts("\ncost", facts)
 
 
-def draw(folder: Path, loaded: LoadedRun, ids: list[int], layers: list[Attention]) -> list[str]:
+def show_guesses(looked: Looked, depths_LMV: Tensor | None, tokenizer: Tokenizer, top: int) -> None:
+    """Print what the model expects after each token; of one that sees both ways, what each layer puts in for what is
+    hidden."""
+    ids = looked.ids
+    if capabilities_of(looked.model).both_ways:
+        for number, place in enumerate(looked.hidden if depths_LMV is not None else []):
+            header, rows = table_of_layers(depths_LMV[:, number], top, tokenizer)
+            show_rows(f"what each layer puts in at token {place}", header, rows)
+        return
+    if looked.told is not None:
+        say(f"what is written: {looked.told}")
+    header, rows = table(list(predict(ids, looked.logits_TV, top)), tokenizer)
+    show_rows("what it expects after each token", header, rows)
+    if (counted_TV := read_counts(looked.model, ids)) is not None:
+        beside = (list(predict(ids, each_TV, 1)) for each_TV in (looked.logits_TV, counted_TV))
+        show_rows("what counting says, and what the network makes of it", *table_beside(*beside, tokenizer))
+
+
+def draw(folder: Path, tokenizer: Tokenizer, looked: Looked, depths_LMV: Tensor | None, top: int) -> list[str]:
     """Write all pictures of a model, as PNG and for TensorBoard; return what there is."""
     from torch.utils.tensorboard import SummaryWriter
 
-    model, tokenizer = loaded.model, loaded.tokenizer
-    drawn = []
+    model = looked.model
+    can, drawn = capabilities_of(model), []
     with SummaryWriter(str(folder)) as writer:
-
-        def keep(figure: Any, name: str, tag: str) -> None:
+        for name, tag, figure in figures(tokenizer, looked, depths_LMV, top):
             writer.add_image(tag, pictures.save(figure, folder / f"{name}.png"), dataformats="HWC")
             drawn.append(f"{name}.png")
-
-        names = [label(tokenizer, token) for token in ids]
-        for number, layer in enumerate(layers):
-            figure = pictures.draw_attention(layer.weights(), names, f"attention, layer {number}")
-            keep(figure, f"attention-layer-{number}", f"attention/layer-{number}")
-        if tables := pictures.position_tables(model):
-            keep(pictures.draw_positions(tables), "positions", "positions")
-        labels = [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
-        can = capabilities_of(model)
-        if can.bigrams is not None:
-            keep(pictures.draw_bigrams(tensor_of(model, can.bigrams), labels), "bigrams", "bigrams")
         if can.embedding is not None:
-            write_embeddings(writer, tensor_of(model, can.embedding), labels)
+            write_embeddings(writer, tensor_of(model, can.embedding), first_labels(tokenizer))
     return drawn or ["the embeddings, for TensorBoard" if can.embedding else "none, for it declares nothing to draw"]
+
+
+def figures(
+    tokenizer: Tokenizer, looked: Looked, depths_LMV: Tensor | None, top: int
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield each picture with its name and its tag in TensorBoard."""
+
+    def named(ids: list[int]) -> list[str]:
+        return [label(tokenizer, token) for token in ids]
+
+    for kind, layers, ids, seen in looked.looks:
+        for number, layer in enumerate(layers):
+            figure = pictures.draw_attention(layer.weights(), named(ids), f"{kind}, layer {number}", named(seen))
+            yield f"{kind}-layer-{number}", f"{kind}/layer-{number}", figure
+        if kind == "cross":
+            title = f"cross-attention of layer {len(layers) - 1}, mean over its heads"
+            mean_TS = layers[-1].weights().mean(0)
+            yield "alignment", "alignment", pictures.draw_alignment(mean_TS, named(looked.written), named(seen), title)
+    if depths_LMV is not None:
+        guesses = []
+        for number, place in enumerate(looked.hidden):
+            best_N = depths_LMV[-1, number].topk(top).indices
+            p_LN = depths_LMV[:, number].softmax(-1)[:, best_N]
+            guesses.append((f"token {place}", named(best_N.tolist()), p_LN))
+        yield "layers", "layers", pictures.draw_layers(guesses)
+    if tables := pictures.position_tables(looked.model):
+        yield "positions", "positions", pictures.draw_positions(tables)
+    if biases := pictures.relative_biases(looked.model):
+        yield "relative", "relative", pictures.draw_relative(biases)
+    if (bigrams := capabilities_of(looked.model).bigrams) is not None:
+        table_VV = tensor_of(looked.model, bigrams)
+        yield "bigrams", "bigrams", pictures.draw_bigrams(table_VV, first_labels(tokenizer))
+
+
+def first_labels(tokenizer: Tokenizer) -> list[str]:
+    """Return the labels of the vocabulary's tokens, as many as are shown."""
+    return [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
 
 
 @contextmanager
