@@ -178,7 +178,7 @@ class MaskedLanguageModel:
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
     def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a text in which masks, by any of their names, stand for some, and the places of these."""
+        """Return the tokens of a text in which masks (by any name) stand for some, and the places of these."""
         for name in MASKS:
             text = text.replace(name, MASK)
         *before, last = text.split(MASK)
