@@ -178,7 +178,7 @@ def test_the_epsilon_of_the_norms_is_kept_or_taken_by_default(kind):
         (GPT, {"norm": "post"}, None, "model.activation=gelu has no counterpart in openai-gpt"),
         (GPT, {"norm": "post", "activation": "relu", "n_inner": 5}, "openai-gpt", "model.n_inner=5 has no counterpart"),
         (GPT, {}, "llama", "GPT has no counterpart in llama"),
-        (GPT, {}, "bert", "format=bert is unknown: choose one of gpt2, openai-gpt, llama"),
+        (GPT, {}, "mamba", "format=mamba is unknown: choose one of gpt2, openai-gpt, llama"),
         (Llama, {"window": 5}, "llama", "model.window=5 has no counterpart in llama"),
         (Llama, {"window": 5, "qkv_bias": True}, None, "model.window=5 has no counterpart in qwen2"),
         (Llama, {"ngrams": 3}, "llama", "model.ngrams=3 has no counterpart in llama"),

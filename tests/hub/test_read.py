@@ -129,7 +129,7 @@ def test_quantised_weights(folder):
 
 
 def test_an_unknown_architecture(folder):
-    for model_type in ("bert", ["llama"], 3):
+    for model_type in ("mamba", ["llama"], 3):
         change_config(folder, model_type=model_type)
         refused(folder, f"architecture {model_type}", "gpt2, openai-gpt, llama")
 

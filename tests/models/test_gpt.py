@@ -316,7 +316,7 @@ def test_compiled_in_place_keeps_keys_and_loss():
         ({"dropout": math.nan}, "model.dropout=nan is out of range: choose from 0 up to, not including, 1"),
         ({"positions": "rotary"}, "model.positions=rotary is unknown: choose one of learned, sinusoidal"),
         ({"norm": "rms"}, "model.norm=rms is unknown: choose one of pre, post"),
-        ({"activation": "elu"}, "model.activation=elu is unknown: choose one of gelu, gelu_tanh, relu"),
+        ({"activation": "elu"}, "model.activation=elu is unknown: choose one of gelu, gelu_tanh, relu, silu"),
         ({"init": "zeros"}, "model.init=zeros is unknown: choose one of gpt2, xavier_uniform"),
         (
             {"n_embd": 13, "n_head": 1, "positions": "sinusoidal"},

@@ -55,9 +55,10 @@ def parts_of(model: T5) -> dict[str, tuple[str, ...]]:
                 "attn.c_proj": ["layer.0.SelfAttention.o"],
                 "ln_1": ["layer.0.layer_norm"],
                 "ln_2": ["layer.1.layer_norm"],
-                "mlp.c_fc": [f"{last}.DenseReluDense.{part}" for part in (("wi_0", "wi_1") if gated else ("wi",))],
                 "mlp.c_proj": [f"{last}.DenseReluDense.wo"],
             }
+            first = {"mlp.gate_up_proj": ("wi_0", "wi_1")} if gated else {"mlp.c_fc": ("wi",)}
+            told |= {name: [f"{last}.DenseReluDense.{part}" for part in parts] for name, parts in first.items()}
             if stack == "decoder":
                 told |= {
                     "cross.c_q": ["layer.1.EncDecAttention.q"],
@@ -275,7 +276,7 @@ def test_it_begins_near_ignorance(settings):
         ({"buckets": 3}, "model.buckets=3 is too small: choose 4 or more"),
         ({"max_distance": 4}, "model.max_distance=4 is too small: choose more than model.buckets / 2"),
         ({"head_size": 0}, "model.head_size=0 is too small"),
-        ({"activation": "silu"}, "model.activation=silu is unknown: choose one of gelu, gelu_tanh, relu"),
+        ({"activation": "elu"}, "model.activation=elu is unknown: choose one of gelu, gelu_tanh, relu, silu"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -20,6 +20,7 @@ KINDS = {
     "pre-norm": {"norm": "pre", "activation": "gelu"},
     "apart": {"share_tables": False, "source_vocab_size": W, "positions": "learned"},
     "untied": {"tie_weights": False, "share_tables": False, "scale_embeddings": False},
+    "head with a bias": {"head_bias": True, "positions": "sinusoidal_halves", "activation": "silu"},
 }
 
 
@@ -170,6 +171,11 @@ def test_loss_counts_targets_alone(settings):
     torch.testing.assert_close(smoothed, F.cross_entropy(logits_BTV[kept], targets_BT[kept], label_smoothing=0.1))
     torch.testing.assert_close(plain, F.cross_entropy(logits_BTV[kept], targets_BT[kept]))
     assert smoothed.requires_grad and not plain.requires_grad
+    parameters = dict(model.named_parameters())
+    expected = F.cross_entropy(logits_BTV[kept], targets_BT[kept], label_smoothing=0.1)
+    found = (torch.autograd.grad(loss, [*parameters.values()], retain_graph=True) for loss in (smoothed, expected))
+    for name, ours, theirs in zip(parameters, *found, strict=True):
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_a_head_on_it_reads_what_the_decoder_repeats():
@@ -192,7 +198,13 @@ def test_tables_are_shared_as_settings_say():
         transformer(source_vocab_size=W)
 
 
+def test_sines_may_stand_before_cosines():
+    beside, apart = transformer().decoder.wpe.table, transformer(positions="sinusoidal_halves").decoder.wpe.table
+    assert torch.equal(apart, torch.cat([beside[:, 0::2], beside[:, 1::2]], dim=1))
+
+
 def test_what_it_can_do_is_declared():
+    assert transformer(head_bias=True).capabilities.head is None
     can = transformer().capabilities
     assert isinstance(can, Capabilities) and can.source and not can.next_token
     names = dict(transformer(positions="learned").named_parameters(remove_duplicate=False))

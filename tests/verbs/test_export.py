@@ -1,5 +1,6 @@
 """A run as a folder of `transformers`: the same text, the same loss, and on from there."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,9 @@ import torch
 import transformers
 from conftest import CPU, train
 
+from molino.models.t5 import T5
 from molino.runs import directory
+from molino.trained.folder import load_source
 from molino.trained.load import load_run
 
 PROMPT = "de la Mancha"
@@ -114,7 +117,8 @@ def test_a_llama_run_goes_both_ways(molino, tmp_path, tiny):
         (("to=",), 2, "there is no folder to write: add to=<folder>"),
         (("to={tmp}",), 2, "exists: choose another name, nothing is overwritten"),
         (("to={tmp}/new", "format=llama"), 2, "GPT has no counterpart in llama"),
-        (("to={tmp}/new", "format=bert"), 2, "format=bert is unknown"),
+        (("to={tmp}/new", "format=bert"), 2, "GPT has no counterpart in bert"),
+        (("to={tmp}/new", "format=mamba"), 2, "format=mamba is unknown"),
         (("to={tmp}/new", "checkpoint=first"), 2, "checkpoint=first is unknown"),
         (("to={tmp}/new", "run=nothing"), 4, "there is no run nothing"),
         (("to=/proc/x/new",), 5, "/proc/x"),
@@ -160,3 +164,32 @@ def test_a_tokenizer_of_another_model(molino, exported, tmp_path):
     ):
         done = molino(*command, f"paths.outputs={tmp_path}", "hardware=cpu")
         assert done.status == 4 and "do not belong together" in done.err
+
+
+def test_an_encoder_decoder_says_where_its_targets_start_and_may_end(molino, tiny, tmp_path, monkeypatch):
+    loaded = load_run(tiny.path, "best", torch.device("cpu"))
+    node = {"_target_": "molino.models.t5.T5", "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 8}
+    torch.manual_seed(0)
+    model = T5(loaded.tokenizer.size, *list(node.values())[1:]).eval()
+    settings = {**loaded.settings, "model": node}
+    made = dataclasses.replace(loaded, model=model, settings=settings, start_id=1)
+    monkeypatch.setattr("molino.verbs.export.load_run", lambda *_: made)
+    done = molino("export", f"run={tiny.path}", f"to={tmp_path / 'model'}")
+    assert done.status == 0 and "T5ForConditionalGeneration" in done.out, done.err
+    assert "pipeline_tag: text2text-generation" in (tmp_path / "model" / "README.md").read_text("utf-8")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    said = theirs.generation_config
+    assert (said.decoder_start_token_id, said.eos_token_id, said.pad_token_id, said.suppress_tokens) == (
+        1,
+        2,
+        1,
+        [0, 1],
+    )
+    source_BS, tokens_BT = tokenizer([PROMPT], return_tensors="pt").input_ids, torch.tensor([[1, 5, 6]])
+    assert theirs.generate(source_BS, max_new_tokens=4)[0, 0] == 1
+    with torch.no_grad():
+        expected_BTV = theirs(input_ids=source_BS, decoder_input_ids=tokens_BT).logits
+        torch.testing.assert_close(model(tokens_BT, source_BS), expected_BTV, atol=1e-5, rtol=0)
+    again = load_source(str(tmp_path / "model"), torch.device("cpu"))
+    assert again.start_id == 1 and torch.equal(again.model(tokens_BT, source_BS), model(tokens_BT, source_BS))

@@ -40,6 +40,7 @@ class TextDataModule(LightningDataModule):
         batch_tokens: in its place, tokens of a micro-batch, padding included; for examples of unequal lengths.
         accumulate: micro-batches of an optimizer step.
         steps_per_block: optimizer steps drawn, and trained, at once.
+        joint_vocabulary: whether sources and targets share a tokenizer, or each have one of the same kind.
         seed: decides every batch.
         distinct_batches: train on the batches of the first so many steps over and over, None for always new ones.
         cache: folder for tokenizers and tokens.
@@ -62,6 +63,7 @@ class TextDataModule(LightningDataModule):
         cache: str,
         distinct_batches: int | None = None,
         batch_tokens: int | None = None,
+        joint_vocabulary: bool = True,
         *,
         task: MakesBatches,
         accumulate: int,
@@ -84,6 +86,7 @@ class TextDataModule(LightningDataModule):
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
         self.batch_tokens, self.distinct_batches, self.task = batch_tokens, distinct_batches, task
         self.accumulate, self.steps_per_block, self.seed = accumulate, steps_per_block, seed
+        self.joint_vocabulary = joint_vocabulary
         self.text: TokenizedCorpus | None = None
 
     @property
@@ -104,12 +107,17 @@ class TextDataModule(LightningDataModule):
         if self.batch_tokens is None and self.batch_size % count:
             raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared by {count} processes evenly")
 
-    def check_context(self, longest: int) -> None:
-        """Refuse windows that are longer than what a model reads."""
+    def check_context(self, longest: int, shared: bool = False) -> None:
+        """Refuse windows that are longer than what a model reads.
+
+        Args:
+            shared: source and target of a pair have one context together, and `longest` is half of it.
+        """
         if longest < self.block_size:
+            more = f", or model.block_size={2 * self.block_size} for source and target together" if shared else ""
             raise ConfigError(
                 f"data.block_size={self.block_size} is beyond the model's context of {longest}: "
-                f"add data.block_size={longest} or less"
+                f"add data.block_size={longest} or less{more}"
             )
 
     @property
@@ -123,7 +131,8 @@ class TextDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         # Lightning calls this too, when a run has long prepared its corpus.
         if self.text is None:
-            self.text = prepare(self.corpus, self.train_tokenizer, self.cache, getattr(self.task, "tokens", ()))
+            added = getattr(self.task, "tokens", ())
+            self.text = prepare(self.corpus, self.train_tokenizer, self.cache, added, self.joint_vocabulary)
             # What only the text tells of the task, such as the names of its classes.
             self.settled = self.task.settle(self.text) if hasattr(self.task, "settle") else {}
             self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)

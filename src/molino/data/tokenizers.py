@@ -25,6 +25,8 @@ from molino.data.text import Text
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 PADDING = ("<pad>", "[PAD]", "<|pad|>")
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+MASKS = ("<mask>", "[MASK]")
+SOURCE = "source_"  # before the name of the file that holds a tokenizer of sources
 SPECIALS = (UNKNOWN[0], PADDING[0], END_OF_TEXT[0])  # ids 0, 1, 2 in all kinds that are trained here
 BYTES = 256
 
@@ -43,19 +45,21 @@ class Tokenizer:
         backend: the library's tokenizer.
         size: number of rows an embedding needs: the largest id + 1.
         dtype: of the ids: uint16 if all fit in it, else uint32.
-        unknown_id, padding_id, end_of_text_id: None where the vocabulary has no such token.
+        unknown_id, padding_id, end_of_text_id, mask_id: None where the vocabulary has no such token.
+        source: the tokenizer of the sources that targets are written about: the same one, unless they have their own.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, source: "Tokenizer | None" = None):
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.backend = backend
+        self.backend, self.source = backend, self if source is None else source
         self.size = max(vocabulary.values(), default=-1) + 1
         self.unknown_id = _first(UNKNOWN, vocabulary)
         self.padding_id = _first(PADDING, vocabulary)
         self.end_of_text_id = _first(END_OF_TEXT, vocabulary)
+        self.mask_id = _first(MASKS, vocabulary)
         self.dtype = np.uint16 if self.size <= 1 << 16 else np.uint32
         self._json = backend.to_str()
         self._encoder = fast.encoder_for(backend, json.loads(self._json), self.unknown_id, self.dtype)
@@ -90,28 +94,54 @@ class Tokenizer:
             raise DataError(f"the tokenizer has no token {id}: its ids go from 0 to {self.size - 1}")
         return token
 
-    def prefix(self) -> tuple[int, ...]:
-        """Return the ids that the tokenizer's own template puts before a text, such as Llama's <s>; mostly none.
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the tokenizer's own template puts before and behind a text, such as BERT's [CLS] and
+        [SEP]; mostly none.
 
         `encode` leaves them out: a corpus is one long text.
         """
         plain, marked = (self.backend.encode("a", add_special_tokens=marks).ids for marks in (False, True))
-        return tuple(marked[: len(marked) - len(plain)]) if marked[len(marked) - len(plain) :] == plain else ()
+        for first in range(len(marked) - len(plain) + 1):
+            if marked[first : first + len(plain)] == plain:
+                return tuple(marked[:first]), tuple(marked[first + len(plain) :])
+        return (), ()
+
+    def prefix(self) -> tuple[int, ...]:
+        """Return the ids that stand before every text that is to be gone on with, such as Llama's <s>: those of the
+        `frame`, unless that has some behind the text too."""
+        before, behind = self.frame()
+        return () if behind else before
 
     def extended(self, names: Sequence[str]) -> "Tokenizer":
         """Return the tokenizer with these special tokens, behind its own where it does not have them yet.
 
+        One that has a mask by any of its names needs no other.
+
         Raises:
             DataError: the library would give one an id among its own.
         """
-        missing = [name for name in names if self.backend.token_to_id(name) is None]
+        known = set(MASKS) if self.mask_id is not None else set()
+        missing = [name for name in names if name not in known and self.backend.token_to_id(name) is None]
         if not missing:
             return self
         backend = tokenizers.Tokenizer.from_str(self._json)
         backend.add_special_tokens(missing)
         if [backend.token_to_id(name) for name in missing] != list(range(self.size, self.size + len(missing))):
             raise DataError(f"the tokenizer has gaps among its ids, and no room for {', '.join(missing)} behind them")
-        return Tokenizer(backend)
+        return Tokenizer(backend, None if self.is_joint else self.source)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether sources and targets are read by one tokenizer."""
+        return self.source is self
+
+    def beside(self, source: "Tokenizer") -> "Tokenizer":
+        """Return the tokenizer of the targets of such sources."""
+        return Tokenizer(tokenizers.Tokenizer.from_str(self._json), source)
+
+    def of(self, field: str) -> "Tokenizer":
+        """Return what reads the tokens in a field of a batch."""
+        return self.source if field == "source" else self
 
     def json(self) -> str:
         """Return the whole tokenizer as JSON; equal tokenizers give equal text."""
@@ -119,20 +149,24 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """The `digest_of` the file that `save` writes."""
-        return digest_of(self._json)
+        """The `digest_of` the file that `save` writes; of two files, of both."""
+        return digest_of(self._json) if self.is_joint else digest_of(json.dumps([self._json, self.source.json()]))
 
     def save(self, path: Path) -> None:
-        """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically.
+        """Write the file that `load` and any tool of the Hugging Face ecosystem reads, atomically; beside it that of
+        sources, where they have their own.
 
         Raises:
             ResourceError: the place cannot be written.
         """
-        write_text(Path(path), self.backend.to_str(pretty=True))
+        path = Path(path)
+        if not self.is_joint:
+            self.source.save(path.with_name(SOURCE + path.name))
+        write_text(path, self.backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in the folder `path`.
+        """Read a tokenizer.json, or the one in the folder `path`, with that of its sources where one stands beside it.
 
         Raises:
             DataError: it is missing or damaged.
@@ -145,21 +179,23 @@ class Tokenizer:
             raise DataError(f"the tokenizer {file} cannot be read ({error.strerror}); check the path") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is no tokenizer.json: it is not text") from error
-        return cls._from_json(text, file)
+        beside = file.with_name(SOURCE + file.name)
+        return cls._from_json(text, file, cls.load(beside) if beside.is_file() else None)
 
     @classmethod
-    def _from_json(cls, text: str, origin: object) -> "Tokenizer":
+    def _from_json(cls, text: str, origin: object, source: "Tokenizer | None" = None) -> "Tokenizer":
         try:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # The library raises bare Exception for whatever it cannot read.
             raise DataError(
                 f"{origin} is no tokenizer.json, or a damaged one ({' '.join(str(error).split())})"
             ) from error
-        return cls(backend)
+        return cls(backend, source)
 
     def __reduce__(self):
         # The library's own copies forget `encode_special_tokens`, which would change ids without a word.
-        return Tokenizer._from_json, (self.json(), "a copied tokenizer")
+        source = None if self.is_joint else self.source
+        return Tokenizer._from_json, (self.json(), "a copied tokenizer", source)
 
 
 def digest_of(text: str) -> str:

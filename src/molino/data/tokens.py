@@ -15,6 +15,7 @@ are read and tokens written as streams: neither has to fit into memory.
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,7 +31,7 @@ from molino.base.files import lock, make_directory, remove_orphans, sha256_file,
 from molino.data.arrays import Appender, append_array
 from molino.data.corpus import Corpus
 from molino.data.text import FileText, Metered, Text
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import SOURCE, Tokenizer
 
 HINT = "; set MOLINO_CACHE or paths.cache"
 
@@ -78,28 +79,41 @@ class TokenizedCorpus:
     cache: Path
 
 
-def prepare(corpus: Corpus, train: functools.partial, cache: Path, added: Sequence[str] = ()) -> TokenizedCorpus:
+def prepare(
+    corpus: Corpus, train: functools.partial, cache: Path, added: Sequence[str] = (), joint: bool = True
+) -> TokenizedCorpus:
     """Return a corpus as tokens of the tokenizer that `train` makes of its training split.
 
     Both are made once per corpus and settings, and `corpus.read` is called at most once.
 
     Args:
         added: special tokens that a task has use for; they come after those of the tokenizer.
+        joint: whether one tokenizer is made of sources and targets together, or one of each.
 
     Raises:
+        ConfigError: two are asked for, and the corpus has no sources and targets.
         DataError: the corpus cannot be read, or what the cache holds of it.
         ResourceError: the cache cannot be written.
     """
     read, sha256 = functools.cache(lambda: _checked(corpus.read(), corpus, training=True)), corpus.fingerprint()
-    path = Path(cache) / "tokenizers" / f"{_digest(sha256, _settings(train))}.json"
+    apart = [] if joint else ["apart"]
+    path = Path(cache) / "tokenizers" / f"{_digest(sha256, _settings(train), *apart)}.json"
     tokenizer = None
+
+    def made_of(texts: Sequence[Text]) -> Tokenizer:
+        with advancing("reading", sum(map(len, texts))) as advance:
+            made = train([Metered(text, lambda string: advance(len(string))) for text in texts])
+        if not isinstance(made, Tokenizer):
+            raise ConfigError(f"data.tokenizer: {train.func.__name__} must return a Tokenizer, not {_shown(made)}")
+        return made
 
     def make() -> None:
         nonlocal tokenizer
-        with advancing("reading", sum(map(len, read()["train"]))) as advance:
-            made = train([Metered(text, lambda string: advance(len(string))) for text in read()["train"]])
-        if not isinstance(made, Tokenizer):
-            raise ConfigError(f"data.tokenizer: {train.func.__name__} must return a Tokenizer, not {_shown(made)}")
+        if joint:
+            made = made_of(read()["train"])
+        else:
+            _check_pairs(corpus)
+            made = made_of(read()["train"][1::2]).beside(made_of(read()["train"][::2]))
         made.save(path)
         tokenizer = _with_words(made, corpus).extended(added)
         # Still under the tokenizer's lock, or a second process could read the corpus again to encode it.
@@ -112,6 +126,14 @@ def prepare(corpus: Corpus, train: functools.partial, cache: Path, added: Sequen
 def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenizedCorpus:
     """Return a corpus as tokens of a tokenizer that exists; as `prepare`."""
     return _tokenize(corpus, tokenizer, cache, lambda: _checked(corpus.read(), corpus), corpus.fingerprint())
+
+
+def _check_pairs(corpus: Corpus) -> None:
+    first = next(iter(corpus.examples()["train"])) if hasattr(corpus, "examples") else None
+    if first is None or not first.targets or len(first.texts) != 2:
+        raise ConfigError(
+            f"data.joint_vocabulary=false: {corpus.name} has no sources and targets to be read apart; leave it out"
+        )
 
 
 def _checked(splits: Any, corpus: Corpus, training: bool = False) -> dict[str, list[Text]]:
@@ -143,7 +165,7 @@ def _shown(value: Any) -> str:
 def _tokenize(
     corpus: Corpus, tokenizer: Tokenizer, cache: Path, read: Callable[[], dict[str, list[Text]]], sha256: str
 ) -> TokenizedCorpus:
-    digest = _digest(sha256, tokenizer.json())
+    digest = _digest(sha256, tokenizer.json(), *([] if tokenizer.is_joint else [tokenizer.source.json()]))
     directory = Path(cache) / "tokens" / digest
     make_once(
         directory,
@@ -191,7 +213,8 @@ def _encode(corpus: Corpus, splits: dict[str, list[Text]], tokenizer: Tokenizer,
     # No array takes its name before all are whole.
     with ExitStack() as files, advancing("writing tokens", total) as advance:
         for name, texts in splits.items():
-            arrays = {name: tokenizer.dtype, f"{name}.documents": np.int64, f"{name}.texts": np.int64}
+            dtype = max(tokenizer.dtype, tokenizer.source.dtype, key=lambda dtype: np.dtype(dtype).itemsize)
+            arrays = {name: dtype, f"{name}.documents": np.int64, f"{name}.texts": np.int64}
             opened = (append_array(directory / f"{file}.npy", dtype, HINT) for file, dtype in arrays.items())
             tokens, marks, bounds = map(files.enter_context, opened)
             end = tokenizer.end_of_text_id if corpus.documents else None
@@ -224,12 +247,13 @@ def _write(
     marks.append([0])
     if end is not None:
         tokens.append([end])
-    for text in texts:
+    # Where they are read apart, texts are a source and a target by turns.
+    for text, reads in zip(texts, itertools.cycle((tokenizer.source, tokenizer)), strict=False):
         begin = tokens.length
-        for ids in tokenizer.stream(Metered(text, report)):
+        for ids in reads.stream(Metered(text, report)):
             tokens.append(ids)
-            if tokenizer.unknown_id is not None:
-                sizes["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+            if reads.unknown_id is not None:
+                sizes["unknown"] += int(np.count_nonzero(ids == reads.unknown_id))
         bounds.append([begin, tokens.length])
         if end is not None:
             marks.append([tokens.length])
@@ -254,7 +278,7 @@ def _settings(train: functools.partial) -> str:
     settings: dict[str, Any] = dict(train.keywords)
     if "path" in settings:
         path = Path(settings["path"]).expanduser()
-        names = ("tokenizer.json", "vocab.json", "merges.txt") if path.is_dir() else ("",)
+        names = ("tokenizer.json", "vocab.json", "merges.txt") if path.is_dir() else ("", f"../{SOURCE}{path.name}")
         if files := [path / name for name in names if (path / name).is_file()]:
             settings["path"] = [sha256_file(file) for file in files]
     return json.dumps([_name(train.func), settings], sort_keys=True)

@@ -136,6 +136,15 @@ SCORES = {
 }
 
 
+def check_installed(kind: str) -> None:
+    """Refuse a kind of score whose package is missing, before anything is trained.
+
+    Raises:
+        ResourceError: it is.
+    """
+    scores_of(kind, ["a"], [["a"]])
+
+
 def metrics_of(kind: str) -> tuple[Metric, ...]:
     """Return what a kind of score measures.
 

@@ -75,6 +75,14 @@ class Writing:
         if not drawn and any(each is not None for each in (self.top_k, self.top_p, self.min_p)):
             raise ConfigError("writing.top_k, top_p and min_p are for drawn tokens: add writing.temperature=1")
 
+    def describe(self) -> str:
+        """Return in words how targets are written."""
+        if self.temperature > 0:
+            return f"drawn at temperature {self.temperature:g}"
+        if self.beams == 1:
+            return "the likeliest token each time"
+        return f"{self.beams} beams, length penalty {self.length_penalty:g}"
+
 
 class Vocabulary(NamedTuple):
     """What the writing has to know of tokens.

@@ -1,6 +1,7 @@
 """The bridge to Hugging Face: folders of config.json and safetensors, read into our families and written from them.
 
-    formats.py   what each architecture of theirs is in settings of ours, and under which names it keeps its weights
+    formats.py   what each architecture of theirs is in settings of ours, and under which names it keeps its weights; of
+                 encoders and encoder-decoders in files of their own
     read.py      a folder or a hub id into a model
     write.py     a model into a folder that `transformers` loads
 

@@ -5,80 +5,18 @@ are fused); GPT-1 and GPT-2 store their matrices as (in, out), ours are (out, in
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from molino.base.errors import CheckpointError, ConfigError
+from molino.hub.encoder_decoders import MARIAN_FORMAT, PEGASUS_FORMAT, T5_FORMAT
+from molino.hub.encoders import BERT_FORMAT
+from molino.hub.format import ACTIVATIONS, Config, Format, Stored, activation_of, expect, named_activation, require
 
 GPT = "molino.models.gpt.GPT"
 LLAMA = "molino.models.llama.Llama"
 CONV1D = r"\.(c_attn|c_proj|c_fc)\.weight$"
-# Our names of activations by theirs. OpenAI's first model means the tanh approximation where it says gelu.
-GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+# OpenAI's first model means the tanh approximation where it says gelu.
 GPT1_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
-
-Config = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How a weight of ours is stored: under these names, its rows one below the other."""
-
-    names: tuple[str, ...]
-    transposed: bool = False
-
-
-@dataclass(frozen=True)
-class Format:
-    """An architecture of `transformers`.
-
-    Attributes:
-        model_type: its name in config.json.
-        architecture: the class that loads it there.
-        target: the class here.
-        settings: config.json as settings of that class; raises CheckpointError for what it cannot express.
-        config: settings as config.json; raises ConfigError, with the reason, where it cannot express them.
-        stored: our name of a weight -> how it is stored.
-        prefix: what their names begin with, but for the head's. Some folders leave it out.
-    """
-
-    model_type: str
-    architecture: str
-    target: str
-    settings: Callable[[Config], dict[str, Any]]
-    config: Callable[[Config], dict[str, Any]]
-    stored: Callable[[str], Stored]
-    prefix: str
-
-
-def expect(config: Config, **expected: Any) -> None:
-    """Raise CheckpointError unless the config has these values, or says nothing of them."""
-    for name, value in expected.items():
-        if config.get(name) not in (value, None):
-            raise CheckpointError(f"says {name}={config[name]}, which molino cannot express: only {name}={value}")
-
-
-def require(settings: Config, model_type: str, **required: Any) -> None:
-    """Raise ConfigError unless the settings have these values."""
-    for name, value in required.items():
-        if settings[name] != value:
-            raise ConfigError(f"model.{name}={settings[name]} has no counterpart in {model_type}, only {value}")
-
-
-def _activation(config: Config, key: str, known: Mapping[str, str], default: str) -> str:
-    value = config.get(key, default)
-    if value not in known:
-        raise CheckpointError(f"says {key}={value}, which molino cannot express: only {', '.join(known)}")
-    return known[value]
-
-
-def _named(settings: Config, known: Mapping[str, str], model_type: str) -> str:
-    for theirs, ours in known.items():
-        if ours == settings["activation"]:
-            return theirs
-    raise ConfigError(f"model.activation={settings['activation']} has no counterpart in {model_type}")
-
 
 # GPT-1 and GPT-2
 
@@ -89,7 +27,7 @@ def _gpt2_settings(config: Config) -> dict[str, Any]:
         **_gpt_sizes(config),
         "n_inner": config.get("n_inner"),
         "norm": "pre",
-        "activation": _activation(config, "activation_function", GPT2_ACTIVATIONS, "gelu_new"),
+        "activation": activation_of(config, "activation_function", ACTIVATIONS, "gelu_new"),
     }
 
 
@@ -98,7 +36,7 @@ def _gpt1_settings(config: Config) -> dict[str, Any]:
         **_gpt_sizes(config),
         "n_inner": None,
         "norm": "post",
-        "activation": _activation(config, "afn", GPT1_ACTIVATIONS, "gelu"),
+        "activation": activation_of(config, "afn", GPT1_ACTIVATIONS, "gelu"),
     }
 
 
@@ -130,7 +68,7 @@ def _gpt_config(settings: Config, model_type: str) -> dict[str, Any]:
 
 def _gpt2_config(settings: Config) -> dict[str, Any]:
     require(settings, "gpt2", norm="pre")
-    activation = _named(settings, GPT2_ACTIVATIONS, "gpt2")
+    activation = named_activation(settings, ACTIVATIONS, "gpt2")
     return {**_gpt_config(settings, "gpt2"), "n_inner": settings["n_inner"], "activation_function": activation}
 
 
@@ -138,7 +76,7 @@ def _gpt1_config(settings: Config) -> dict[str, Any]:
     require(settings, "openai-gpt", norm="post")
     if settings["n_inner"] not in (None, 4 * settings["n_embd"]):
         raise ConfigError(f"model.n_inner={settings['n_inner']} has no counterpart in openai-gpt, only 4 * n_embd")
-    return {**_gpt_config(settings, "openai-gpt"), "afn": _named(settings, GPT1_ACTIVATIONS, "openai-gpt")}
+    return {**_gpt_config(settings, "openai-gpt"), "afn": named_activation(settings, GPT1_ACTIVATIONS, "openai-gpt")}
 
 
 def _gpt2_stored(name: str) -> Stored:
@@ -272,5 +210,9 @@ FORMATS = {
         Format("qwen2", "Qwen2ForCausalLM", LLAMA, _qwen2_settings, _qwen2_config, _split_stored, "model."),
         Format("qwen3", "Qwen3ForCausalLM", LLAMA, _qwen3_settings, _qwen3_config, _split_stored, "model."),
         Format("phi3", "Phi3ForCausalLM", LLAMA, _phi3_settings, _phi3_config, _fused_stored, "model."),
+        BERT_FORMAT,
+        T5_FORMAT,
+        MARIAN_FORMAT,
+        PEGASUS_FORMAT,
     )
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from molino.base.errors import CheckpointError, ConfigError
-from molino.hub.formats import Format
+from molino.hub.format import Format
 from molino.models.trained_head import CHOICES, CLASSES, Head
 
 PAIRS = "reads_pairs"  # a further entry of config.json, which transformers keeps

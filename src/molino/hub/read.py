@@ -14,16 +14,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
-from molino.hub import formats
-from molino.hub.formats import FORMATS, Format
+from molino.hub import encoder_decoders, encoders, formats
+from molino.hub.format import Format
+from molino.hub.formats import FORMATS
 from molino.hub.heads import PAIRS, find_head, names_of
+from molino.models.bert import BERT
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
+from molino.models.t5 import T5
 from molino.models.trained_head import CLASSES, Head
+from molino.models.transformer import Transformer
 
-FAMILIES = {formats.GPT: GPT, formats.LLAMA: Llama}
+FAMILIES = {
+    formats.GPT: GPT,
+    formats.LLAMA: Llama,
+    encoders.BERT: BERT,
+    encoder_decoders.T5: T5,
+    encoder_decoders.TRANSFORMER: Transformer,
+}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 # Tables that some folders carry although they can be computed.
@@ -101,18 +111,21 @@ def read_weights(model: nn.Module, source: str) -> None:
     parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
     expected = {theirs for names in parts.values() for theirs in names}
     tied = set(can.tied or ()) - parameters.keys()
-    surplus = sorted(name for name in files.keys() - expected - tied if not COMPUTED.search(name))
+    no_use = re.compile(f"{COMPUTED.pattern}|{form.unused}")
+    surplus = sorted(name for name in files.keys() - expected - tied if not no_use.search(name))
     if missing := sorted(expected - files.keys()):
         raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
     if surplus:
         raise CheckpointError(f"{folder} has {len(surplus)} weights that {form.model_type} has not: {surplus[0]}, ...")
+    of_tokens = _of_tokens(model)
     for name, parameter in parameters.items():
         shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
-        transposed = form.stored(name).transposed
-        target = parameter.data
-        if name in (can.embedding, can.head) and len(shapes) == 1 and shapes[0][0] < len(target):
+        stored, target = form.stored(name), parameter.data
+        if stored.one_row:
+            shapes = [shape[1:] if shape[:1] == [1] else shape for shape in shapes]
+        if parameter in of_tokens and len(shapes) == 1 and shapes[0][0] < len(target):
             target = target[: shapes[0][0]]
-        _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, transposed)
+        _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, stored.transposed)
 
 
 def read_head(source: str) -> Head | None:
@@ -204,12 +217,21 @@ def _index(folder: Path) -> dict[str, Path]:
     raise CheckpointError(f"{folder} holds no {SINGLE}")
 
 
+def _of_tokens(model: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters of which each token of the vocabulary has a row: of tables and of the head."""
+    can = capabilities_of(model)
+    owners = {name.rpartition(".")[0] for name in (can.embedding, can.head, *(can.tied or ())) if name}
+    return {parameter for owner in owners for parameter in model.get_submodule(owner).parameters(recurse=False)}
+
+
 def _present(names: tuple[str, ...], form: Format, files: dict[str, Path]) -> tuple[str, ...]:
-    """Return the names as this folder spells them: with the format's prefix, or where it leaves that out, without."""
+    """Return the names as this folder spells them: with the format's prefix, or where it leaves that out, without; or
+    another one that stands for it."""
 
     def spell(name: str) -> str:
         full = name if name == "lm_head.weight" else form.prefix + name
-        return name if full not in files and name in files else full
+        others = [re.sub(pattern, other, full) for pattern, other in form.other_names.items()]
+        return next((each for each in (full, name, *others) if each in files), full)
 
     return tuple(map(spell, names))
 
@@ -242,5 +264,5 @@ def _copy(target: Tensor, files: list[Path], names: tuple[str, ...], shapes: lis
             tensor = file.get_tensor(name)
             if not tensor.is_floating_point():
                 raise CheckpointError(f"{name} in {path} is {tensor.dtype}: quantised weights cannot be read")
-            target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor)
+            target[first : first + shape[0]].copy_(tensor.t() if transposed else tensor.view(shape))
         first += shape[0]

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
-from molino.hub.formats import FORMATS, GPT, LLAMA, Format
+from molino.hub.format import Format
+from molino.hub.formats import FORMATS, LLAMA
 from molino.hub.heads import config_of, stored_head, tensors_of
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
@@ -19,6 +20,9 @@ from molino.models.capabilities import capabilities_of
 from molino.models.llama import default_inner
 from molino.models.shapes import shapes_only
 from molino.models.trained_head import Head
+
+# Settings that do without what `transformers` always has.
+BIASES = {"bias", "head_bias"}
 
 
 def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | None = None) -> Format:
@@ -83,7 +87,7 @@ def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings of a family, with its defaults for what they leave out."""
     parameters = inspect.signature(FAMILIES[target]).parameters.values()
     settings = {parameter.name: settings.get(parameter.name, parameter.default) for parameter in parameters}
-    if target == LLAMA and settings["n_inner"] is None:
+    if settings.get("n_inner") is None and (target == LLAMA or settings.get("gated")):
         settings["n_inner"] = default_inner(settings["n_embd"])
     return settings
 
@@ -91,7 +95,7 @@ def complete(target: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield what the file holds, name by name. Biases that our model does without are zeros there."""
     parameters = dict(model.named_parameters())
-    whole = settings | {"bias": True} if form.target == GPT else settings
+    whole = settings | dict.fromkeys(BIASES & settings.keys(), True)
     with shapes_only():
         reference = FAMILIES[form.target](**whole)
     expected_shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
@@ -106,13 +110,13 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
         for theirs, part in zip(stored.names, parts, strict=True):
             full = theirs if theirs == "lm_head.weight" else form.prefix + theirs
             # A copy: the file format takes no tensors that share memory.
-            yield full, (part.t() if stored.transposed else part).clone()
+            yield full, (part.t() if stored.transposed else part[None] if stored.one_row else part).clone()
 
 
 def _rows(settings: dict[str, Any], count: int, total: int) -> list[int]:
     """Return how many rows of a fused weight belong to each of its `count` parts."""
     if count == 3:
-        head_size = settings["head_size"] or settings["n_embd"] // settings["n_head"]
-        keys = (settings["n_kv_head"] or settings["n_head"]) * head_size
+        head_size = settings.get("head_size") or settings["n_embd"] // settings["n_head"]
+        keys = (settings.get("n_kv_head") or settings["n_head"]) * head_size
         return [total - 2 * keys, keys, keys]
     return [total // count] * count

@@ -145,7 +145,9 @@ def batch_rows(
     tokens = {*inputs, "targets"}
     return [
         {
-            name: [_element(tokenizer, value, name in tokens) for value in np.ravel(field[row].numpy()).tolist()]
+            name: [
+                _element(tokenizer.of(name), value, name in tokens) for value in np.ravel(field[row].numpy()).tolist()
+            ]
             for name, field in fields.items()
         }
         for row in range(rows)

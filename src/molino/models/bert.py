@@ -143,6 +143,7 @@ class BERT(nn.Module):
             embedding="wte.weight",
             positions=TABLES[positions],
             layers=(("wte", "wpe", "wse", "ln_e"), *((f"h.{number}",) for number in range(n_layer))),
+            formats=("bert",),
         )
         new_norm = partial(nn.LayerNorm, n_embd, eps=norm_eps)
         rotary = Rotary(block_size, head_size, ROPE_BASE) if is_rotary else None

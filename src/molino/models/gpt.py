@@ -39,18 +39,27 @@ class SinusoidalPositions(nn.Module):
 
     table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos(t / 10000^(2i/C)). Not saved: it can be computed.
     Raises ConfigError for an odd n_embd.
+
+    Args:
+        halves: the sines stand before the cosines, in place of beside them.
     """
 
-    def __init__(self, block_size: int, n_embd: int):
+    def __init__(self, block_size: int, n_embd: int, halves: bool = False):
         super().__init__()
         if n_embd % 2:
             raise ConfigError(
                 f"model.n_embd={n_embd} is odd, but model.positions=sinusoidal pairs sines with cosines: make it even"
             )
+        self.block_size, self.n_embd, self.halves = block_size, n_embd, halves
+        self.reset_buffers()
+
+    def reset_buffers(self, device: torch.device | None = None) -> None:
+        """Compute the table (again, where the module was moved from the meta device)."""
         # float64 until the end: the rounding of large angles would show in the table.
-        frequency = 10000.0 ** (-torch.arange(0, n_embd, 2, dtype=torch.float64) / n_embd)
-        angle = torch.arange(block_size, dtype=torch.float64)[:, None] * frequency
-        table_TC = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        told = {"dtype": torch.float64, "device": device}
+        frequency = 10000.0 ** (-torch.arange(0, self.n_embd, 2, **told) / self.n_embd)
+        angle = torch.arange(self.block_size, **told)[:, None] * frequency
+        table_TC = torch.stack((angle.sin(), angle.cos()), dim=-2 if self.halves else -1).flatten(1)
         self.register_buffer("table", table_TC.float(), persistent=False)
 
     def forward(self, positions_T: Tensor) -> Tensor:
@@ -104,7 +113,12 @@ POSITION_TABLES = {
     "sinusoidal": {"wpe.table": "sinusoidal positions (wpe.table)"},
 }
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
-ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "relu": nn.ReLU}
+ACTIVATIONS = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
 
 
 class GPT(nn.Module):
@@ -121,7 +135,7 @@ class GPT(nn.Module):
         bias: whether linear layers and norms have biases (the head never has).
         positions: "learned" (GPT) or "sinusoidal" (Vaswani et al. 2017).
         norm: "pre" (GPT-2) or "post" (GPT-1).
-        activation: "gelu", "gelu_tanh" (the approximation that GPT-1 and GPT-2 use) or "relu".
+        activation: "gelu", "gelu_tanh" (the approximation that GPT-1 and GPT-2 use), "relu" or "silu".
         tie_weights: one table for token embeddings and head (Press and Wolf 2017).
         scale_embeddings: multiply token embeddings by sqrt(n_embd) (Vaswani et al. 2017).
         init: "gpt2" or "xavier_uniform", see `initialise`.

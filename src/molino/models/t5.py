@@ -67,24 +67,27 @@ class SelfAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between them: (B, T, C) -> (B, T, C).
 
-    Where it is gated, the first half of the rows of `c_fc` goes through the activation and multiplies the other.
+    Where it is gated, `gate_up_proj` is in place of the first: half of its rows goes through the activation and
+    multiplies the other.
     """
 
     def __init__(self, n_embd: int, n_inner: int, gated: bool, activation: nn.Module, dropout: float):
         super().__init__()
         self.gated, self.activation = gated, activation
-        self.c_fc = Linear(n_embd, 2 * n_inner if gated else n_inner, bias=False)
+        if gated:
+            self.gate_up_proj = Linear(n_embd, 2 * n_inner, bias=False)
+        else:
+            self.c_fc = Linear(n_embd, n_inner, bias=False)
         self.inner_dropout = Dropout(dropout)
         self.c_proj = Linear(n_inner, n_embd, bias=False)
         self.resid_dropout = Dropout(dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        inner = self.c_fc(x_BTC)
         if self.gated:
-            gate, inner = inner.chunk(2, dim=-1)
-            inner = self.activation(gate) * inner
+            gate, up = self.gate_up_proj(x_BTC).chunk(2, dim=-1)
+            inner = self.activation(gate) * up
         else:
-            inner = self.activation(inner)
+            inner = self.activation(self.c_fc(x_BTC))
         return self.resid_dropout(self.c_proj(self.inner_dropout(inner)))
 
 
@@ -139,7 +142,7 @@ class T5(nn.Module):
         n_inner: width inside the MLPs; None is 4 * n_embd, or where they are gated 8/3 * n_embd, rounded up to a
             multiple of 64.
         dropout: one probability for all the places named at the top of this file.
-        activation: "gelu_tanh" (1.1), "relu" (1.0) or "gelu".
+        activation: "gelu_tanh" (1.1), "relu" (1.0), "gelu" or "silu".
         gated: whether the MLPs are (1.1).
         tie_weights: one table for the tokens of targets and the head (1.0).
         share_tables: one table for the tokens of sources and of targets.
@@ -196,6 +199,7 @@ class T5(nn.Module):
                 for name in ("encoder", "decoder")
                 for group in ((f"{name}.wte", f"{name}.relative"), *((f"{name}.h.{at}",) for at in range(n_layer)))
             ),
+            formats=("t5",),
         )
         new_norm = partial(nn.RMSNorm, n_embd, norm_eps)
 

@@ -16,6 +16,7 @@ D head size, V vocabulary.
 import math
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
@@ -32,10 +33,16 @@ from molino.models.bert import INITIAL_STD, NORMS, Block, SelfAttention
 from molino.models.cache import CacheShape, KVCache
 from molino.models.capabilities import Capabilities
 from molino.models.dropout import Dropout
-from molino.models.gpt import ACTIVATIONS, MLP, POSITIONS
+from molino.models.gpt import ACTIVATIONS, MLP, SinusoidalPositions
 from molino.models.head import head_losses
 from molino.models.linear import Linear
 from molino.models.memory import Memory
+
+POSITIONS = {
+    "sinusoidal": SinusoidalPositions,
+    "sinusoidal_halves": partial(SinusoidalPositions, halves=True),
+    "learned": nn.Embedding,
+}
 
 
 class DecoderBlock(nn.Module):
@@ -68,14 +75,16 @@ class Transformer(nn.Module):
         n_embd: C, the width of the residual streams.
         n_inner: width inside the MLPs; None is 4 * n_embd.
         dropout: probability of dropping, after the embeddings, of attention weights, and at the end of each branch.
-        positions: "sinusoidal" (2017) or "learned".
+        positions: "sinusoidal" (2017), "sinusoidal_halves", which has all sines before all cosines (Marian, Pegasus),
+            or "learned".
         norm: "post" (2017) or "pre".
-        activation: "relu" (2017), "gelu" or "gelu_tanh".
+        activation: "relu" (2017), "gelu", "gelu_tanh" or "silu".
         tie_weights: one table for the tokens of targets and the head.
         share_tables: one table for the tokens of sources and of targets.
         scale_embeddings: multiply token embeddings by sqrt(n_embd), as in 2017.
         norm_eps: added to a norm's variance.
         source_vocab_size: of the sources, where they have a vocabulary of their own.
+        head_bias: whether the head has one.
 
     Raises ConfigError for a setting out of range, with its name and what to choose.
     """
@@ -97,6 +106,7 @@ class Transformer(nn.Module):
         scale_embeddings: bool = True,
         norm_eps: float = 1e-5,
         source_vocab_size: int | None = None,
+        head_bias: bool = False,
     ):
         super().__init__()
         n_inner = 4 * n_embd if n_inner is None else n_inner
@@ -107,7 +117,7 @@ class Transformer(nn.Module):
         require_norm_eps(norm_eps)
         head_size = divide("model.n_embd", n_embd, "model.n_head", n_head)
         # Sinusoids are the same for sources and targets.
-        tables = ("decoder.wpe.table",) if positions == "sinusoidal" else ("encoder.wpe.weight", "decoder.wpe.weight")
+        tables = ("encoder.wpe.weight", "decoder.wpe.weight") if positions == "learned" else ("decoder.wpe.table",)
         new_positions = choose("model.positions", positions, POSITIONS)
         pre_norm = choose("model.norm", norm, NORMS)
         new_activation = choose("model.activation", activation, ACTIVATIONS)
@@ -120,7 +130,7 @@ class Transformer(nn.Module):
             cache=CacheShape(n_layer, n_head, head_size),
             attention=True,
             hidden=n_embd,
-            head="lm_head.weight",
+            head=None if head_bias else "lm_head.weight",
             tied=("lm_head.weight", "decoder.wte.weight") if tie_weights else None,
             embedding="decoder.wte.weight",
             positions={name: f"{positions} positions ({name})" for name in tables},
@@ -130,6 +140,7 @@ class Transformer(nn.Module):
                 ("decoder.wte", "decoder.wpe"),
                 *((f"decoder.h.{number}",) for number in range(n_layer)),
             ),
+            formats=("marian", "pegasus"),
         )
         new_norm = partial(nn.LayerNorm, n_embd, eps=norm_eps)
         scale = math.sqrt(n_embd) if scale_embeddings else 1.0
@@ -150,7 +161,7 @@ class Transformer(nn.Module):
 
         self.encoder = stack(source_vocab_size or vocab_size, [encoder_block() for _ in range(n_layer)])
         self.decoder = stack(vocab_size, [decoder_block(layer) for layer in range(n_layer)])
-        self.lm_head = Linear(n_embd, vocab_size, bias=False)
+        self.lm_head = Linear(n_embd, vocab_size, bias=head_bias)
         if share_tables:
             self.encoder.wte.weight = self.decoder.wte.weight
         if tie_weights:
@@ -207,7 +218,12 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The smoothed loss and the loss itself, see `molino.models.head.head_losses`."""
         hidden_BTC = self.decode(tokens_BT, self.remember(self.encode(source_BS, seen_BS), seen_BS))
-        return head_losses(hidden_BTC, self.lm_head.weight, targets_BT, smoothing)
+        weight_VC = self.lm_head.weight
+        if self.lm_head.bias is not None:
+            # A bias is the weight of a channel that is always 1.
+            hidden_BTC = torch.cat([hidden_BTC, hidden_BTC.new_ones(*tokens_BT.shape, 1)], dim=-1)
+            weight_VC = torch.cat([weight_VC, self.lm_head.bias[:, None]], dim=-1)
+        return head_losses(hidden_BTC, weight_VC, targets_BT, smoothing)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, source_BS: Tensor, seen_BS: Tensor | None = None) -> Tensor:
         """Mean cross entropy in nats over the targets that are not IGNORE_INDEX."""
@@ -244,5 +260,7 @@ def initialise(model: Transformer) -> None:
         nn.init.normal_(stack.wte.weight, std=1 / stack.scale if stack.scale != 1 else INITIAL_STD)
         if isinstance(stack.wpe, nn.Embedding):
             nn.init.normal_(stack.wpe.weight, std=INITIAL_STD)
+    if model.lm_head.bias is not None:
+        nn.init.zeros_(model.lm_head.bias)
     if model.lm_head.weight is not model.decoder.wte.weight:
         nn.init.normal_(model.lm_head.weight, std=model.lm_head.in_features**-0.5)

@@ -3,6 +3,7 @@
 Shapes: R rows, T time (tokens), M hidden tokens, V vocabulary.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from molino.data.batches import (
     random_integers,
 )
 from molino.data.examples import Example
-from molino.data.tokenizers import Tokenizer
+from molino.data.tokenizers import MASKS, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.models import IGNORE_INDEX
 from molino.models.capabilities import capabilities_of, device_of
@@ -31,7 +32,7 @@ from molino.tasks.floors_of_masks import floors_of_masks
 from molino.tasks.pseudo_likelihood import PseudoLikelihood, marks_of, windows_of
 from molino.tasks.task import Batch
 
-MASK = "<mask>"
+MASK = MASKS[0]  # what is added to a tokenizer that has none of its own
 METRICS = (
     Metric("loss", unit="nats a hidden token", per_token=True),
     Metric("perplexity", per_token=True, overflows=True),
@@ -54,8 +55,8 @@ class MaskedLanguageModel:
     Args:
         monitor, direction: the metric that decides, and in which direction it improves.
         share: of the tokens that are chosen.
-        masked, replaced: share of the chosen ones in whose place stands `<mask>`, or a token drawn evenly from the
-            vocabulary; the others stay as they are.
+        masked, replaced: share of the chosen ones in whose place stands the tokenizer's mask, or a token drawn evenly
+            from the vocabulary; the others stay as they are.
         whole_words: all tokens of a word are chosen, or none.
     """
 
@@ -139,7 +140,7 @@ class MaskedLanguageModel:
 
     def pseudo(self) -> PseudoLikelihood:
         """Return what measures how likely text is where each token is hidden in turn."""
-        return PseudoLikelihood(self.measure, MASK)
+        return PseudoLikelihood(self.measure)
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
@@ -167,40 +168,42 @@ class MaskedLanguageModel:
     def predict(
         self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
     ) -> list[dict[str, Any]]:
-        """Return of texts with one `<mask>` each the likeliest token there, with the probabilities of some.
+        """Return of texts with one mask each, by any of its names, the likeliest token there, with the probabilities of
+        some.
 
         Raises:
-            ConfigError: a text has none or several.
+            ConfigError: a text has none or several, or the tokenizer knows none.
         """
+        if tokenizer.mask_id is None:
+            raise ConfigError(f"the tokenizer has no token for what is hidden, such as {' or '.join(MASKS)}")
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
     def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a text in which `<mask>` stands for some, and the places of these."""
-        *before, last = text.split(MASK)
-        # Where a space is part of the word behind it, it is part of what is hidden.
-        spaced = len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
-        found: list[int] = []
-        places = []
-        for part in before:
-            found += tokenizer.encode(part.rstrip(" ") if spaced else part).tolist()
-            places.append(len(found))
-            found.append(tokenizer.backend.token_to_id(MASK))
-        return found + tokenizer.encode(last).tolist(), places
+        """Return a text in which masks stand for some tokens as the network reads it, and the places of these."""
+        ids, places = with_masks(tokenizer, text)
+        first_ids, last_ids = tokenizer.frame()
+        return [*first_ids, *ids, *last_ids], [len(first_ids) + place for place in places]
 
     def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
-        if (count := text.count(MASK)) != 1:
-            raise ConfigError(f"a text needs one {MASK} to be filled, and this one has {count}: {text[:60]!r}")
-        read, (place,) = self.read_hidden(tokenizer, text)
-        ids = np.array(read)
-        first = max(min(place - block_size // 2, len(ids) - block_size), 0)
-        tokens_BT = torch.from_numpy(ids[first : first + block_size])[None].to(device_of(network))
-        p_V = network(tokens_BT)[0, place - first].float().softmax(dim=-1).cpu()
-        top = p_V.topk(min(FILLINGS, len(p_V)))
+        ids, places = with_masks(tokenizer, text)
+        if (count := len(places)) != 1:
+            mask = tokenizer.token(tokenizer.mask_id)
+            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {count}: {text[:60]!r}")
+        (place,) = places
+        first_ids, last_ids = tokenizer.frame()
+        room = block_size - len(first_ids) - len(last_ids)
+        first = max(min(place - room // 2, len(ids) - room), 0)
+        read = [*first_ids, *ids[first : first + room], *last_ids]
+        tokens_BT = torch.tensor([read], device=device_of(network))
+        p_V = network(tokens_BT)[0, len(first_ids) + place - first].float().softmax(dim=-1).cpu()
+        # Rows beyond the vocabulary stand for nothing.
+        top = p_V[: tokenizer.size].topk(min(FILLINGS, tokenizer.size))
         shares = {tokenizer.token(id): p for id, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
-        filled = [*ids[:place].tolist(), int(top.indices[0]), *ids[place + 1 :].tolist()]
-        best = tokenizer.token(int(top.indices[0]))
+        best = int(top.indices[0])
+        filled = [*ids[:place], best, *ids[place + 1 :]]
         return {
-            "label": best, "score": float(top.values[0]), "probabilities": shares, "sequence": tokenizer.decode(filled),
+            "label": tokenizer.token(best), "score": float(top.values[0]), "probabilities": shares,
+            "sequence": tokenizer.decode(filled),
         }  # fmt: skip
 
     def chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
@@ -215,7 +218,7 @@ class MaskedLanguageModel:
         becomes = random_integers(seed, BECOMES, places, MILLION)
         masked, replaced = round(self.masked * MILLION), round((self.masked + self.replaced) * MILLION)
         drawn = random_integers(seed, INSTEAD, places, tokenizer.size)
-        instead = np.where(becomes < masked, tokenizer.backend.token_to_id(MASK), drawn)
+        instead = np.where(becomes < masked, tokenizer.mask_id, drawn)
         return np.where(chosen & (becomes < replaced), instead, tokens), np.where(chosen, tokens, IGNORE_INDEX)
 
     def _chooser(self, tokenizer: Tokenizer) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
@@ -230,6 +233,11 @@ class MaskedLanguageModel:
             return drawn & ~np.isin(tokens, marks)
 
         return choose
+
+
+def joins_spaces(tokenizer: Tokenizer) -> bool:
+    """Tell whether a space is part of the token behind it."""
+    return len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
 
 
 def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
@@ -257,6 +265,21 @@ def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
         return number_T - np.maximum.accumulate(np.where(begins, number_T, 0), axis=-1)
 
     return first_of_word
+
+
+def with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text in which masks, by any of their names, stand for some, and the places of these. For a
+    tokenizer that knows none they are text."""
+    names = "|".join(map(re.escape, MASKS))
+    *before, last = [text] if tokenizer.mask_id is None else re.split(names, text)
+    ids: list[int] = []
+    places = []
+    for part in before:
+        # Where a space is part of the word behind it, it is part of what is hidden.
+        ids += tokenizer.encode(part.rstrip(" ") if joins_spaces(tokenizer) else part).tolist()
+        places.append(len(ids))
+        ids.append(tokenizer.mask_id)
+    return ids + tokenizer.encode(last).tolist(), places
 
 
 class MaskedWindows:

@@ -63,10 +63,12 @@ class PairsRead:
         DataError: a target is too long.
     """
 
-    def __init__(self, split: Split, block_size: int, words: Vocabulary, name: str):
+    def __init__(self, split: Split, block_size: int, tokenizer: Tokenizer, name: str):
         bounds_N22 = split.bounds.reshape(-1, 2, 2)
         whole_N2 = np.diff(bounds_N22, axis=2)[..., 0] + 1
-        self.tokens, self.starts_N2, self.words = split.tokens, bounds_N22[..., 0], words
+        self.tokens, self.starts_N2 = split.tokens, bounds_N22[..., 0]
+        # Of sources, and of targets.
+        self.words = vocabulary_of(tokenizer.source), vocabulary_of(tokenizer)
         self.cut_N = whole_N2[:, 0] > block_size
         self.sizes_N2 = whole_N2
         self.sizes_N2[:, 0] = whole_N2[:, 0].clip(max=block_size)
@@ -80,16 +82,11 @@ class PairsRead:
     def __len__(self) -> int:
         return len(self.sizes_N2)
 
-    def source(self, number: int) -> np.ndarray:
-        """Return the ids of a source, its end included."""
-        begin, size = self.starts_N2[number, 0], self.sizes_N2[number, 0]
-        return np.append(self.tokens[begin : begin + size - 1], self.words.end)
-
     def take(self, numbers_R: np.ndarray) -> Taken:
         """Return some pairs side by side."""
         source_RS, seen_RS = self._side(numbers_R, 0)
         written_RT, there_RT = self._side(numbers_R, 1)
-        before_R1 = np.full((len(numbers_R), 1), self.words.start)
+        before_R1 = np.full((len(numbers_R), 1), self.words[1].start)
         tokens_RT = np.concatenate([before_R1, written_RT[:, :-1]], axis=1)
         return Taken(source_RS, tokens_RT, np.where(there_RT, written_RT, IGNORE_INDEX), seen_RS)
 
@@ -98,9 +95,9 @@ class PairsRead:
         starts_R1, sizes_R1 = self.starts_N2[numbers_R, side, None], self.sizes_N2[numbers_R, side, None]
         places = np.arange(sizes_R1.max(initial=1))
         inside = places < sizes_R1 - 1
-        found = np.full(inside.shape, self.words.padding, dtype=np.int64)
+        found = np.full(inside.shape, self.words[side].padding, dtype=np.int64)
         found[inside] = self.tokens[(starts_R1 + places)[inside]]
-        np.put_along_axis(found, sizes_R1 - 1, self.words.end, axis=1)
+        np.put_along_axis(found, sizes_R1 - 1, self.words[side].end, axis=1)
         return found, places < sizes_R1
 
 
@@ -112,12 +109,21 @@ class PairBatches:
 
     Args:
         written: how many of the pairs those are, always the same ones.
+        facts: what else is told of how the split is measured.
     """
 
-    def __init__(self, pairs: PairsRead, written: int, vocab_size: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        pairs: PairsRead,
+        written: int,
+        vocab_size: int,
+        facts: dict[str, str],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         if len(pairs) < world_size:
             raise DataError(f"{len(pairs)} pairs are too few for {world_size} processes")
-        self.pairs = pairs
+        self.pairs, self.facts = pairs, facts
         self.written_N = np.zeros(len(pairs), bool)
         self.written_N[np.linspace(0, len(pairs) - 1, written).astype(int)] = True
         ordered = np.lexsort(pairs.sizes_N2.T)[rank::world_size]
@@ -139,11 +145,14 @@ class PairBatches:
         cut = f", {int(pairs.cut_N.sum()):,} of them cut" if pairs.cut_N.any() else ""
         told = f"{len(pairs):,} sources of up to {longest_2[0]} tokens{cut}, targets of up to {longest_2[1]}"
         count = int(self.written_N.sum())
-        return {"pairs": told, "written": "all" if count == len(pairs) else f"{count:,} of them"}
+        return {"pairs": told, "written": "all" if count == len(pairs) else f"{count:,} of them", **self.facts}
 
 
-def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int, end: int) -> tuple[list[np.ndarray], int]:
+def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int) -> tuple[list[np.ndarray], int]:
     """Return the sources that somebody asks about, their ends included, and how many of them are cut.
+
+    Args:
+        tokenizer: of sources.
 
     Raises:
         DataError: one is empty.
@@ -152,4 +161,4 @@ def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int, end: int)
     if empty := [number for number, ids in enumerate(found, start=1) if len(ids) == 0]:
         raise DataError(f"source {empty[0]} is empty: there is nothing to write about")
     cut = sum(len(ids) >= block_size for ids in found)
-    return [np.append(ids[: block_size - 1], end) for ids in found], cut
+    return [np.append(ids[: block_size - 1], tokenizer.end_of_text_id) for ids in found], cut

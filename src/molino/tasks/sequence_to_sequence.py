@@ -8,7 +8,7 @@ Shapes: B examples, S time (tokens of sources), T time (tokens of targets), W to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from molino.data.examples_drawn import Examples
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs
-from molino.evaluation.written import metrics_of, scores_of
+from molino.evaluation.written import bleu_signature, check_installed, metrics_of, scores_of
 from molino.generation.targets import Writing
 from molino.generation.writing import write
 from molino.models import IGNORE_INDEX
@@ -42,13 +42,6 @@ PARTIAL = "partial_"  # begins the names of figures of some held-out examples al
 SHOWN = 6  # examples that a sample shows
 # What an answer is called, as in the pipelines of transformers.
 ANSWERS = {"translation": "translation_text", "summary": "summary_text", "answer": "generated_text"}
-
-
-class Held(NamedTuple):
-    """A split that is measured: what decodes what is written about it, and what should be."""
-
-    tokenizer: Tokenizer
-    examples: Sequence[Example]
 
 
 class SequenceToSequence:
@@ -90,12 +83,25 @@ class SequenceToSequence:
         # The loss without smoothing is told, and not learnt by.
         self.parts: Mapping[str, float] = {"smoothed_loss": 1.0, "loss": 0.0} if smoothing else {"loss": 1.0}
         self.learnt = ("loss", "perplexity", "smoothed_loss") if smoothing else ("loss", "perplexity")
-        self._held: dict[str, Held] = {}
+        # What `measure` and `figures` need of the splits that `evaluation` has been asked for.
+        self._held: dict[str, Sequence[Example]] = {}
+        self._tokenizer: Tokenizer | None = None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         scored = (replace(metric, name=self._named(metric.name)) for metric in self._scored)
         return (*METRICS, *scored)
+
+    def settle(self, text: TokenizedCorpus) -> dict[str, Any]:
+        """Refuse a corpus without pairs, and a score that cannot be computed here.
+
+        Raises:
+            ConfigError, ResourceError: as above.
+        """
+        self._examples(text)
+        if self._scored:
+            check_installed(self.score)
+        return {}
 
     def network(self, model: nn.Module) -> nn.Module:
         """Return a model that writes about sources: itself, or one that reads them first."""
@@ -129,9 +135,12 @@ class SequenceToSequence:
         if stride is not None:
             raise ConfigError(f"stride={stride} has no use for this task: each pair is read once")
         pairs, examples = self._pairs(text, split, block_size), self._examples(text)[split]
-        self._held[split] = Held(text.tokenizer, examples)
+        self._held[split], self._tokenizer = examples, text.tokenizer
         count = len(pairs) if self.written is None else min(self.written, len(pairs))
-        return PairBatches(pairs, count, text.tokenizer.size, rank, world_size)
+        facts = {"by": self.writing.describe()} if count else {}
+        if count and self.score == "translation":
+            facts["BLEU"] = bleu_signature([each.targets for each in examples])
+        return PairBatches(pairs, count, text.tokenizer.size, facts, rank, world_size)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         smoothed, plain = self._losses(network, batch, self.smoothing)
@@ -157,10 +166,10 @@ class SequenceToSequence:
         found = {"loss": loss, "perplexity": perplexity(loss)}
         if not self._scored:
             return found
-        held, rows = self._held[split.name], totals["written"]
+        examples, rows = self._held[split.name], totals["written"]
         rows = rows[np.argsort(rows[:, 0], kind="stable")].astype(np.int64)
-        told = [_text(held.tokenizer, row[1:][row[1:] >= 0]) for row in rows]
-        wanted = [held.examples[number].targets for number in rows[:, 0]]
+        told = [_text(self._tokenizer, row[1:][row[1:] >= 0]) for row in rows]
+        wanted = [examples[number].targets for number in rows[:, 0]]
         scores = scores_of(self.score, told, wanted)
         return found | {self._named(name): value for name, value in scores.items()}
 
@@ -203,24 +212,22 @@ class SequenceToSequence:
         for each in examples:
             if each.pair is not None or each.choices:
                 raise ConfigError("task=sequence_to_sequence reads a text alone: leave out pair and choices")
-        words = vocabulary_of(tokenizer)
-        sources, _ = asked(tokenizer, [each.text for each in examples], block_size, words.end)
+        sources, _ = asked(tokenizer.source, [each.text for each in examples], block_size)
         found = []
-        for few in write(network, sources, self.writing, words):
+        for few in write(network, sources, self.writing, vocabulary_of(tokenizer)):
             told = [{self.answer: _text(tokenizer, one.tokens), "score": one.score} for one in few]
             found.append(told[0] | ({"others": told[1:]} if len(told) > 1 else {}))
         return found
 
     def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
         """Return of how many of these texts something is not read, as they are too long."""
-        return asked(tokenizer, [each.text for each in examples], block_size, 0)[1]
+        return asked(tokenizer.source, [each.text for each in examples], block_size)[1]
 
     def _losses(self, network: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
         return network.losses(batch["tokens"], batch["targets"], batch["source"], batch["seen"].bool(), smoothing)
 
     def _write(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return of the examples of a batch that are to be written the number and the tokens, (B, 1 + W)."""
-        held = next(iter(self._held.values()))
         chosen = batch["written"].bool()
         sources = [
             source_S[seen_S.bool()].cpu().numpy()
@@ -229,7 +236,7 @@ class SequenceToSequence:
         numbers = batch["numbers"][chosen]
         rows = torch.full((len(sources), 1 + network.block_size), -1, device=numbers.device)
         rows[:, 0] = numbers
-        written = write(network, sources, self.writing, vocabulary_of(held.tokenizer), numbers=numbers.tolist())
+        written = write(network, sources, self.writing, vocabulary_of(self._tokenizer), numbers=numbers.tolist())
         for row, (best, *_) in zip(rows, written, strict=True):
             row[1 : 1 + len(best.tokens)] = torch.tensor(best.tokens, device=rows.device)
         return rows.double()
@@ -251,7 +258,7 @@ class SequenceToSequence:
 
     def _pairs(self, text: TokenizedCorpus, split: str, block_size: int) -> PairsRead:
         self._examples(text)
-        return PairsRead(text.splits[split], block_size, vocabulary_of(text.tokenizer), text.corpus.name)
+        return PairsRead(text.splits[split], block_size, text.tokenizer, text.corpus.name)
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

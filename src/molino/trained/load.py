@@ -1,8 +1,7 @@
 """A run loaded back: its model with trained weights, its tokenizer, its settings; or a Hugging Face folder like one."""
 
-import json
+import inspect
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +12,18 @@ from molino.configuration.build import build, check_node
 from molino.configuration.door import find_callable
 from molino.configuration.settings import with_task
 from molino.data.counts import digest_of_counts, load_tables
-from molino.data.pretrained import load_tokenizer
-from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer, digest_of
-from molino.hub.read import architecture, find_folder, load_model, read_head, read_weights
-from molino.models.capabilities import Capabilities, capabilities_of, device_of, dtype_of
+from molino.hub.read import read_head, read_weights
+from molino.models.capabilities import Capabilities, capabilities_of
 from molino.models.model import MODEL
-from molino.models.trained_head import CLASSES, Head
+from molino.models.trained_head import Head
 from molino.runs import directory
-from molino.runs.measures import MAXIMIZE, check_monitor
-from molino.tasks.labelled import LabelledTask
-from molino.tasks.language_model import LanguageModel
-from molino.tasks.sequences import EXTRACT
+from molino.runs.measures import check_monitor
 from molino.tasks.task import Task
+from molino.trained.folder import check_vocabulary, load_source
+from molino.trained.loaded import LoadedRun
 
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A trained model, in eval mode, and what belongs to it.
-
-    Attributes:
-        path: the run directory, or the Hugging Face folder.
-        settings: what it was trained with; of a folder nothing is known.
-        task: what it was trained to do. A folder holds a language model.
-        model: the network of its task.
-        step: optimizer steps the weights have seen; None of a folder.
-        start_id: the token a text starts from that nothing is given for.
-        prefix: tokens that stand before every text (Llama's <s>).
-    """
-
-    path: Path
-    settings: dict[str, Any]
-    task: Task
-    tokenizer: Tokenizer
-    model: torch.nn.Module
-    step: int | None
-    start_id: int
-    prefix: tuple[int, ...] = ()
+SOURCE_VOCABULARY = "source_vocab_size"  # of a model whose sources have a vocabulary of their own
 
 
 def load(
@@ -73,62 +47,8 @@ def load(
     return load_run(directory.find(run, outputs, trained=True), checkpoint, device, dtype)
 
 
-def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
-    """Load a Hugging Face folder or hub id."""
-    folder = find_folder(source)
-    architecture(str(folder))  # whether it is a model at all shows before anything large is read
-    tokenizer = load_tokenizer(folder)
-    model = load_model(str(folder), device, dtype)
-    check_vocabulary(tokenizer.size, model.vocab_size)
-    if (head := read_head(str(folder))) is not None:
-        return _with_head(folder, head, tokenizer, model)
-    prefix = tokenizer.prefix()
-    # What ends a text also begins one, unless the folder says that the model has never seen it.
-    documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
-    start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
-    return LoadedRun(folder, {}, LanguageModel(), tokenizer, model, None, start_id, prefix)
-
-
-def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:
-    """Return a folder whose head tells a class, or the right choice."""
-    # Its template says what stands behind a text that the head is to read.
-    marked = EXTRACT in tokenizer.backend.encode("a", add_special_tokens=True).tokens
-    told = {"classes": list(head.names)} if head.kind == CLASSES else {}
-    of_classes = "entailment" if head.pairs else "classification"
-    task = LabelledTask(
-        of_classes if head.kind == CLASSES else "multiple_choice",
-        "val/accuracy",
-        MAXIMIZE,
-        lm_coef=0.0,
-        pooling="extract" if marked else "last",
-        **told,
-    )
-    network = task.network(model)
-    network.task_head.to(device_of(model), dtype_of(model))
-    task.begin(network, head)
-    return LoadedRun(folder, {}, task, tokenizer, network.eval(), None, 0)
-
-
-def suppressed_tokens(folder: Path) -> list[int]:
-    """Return the tokens that a folder's generation_config.json says are never to be drawn."""
-    try:
-        return json.loads((folder / "generation_config.json").read_text("utf-8")).get("suppress_tokens") or []
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'generation_config.json'} is damaged ({error}): fetch it again") from error
-
-
-def check_vocabulary(tokens: int, rows: int) -> None:
-    """Refuse a tokenizer with more tokens than a model has rows. (Many models have some rows to spare.)"""
-    if tokens > rows:
-        raise CheckpointError(
-            f"the tokenizer has {tokens:,} tokens, but the model only knows {rows:,}: they do not belong together"
-        )
-
-
-def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
-    """Build the model of a configuration for a tokenizer of this size.
+def build_model(settings: dict[str, Any], vocab_size: int, source_vocab_size: int | None = None) -> torch.nn.Module:
+    """Build the model of a configuration for a tokenizer of this size, and one of its sources if they have their own.
 
     A model whose weights were trained elsewhere has a `vocab_size` of its own. One that does not say how long a text it
     reads, or of how many tokens, reads what it is trained on.
@@ -139,7 +59,16 @@ def build_model(settings: dict[str, Any], vocab_size: int) -> torch.nn.Module:
         # Tokens that a task has added are rows of their own, where there are none to spare.
         check_vocabulary(vocab_size - len(getattr(find_task(settings), "tokens", ())), own)
         node = node | {"vocab_size": max(own, vocab_size)}
-    model = build(node, "model", MODEL, **({} if own else {"vocab_size": vocab_size}))
+    given = {} if own else {"vocab_size": vocab_size}
+    if source_vocab_size is not None:
+        if SOURCE_VOCABULARY not in inspect.signature(find_callable(node["_target_"], "model._target_")).parameters:
+            raise ConfigError(
+                "data.joint_vocabulary=false needs a model that has a table for sources, such as model=transformer "
+                "model.share_tables=false: leave it out, or choose that"
+            )
+        given[SOURCE_VOCABULARY] = source_vocab_size
+        node = {name: value for name, value in node.items() if name != SOURCE_VOCABULARY}
+    model = build(node, "model", MODEL, **given)
     if not hasattr(model, "vocab_size"):
         model.vocab_size = vocab_size
     if not hasattr(model, "block_size"):
@@ -265,12 +194,13 @@ def _load_run(
     if not (run / directory.TOKENIZER).is_file():
         raise CheckpointError(f"{run} is damaged: it has lost its {directory.TOKENIZER}")
     tokenizer = Tokenizer.load(run / directory.TOKENIZER)
-    task, model = build_task(settings), build_model(settings, tokenizer.size)
+    source = None if tokenizer.is_joint else tokenizer.source.size
+    task, model = build_task(settings), build_model(settings, tokenizer.size, source)
     network = build_network(task, model).to(dtype)
     content = load_checkpoint(path)
     if missing := {"state_dict", "global_step", "start_id"} - content.keys():
         raise CheckpointError(f"{path} is no checkpoint of molino: it lacks {', '.join(sorted(missing))}")
-    digest = digest_of((run / directory.TOKENIZER).read_text("utf-8"))
+    digest = digest_of((run / directory.TOKENIZER).read_text("utf-8")) if tokenizer.is_joint else tokenizer.digest
     if content.get("tokenizer", digest) != digest:  # checkpoints of before do not say it
         raise CheckpointError(
             f"{run / directory.TOKENIZER} is not the tokenizer that {path.name} was trained with: bring that back"

@@ -1,14 +1,17 @@
 """A run that tells something of examples."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from molino.base.errors import ConfigError, DataError
-from molino.configuration.build import check_names
+from molino.configuration.build import check_arguments, check_names
 from molino.data.examples import Example
 from molino.data.prompt import remark
+from molino.generation.targets import Writing
 from molino.trained.load import LoadedRun
 
 # What is asked about, by the names of an example's fields.
@@ -32,6 +35,27 @@ def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str,
     return told
 
 
+def told_to_write(loaded: LoadedRun, writing: Mapping[str, Any]) -> LoadedRun:
+    """Return a run that writes otherwise than its task says.
+
+    Args:
+        writing: settings of molino.generation.targets.Writing; those that are None stay as they are.
+
+    Raises:
+        ConfigError: it writes nothing, or a setting is out of range.
+    """
+    asked = {name: value for name, value in writing.items() if value is not None}
+    if not asked:
+        return loaded
+    if not hasattr(loaded.task, "writing"):
+        name = next(iter(asked))
+        raise ConfigError(f"writing.{name}={asked[name]} is for runs that write a target, which this one does not")
+    check_arguments(Writing, asked, "writing")
+    task = copy.copy(loaded.task)
+    task.writing = replace(task.writing, **asked)
+    return replace(loaded, task=task)
+
+
 def check_predicts(loaded: LoadedRun) -> None:
     """Refuse a run whose task tells nothing of examples.
 
@@ -41,7 +65,7 @@ def check_predicts(loaded: LoadedRun) -> None:
     if not hasattr(loaded.task, "predict"):
         raise ConfigError(
             f"predict needs a run that was trained to tell something of examples, and {loaded.path.name} was not: "
-            "train one with task=classification, or ask this one by molino generate"
+            "train one with task=classification or another that does, or ask this one by molino generate"
         )
 
 

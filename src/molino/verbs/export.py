@@ -20,12 +20,13 @@ from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.hub.heads import stored_head, templated
 from molino.hub.write import find_format, write_model
-from molino.models.capabilities import require_next_token
+from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.cost import count_parameters
 from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.runs import directory
 from molino.runs.measures import read_measures
 from molino.tasks import earlier
+from molino.tasks.masked_language_model import MASK, joins_spaces
 from molino.trained.load import LoadedRun, load_run
 
 CARD = """---
@@ -52,7 +53,20 @@ The settings of the training:
 {settings}```
 """
 
+# What a folder holds beside what heads are for.
+HIDDEN, TARGETS = "hidden tokens", "targets"
+PIPELINES = {None: "text-generation", HIDDEN: "fill-mask", TARGETS: "text2text-generation"}
 EXAMPLES = {
+    HIDDEN: """from transformers import pipeline
+
+fill = pipeline("fill-mask", model="path/to/this/folder")
+print(fill(f"... {fill.tokenizer.mask_token} ..."))""",
+    TARGETS: """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder = "path/to/this/folder"
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+read = tokenizer("...", return_tensors="pt")
+print(tokenizer.decode(model.generate(**read, max_new_tokens=100)[0], skip_special_tokens=True))""",
     None: """from transformers import pipeline
 
 generator = pipeline("text-generation", model="path/to/this/folder")
@@ -100,26 +114,28 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
     model, head = what_is_exported(loaded)
     node = {**loaded.settings["model"], "vocab_size": model.vocab_size}
-    form = find_format(model, node, format)
+    form, kind = find_format(model, node, format), kind_of(model, head)
     if head is not None:
         stored_head(form, head)
     make_directory(target.parent)
     with explain_os_errors(target):
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            architecture = write_model(folder, model, form, node, special_ids(loaded.tokenizer), head)
-            write_tokenizer(folder, loaded.tokenizer, model.block_size, head)
-            if head is None:
-                write_generation_config(folder, loaded)
-            (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type, head), "utf-8")
+            architecture = write_model(folder, model, form, node, special_ids(loaded, kind), head)
+            write_tokenizer(folder, loaded.tokenizer, model.block_size, kind, head)
+            if kind in (None, TARGETS):
+                write_generation_config(folder, loaded, kind)
+            (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type, kind), "utf-8")
             folder.chmod(0o755)  # mkdtemp made it private
             folder.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     say(f"{target}: {architecture}, {count_parameters(loaded.model):,} parameters")
-    if head is None:
+    if kind is None:
         say(f'next: {typed("generate", f"source={target}")} prompt="..."')
-    elif head.kind == CLASSES:
+    elif kind == HIDDEN:
+        say(f'next: {typed("predict", f"source={target}")} text="... {MASK} ..."')
+    elif kind == CLASSES:
         pair = ' pair="..."' if head.pairs else ""
         say(f'next: {typed("predict", f"source={target}")} text="..."{pair}')
 
@@ -132,29 +148,47 @@ def what_is_exported(loaded: LoadedRun) -> tuple[nn.Module, Head | None]:
     """
     if hasattr(loaded.task, "exported"):
         return loaded.task.exported(loaded.model)
-    require_next_token(loaded.model, "export")
+    can = capabilities_of(loaded.model)
+    if not (can.both_ways or can.source):
+        require_next_token(loaded.model, "export")
     return loaded.model, None
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+def kind_of(model: nn.Module, head: Head | None) -> str | None:
+    """Return what a folder is for: that of its head, HIDDEN, TARGETS, or None for a language model."""
+    can = capabilities_of(model)
+    if head is not None:
+        return head.kind
+    return HIDDEN if can.both_ways else TARGETS if can.source else None
+
+
+def special_ids(loaded: LoadedRun, kind: str | None) -> dict[str, int | None]:
     """Return the ids of special tokens under the names that configurations of `transformers` have for them."""
-    end = tokenizer.end_of_text_id
+    end = loaded.tokenizer.end_of_text_id
     # Also where they are None: a class would fall back to those of the vocabulary it was published with.
-    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.padding_id}
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": loaded.tokenizer.padding_id}
+    return ids | ({"decoder_start_token_id": loaded.start_id} if kind == TARGETS else {})
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, head: Head | None) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: str | None, head: Head | None) -> None:
     """Write tokenizer.json and what `transformers` wants to know beside it."""
     tokenizer.save(folder / "tokenizer.json")
+    if kind == HIDDEN and joins_spaces(tokenizer):
+        content = json.loads(tokenizer.json())
+        for token in content["added_tokens"]:
+            # The space before a mask is hidden with it, as `predict` has it.
+            token["lstrip"] |= token["id"] == tokenizer.mask_id
+        _write_json(folder / "tokenizer.json", content)
     if head is not None and any(head.sequence):
         ids = {token: tokenizer.backend.token_to_id(token) for each in head.sequence for token in each}
         (folder / "tokenizer.json").write_text(templated(tokenizer.json(), head, ids), "utf-8")
     ids = {"unk_token": tokenizer.unknown_id, "pad_token": tokenizer.padding_id, "eos_token": tokenizer.end_of_text_id}
+    ids |= {"mask_token": tokenizer.mask_id} if kind == HIDDEN else {}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
         "clean_up_tokenization_spaces": False,
-        "padding_side": "right" if head is not None else "left",
+        "padding_side": "left" if kind is None else "right",
         # Not token_type_ids, which these architectures would read as further tokens.
         "model_input_names": ["input_ids", "attention_mask"],
         **{name: tokenizer.token(id) for name, id in ids.items() if id is not None},
@@ -162,15 +196,16 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, head: H
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def write_generation_config(folder: Path, loaded: LoadedRun) -> None:
+def write_generation_config(folder: Path, loaded: LoadedRun, kind: str | None) -> None:
     """Write how to sample: the tokens that generate.py never draws are suppressed here too."""
-    forbidden = forbidden_tokens(loaded.tokenizer, loaded.start_id, loaded.model.vocab_size)
-    _write_json(
-        folder / "generation_config.json", {**special_ids(loaded.tokenizer), "suppress_tokens": forbidden or None}
-    )
+    tokenizer = loaded.tokenizer
+    # A target always has an end.
+    start_id = tokenizer.end_of_text_id if kind == TARGETS else loaded.start_id
+    forbidden = forbidden_tokens(tokenizer, start_id, loaded.model.vocab_size)
+    _write_json(folder / "generation_config.json", {**special_ids(loaded, kind), "suppress_tokens": forbidden or None})
 
 
-def card(loaded: LoadedRun, checkpoint: str, model_type: str, head: Head | None) -> str:
+def card(loaded: LoadedRun, checkpoint: str, model_type: str, kind: str | None) -> str:
     """Return the model card: corpus, losses beside their floors, settings."""
     summary = directory.read_summary(loaded.path) if directory.is_done(loaded.path) else {}
     corpus = loaded.settings["data"]["corpus"]
@@ -178,9 +213,8 @@ def card(loaded: LoadedRun, checkpoint: str, model_type: str, head: Head | None)
     tags = [metric.tag for metric in measures.metrics.values()] + list(measures.floors)
     figures = {tag: f"{summary[tag]:.4f}" for tag in tags if isinstance(summary.get(tag), int | float)}
     rows = {"checkpoint": f"{checkpoint}, after step {loaded.step:,}", **figures}
-    kind = None if head is None else head.kind
     return CARD.format(
-        pipeline="text-generation" if head is None else "text-classification",
+        pipeline=PIPELINES.get(kind, "text-classification"),
         example=EXAMPLES[kind],
         name=loaded.path.name,
         model_type=model_type,

@@ -1,4 +1,5 @@
-"""molino predict: what a run tells of examples: their class, their score, the right one of several choices."""
+"""molino predict: what a run tells of examples: their class, their score, the right one of several choices, an answer,
+or what it writes about them."""
 
 import csv
 import io
@@ -18,11 +19,13 @@ from molino.data.examples import Example, examples_of
 from molino.data.tables import Row, read_table
 from molino.machine.hardware import Hardware
 from molino.trained.load import load
-from molino.trained.predicting import answers_of, check_predicts
+from molino.trained.predicting import answers_of, check_predicts, told_to_write
 
 # How answers are written, by the end of a name.
 FORMATS = (".jsonl", ".csv")
 UTF8 = "utf-8"  # what tables are in where nothing is said
+# What an answer in words is called, as in the pipelines of transformers.
+TEXTS = ("translation_text", "summary_text", "generated_text", "answer")
 # What is taken of a table where nothing is said, if it is there.
 USUAL = ("text", "pair", "choices")
 
@@ -30,7 +33,7 @@ USUAL = ("text", "pair", "choices")
 def run(request: Request) -> None:
     """Check the settings and predict."""
     settings = dict(request.settings)
-    for name in ("text", "pair"):
+    for name in ("text", "pair", "question", "context"):
         if settings[name] is not None:
             settings[name] = str(settings[name])  # text=1605 is text too
     predict(**construct_arguments(predict, settings))
@@ -42,6 +45,8 @@ def predict(
     checkpoint: str,
     text: str | None,
     pair: str | None,
+    question: str | None,
+    context: str | None,
     choices: list | None,
     file: str | None,
     columns: dict,
@@ -49,16 +54,19 @@ def predict(
     quotes: bool,
     encoding: str,
     to: str | None,
+    writing: dict,
     hardware: Hardware,
     paths: dict[str, Any],
 ) -> None:
     """Write what a run tells of one example, or of each in a table.
 
     Args:
-        text, pair, choices: the example.
+        text, pair, choices: the example; of an answer inside a text
+        question, context: in place of text and pair.
         file: a table of them in its place; `columns` says which of its columns is what, the others how it is
             read; see molino.data.tables.
         to: where the answers are written; None for the screen.
+        writing: how a run that writes targets is to write them, see molino.generation.targets.Writing.
 
     Raises:
         ConfigError: both are given or none, the run tells nothing of examples, or of others than these.
@@ -68,6 +76,8 @@ def predict(
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
     check_predicts(loaded)
+    loaded = told_to_write(loaded, writing)
+    text, pair = _one_of("text", text, "question", question), _one_of("pair", pair, "context", context)
     if file is not None:
         if any(each is not None for each in (text, pair, choices)):
             raise ConfigError(f"file={file} and text=, pair= or choices= are two ways to ask: give one")
@@ -141,13 +151,25 @@ def as_text(suffix: str, examples: Sequence[Example], answers: Sequence[dict[str
 
 
 def show(answer: dict[str, Any]) -> None:
-    """Print an answer, the likeliest first."""
+    """Print an answer; of several the likeliest first."""
+    if (name := next((name for name in TEXTS if name in answer), None)) is not None:
+        others = answer.get("others", [])
+        for each in (answer, *others):
+            print(f"{each['score']:.4f}  {each[name]}" if others else each[name])
+        return
     others = answer.get("probabilities")
     if others is None:
         print(f"{answer['score']:.4f}")
         return
     for label, p in sorted(others.items(), key=lambda each: -each[1]):
         print(f"{p:.4f}  {label}")
+
+
+def _one_of(name: str, value: str | None, other_name: str, other: str | None) -> str | None:
+    """Return what is asked about, which has two names."""
+    if value is not None and other is not None:
+        raise ConfigError(f"{name}= and {other_name}= are two names of one thing: give one")
+    return value if other is None else other
 
 
 def _asked(example: Example) -> dict[str, Any]:

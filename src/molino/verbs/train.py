@@ -150,13 +150,14 @@ def train(run: Run, started: float) -> float:
 
 def begin_network(run: Run, task: Task, data: TextDataModule) -> torch.nn.Module:
     """Return what the task trains, with the weights that it begins from."""
-    model = build_model(run.settings, data.tokenizer.size)
+    source = None if data.tokenizer.is_joint else data.tokenizer.source.size
+    model = build_model(run.settings, data.tokenizer.size, source)
     if not is_ours(model):
         check_model_by_use(model)
     fresh, source = run.checkpoint is None, run.settings["weights"]
     trained = begin_weights(model, source, data.tokenizer) if fresh and source else None
     network = build_network(task, model)
-    data.check_context(network.block_size)
+    data.check_context(network.block_size, shared=network.block_size < model.block_size)
     if fresh:
         begin_beside(task, network, trained)
     if not is_ours(task):
