@@ -84,6 +84,8 @@ def test_no_group_is_forgotten_here():
     assert groups == tested | {"trainer"} and set(choices("task")) == {
         "language_model",
         "masked_language_model",
+        "sequence_to_sequence",
+        "span",
         *LABELLED,
     }
     assert choices("trainer") == choices("logger") == ["default"]

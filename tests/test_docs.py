@@ -87,6 +87,8 @@ def test_training_commands(molino, mirror, tiny, home, shared_cache, command):
         more = ["trainer.max_steps=24"]
     if "model.source" in command:
         assert molino("export", "run=latest", "to=my-model").status == 0
+    if "task=span" in command:
+        more += ["data.block_size=128"]  # a context would be hundreds of windows
     fewer = ["hydra.sweeper.n_trials=2"] if "optuna" in command else []
     fewer += ["hydra.launcher.workers=1"] if "launcher=local" in command else []
     fewer += ["model=gpt", "model.n_layer=1,2"] if "n_trials" in command else []
@@ -97,7 +99,7 @@ def test_training_commands(molino, mirror, tiny, home, shared_cache, command):
     fewer += ["hardware.compile=false"] if "experiment=" in command else []
     # All of the held-out text is read at each validation.
     fewer += ["trainer.epochs=0.0005"] if "epochs" in command else []
-    labelled = re.search("task=classification|data=sst2", command)
+    labelled = re.search("task=classification|data=sst2|task=span", command)
     fewer += [] if re.search("data=text|resume|continue", command) or labelled else ["data.corpus.train_fraction=0.98"]
     fewer = [each for each in fewer if not (each.startswith("data.corpus") and "imdb" in command)]
     done = molino("train", *arguments, *fewer, *more, f"paths.mirror={mirror}", f"paths.cache={shared_cache}")

@@ -31,7 +31,7 @@ from molino.training.schedules import Schedule
 PARTS = {
     MODEL: {
         "bigram.Bigram", "gpt.GPT", "kneser_ney.KneserNey", "llama.Llama", "lstm.LSTM", "on_counts.OnCounts",
-        "with_head.WithHead", "bert.BERT", "transformer.Transformer", "t5.T5",
+        "with_head.WithHead", "bert.BERT", "transformer.Transformer", "t5.T5", "with_span.WithSpan",
     },
     Corpus: {
         "local.UserText", "grammar.Grammar", "imdb.Imdb", "pydocs.PyDocs", "remote.RemoteText", "remote.RemoteSplits",
@@ -55,7 +55,7 @@ PARTS = {
     },
     Task: {
         "labelled.LabelledTask", "language_model.LanguageModel", "masked_language_model.MaskedLanguageModel",
-        "task.Task",
+        "sequence_to_sequence.SequenceToSequence", "span.Span", "task.Task",
     },
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
 }  # fmt: skip
@@ -100,7 +100,7 @@ def test_only_these_take_parts_in_turn():
     # task. The run and the text of callbacks are nothing that settings can be.
     assert taking == {
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
-        "WithHead.model",
+        "WithHead.model", "WithSpan.model", "SequenceToSequence.writing",
         "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task",
         "Floors.text",
     }  # fmt: skip

@@ -97,7 +97,7 @@ def test_two_heads_give_the_scores_of_choices_and_the_next_token(kind, tokenizer
     model, head = task.exported(own)
     assert head.kind == CHOICES
     architecture = write_model(tmp_path, model, find_format(model, settings, kind), settings, {"pad_token_id": 1}, head)
-    (tmp_path / "tokenizer.json").write_text(templated(tokenizer.json(), head, {
+    (tmp_path / "tokenizer.json").write_text(templated(tokenizer.json(), head.sequence, {
         token: tokenizer.backend.token_to_id(token) for each in head.sequence for token in each
     }))  # fmt: skip
     loaded = getattr(transformers, architecture).from_pretrained(tmp_path).eval()

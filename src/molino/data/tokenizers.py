@@ -79,6 +79,19 @@ class Tokenizer:
         """Return the text of `ids`, a sequence or array of integers. Special tokens appear by name."""
         return self.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
+    def places(self, text: str) -> np.ndarray:
+        """Return where each token of `encode(text)` begins and ends in the text, in characters, (N, 2).
+
+        A token may begin with the white space before its word; a character of several tokens belongs to each of them.
+
+        Raises:
+            DataError: the library cannot tell it.
+        """
+        encoding = self.backend.encode(fast.whole(text), add_special_tokens=False)
+        if encoding.ids != self.encode(text).tolist():
+            raise DataError("this tokenizer does not tell where its tokens stand in a text: add data/tokenizer=bpe")
+        return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters or words of `text` that are not in the vocabulary, in order of appearance."""
         return self._encoder.unknown(text)

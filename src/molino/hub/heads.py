@@ -110,13 +110,14 @@ def names_of(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
         raise CheckpointError(f"{folder / 'config.json'} names no classes of its head (id2label)") from error
 
 
-def templated(tokenizer_json: str, head: Head, ids: dict[str, int]) -> str:
-    """Return a tokenizer.json that puts a head's tokens around a text by itself.
+def templated(tokenizer_json: str, sequence: Sequence[tuple[str, ...]], ids: dict[str, int]) -> str:
+    """Return a tokenizer.json that puts tokens around a text by itself.
 
     Args:
+        sequence: those before a text, between two, and behind.
         ids: of these tokens.
     """
-    before, between, behind = head.sequence
+    before, between, behind = sequence
 
     def marks(tokens: Sequence[str], type_id: int) -> list[dict[str, Any]]:
         return [{"SpecialToken": {"id": token, "type_id": type_id}} for token in tokens]
@@ -130,7 +131,7 @@ def templated(tokenizer_json: str, head: Head, ids: dict[str, int]) -> str:
         "single": [*marks(before, 0), text("A"), *marks(behind, 0)],
         "pair": [*marks(before, 0), text("A"), *marks(between, 0), text("B"), *marks(behind, 0)],
         "special_tokens": {
-            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for each in head.sequence for token in each
+            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for each in sequence for token in each
         },
     }
     return json.dumps(content, ensure_ascii=False)

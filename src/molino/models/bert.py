@@ -136,6 +136,7 @@ class BERT(nn.Module):
         self.capabilities = Capabilities(
             next_token=False,
             both_ways=True,
+            segments=True,
             attention=True,
             hidden=n_embd,
             depth=n_layer,

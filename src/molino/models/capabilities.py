@@ -18,6 +18,7 @@ class Capabilities:
         next_token: `forward(tokens_BT)` is the logits of the token after each token, so it can go on with a text.
         both_ways: a token sees those behind it as well: `forward(tokens_BT, seen_BT)` is the logits of the token that
             stands at each place, and `hidden(tokens_BT, seen_BT)` what they are read from; seen_BT leaves padding out.
+        segments: it is told which part of its text each token is of, 0 or 1: `hidden(tokens_BT, seen_BT, segments_BT)`.
         source: it writes a target about a source that it has read: `forward(tokens_BT, source_BS, seen_BS)` is the
             logits of the token after each of the target; `encode(source_BS, seen_BS)` reads, `remember` makes of that
             what a decoder looks up, and `decode(tokens_BT, memory, cache) -> hidden_BTC` writes.
@@ -46,6 +47,7 @@ class Capabilities:
 
     next_token: bool = True
     both_ways: bool = False
+    segments: bool = False
     source: bool = False
     cache: CacheShape | None = None
     attention: bool = False

@@ -21,9 +21,12 @@ from molino.models import IGNORE_INDEX
 from molino.tasks.sequences import START, filled
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+def vocabulary_of(tokenizer: Tokenizer, vocab_size: int | None = None) -> Vocabulary:
     """Return what begins, ends and fills up targets of a tokenizer, and what is never written. A model from elsewhere
     that knows no <start> begins with padding, as Marian and T5 do.
+
+    Args:
+        vocab_size: tokens that the model knows; those beyond the tokenizer's are never written.
 
     Raises:
         ConfigError: it has no token that ends a text, or none for padding.
@@ -33,7 +36,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         what = "end a text" if end is None else f"fill up short ones ({PADDING[0]})"
         raise ConfigError(f"the tokenizer has no token to {what}: choose data/tokenizer=bpe, or another that has one")
     start = padding if start is None else start
-    never = {start, padding, tokenizer.unknown_id} - {None}
+    never = {start, padding, tokenizer.unknown_id, *range(tokenizer.size, vocab_size or 0)} - {None}
     return Vocabulary(start, end, padding, tuple(sorted(never)))
 
 

@@ -194,6 +194,25 @@ class SequenceToSequence:
         shown = zip(few, answers, strict=True)
         return "\n\n".join(f"{each.text}\n  > {told[self.answer]}\n  = {each.targets[0]}" for each, told in shown)
 
+    def start(self, tokenizer: Tokenizer) -> int:
+        """Return the token that targets begin with."""
+        return vocabulary_of(tokenizer).start
+
+    def exported(self, network: nn.Module) -> tuple[nn.Module, None]:
+        """Return the model alone: one that reads sources first is exported as what goes on with texts."""
+        return (network.model if isinstance(network, SourceFirst) else network), None
+
+    def generation(self, tokenizer: Tokenizer, vocab_size: int, block_size: int) -> dict[str, Any]:
+        """Return how targets are written, as `generate` of transformers wants to be told."""
+        return {
+            "suppress_tokens": list(vocabulary_of(tokenizer, vocab_size).forbidden),
+            "max_new_tokens": self.writing.max_new_tokens or block_size,
+            "min_new_tokens": self.writing.min_new_tokens,
+            "num_beams": self.writing.beams,
+            "length_penalty": self.writing.length_penalty,
+            "no_repeat_ngram_size": self.writing.no_repeat_ngram,
+        }
+
     @property
     def answer(self) -> str:
         """What an answer is called."""
@@ -214,7 +233,7 @@ class SequenceToSequence:
                 raise ConfigError("task=sequence_to_sequence reads a text alone: leave out pair and choices")
         sources, _ = asked(tokenizer.source, [each.text for each in examples], block_size)
         found = []
-        for few in write(network, sources, self.writing, vocabulary_of(tokenizer)):
+        for few in write(network, sources, self.writing, vocabulary_of(tokenizer, network.vocab_size)):
             told = [{self.answer: _text(tokenizer, one.tokens), "score": one.score} for one in few]
             found.append(told[0] | ({"others": told[1:]} if len(told) > 1 else {}))
         return found
@@ -236,7 +255,9 @@ class SequenceToSequence:
         numbers = batch["numbers"][chosen]
         rows = torch.full((len(sources), 1 + network.block_size), -1, device=numbers.device)
         rows[:, 0] = numbers
-        written = write(network, sources, self.writing, vocabulary_of(self._tokenizer), numbers=numbers.tolist())
+        written = write(
+            network, sources, self.writing, vocabulary_of(self._tokenizer, network.vocab_size), numbers=numbers.tolist()
+        )
         for row, (best, *_) in zip(rows, written, strict=True):
             row[1 : 1 + len(best.tokens)] = torch.tensor(best.tokens, device=rows.device)
         return rows.double()

@@ -41,6 +41,9 @@ class Task(Protocol):
     - `cut(tokenizer, examples, block_size)`: of how many examples that somebody asks about something is not read.
     - `outcomes(totals, text, step)`: what became of the held-out examples, see molino.runs.examples.
     - `exported(network)`: the model and the head that an export writes.
+    - `start(tokenizer)`: the token that what is written begins with; without, that of the corpus.
+    - `writing`, a molino.generation.targets.Writing: how targets are written; `predict` and `evaluate` may change it.
+    - `generation(tokenizer, vocab_size, block_size)`: the same as transformers' generation_config.json says it.
     """
 
     monitor: str

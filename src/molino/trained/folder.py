@@ -17,6 +17,7 @@ from molino.runs.measures import MAXIMIZE
 from molino.tasks.labelled import LabelledTask
 from molino.tasks.language_model import LanguageModel
 from molino.tasks.masked_language_model import MaskedLanguageModel
+from molino.tasks.sequence_to_sequence import SequenceToSequence
 from molino.tasks.sequences import EXTRACT
 from molino.tasks.task import Task
 from molino.trained.loaded import LoadedRun
@@ -44,7 +45,10 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
 
 def _task_of(model: torch.nn.Module) -> Task:
     """Return the task of a folder without a head of another kind: what its model is used for is decided here."""
-    return MaskedLanguageModel() if capabilities_of(model).both_ways else LanguageModel()
+    can = capabilities_of(model)
+    if can.source:
+        return SequenceToSequence()
+    return MaskedLanguageModel() if can.both_ways else LanguageModel()
 
 
 def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:

@@ -107,7 +107,7 @@ def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
 
 def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     network, tokenizer = loaded.model, loaded.tokenizer
-    words, room = vocabulary_of(tokenizer), network.block_size
+    words, room = vocabulary_of(tokenizer, network.vocab_size), network.block_size
     source = encode_prompt(text, tokenizer.source, ())
     _check_length("text", len(source), room - 1)
     source.append(tokenizer.source.end_of_text_id)

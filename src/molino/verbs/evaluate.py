@@ -36,11 +36,11 @@ def evaluate(
     split: str,
     stride: int | None,
     floors: bool,
-    writing: dict,
     hardware: Hardware,
     paths: dict[str, Any],
     data: dict[str, Any] | None = None,
     pseudo: bool = False,
+    writing: dict | None = None,
 ) -> float:
     """Print exact figures of a run on one split; return the one that decides, such as the loss.
 
@@ -50,16 +50,16 @@ def evaluate(
         split: `train`, `val` or `test`.
         stride: tokens between the starts of two windows; None for windows that do not overlap.
         floors: count on the training split, for comparison.
-        writing: how a run that writes targets is to write them, in place of what its task says; see
-            molino.generation.targets.Writing.
         data: a section with another corpus than the run's; it is encoded by the run's tokenizer.
         pseudo: also hide each token in turn, of a run that fills in hidden ones.
+        writing: how a run that writes targets is to write them, in place of what its task says; see
+            molino.generation.targets.Writing.
     """
     hardware.apply()
     if source and data is None:
         raise ConfigError(f"source={source} does not say what text to read: add data=..., such as data=shakespeare")
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
-    loaded = told_to_write(loaded, writing)
+    loaded = told_to_write(loaded, writing or {})
     corpus = corpus_of(loaded, data, paths)
     measured = measure(loaded, corpus, split, stride, floors, hardware, Path(paths["cache"]), pseudo)
     facts = {
@@ -79,7 +79,7 @@ def evaluate(
         facts["changed"] = "the corpus is another one than the run was trained on: its files have changed since"
     show_facts("evaluation", facts)
     # What is written otherwise is another figure than the run's.
-    own = data is None and not any(value is not None for value in writing.values())
+    own = data is None and not any(value is not None for value in (writing or {}).values())
     if split == TEST and not source and own:
         record_test(loaded, measured.figures)
     return measured.figures[metric_name(loaded.task.monitor)]

@@ -66,7 +66,7 @@ print(fill(f"... {fill.tokenizer.mask_token} ..."))""",
 folder = "path/to/this/folder"
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
 read = tokenizer("...", return_tensors="pt")
-print(tokenizer.decode(model.generate(**read, max_new_tokens=100)[0], skip_special_tokens=True))""",
+print(tokenizer.decode(model.generate(**read)[0], skip_special_tokens=True))""",
     None: """from transformers import pipeline
 
 generator = pipeline("text-generation", model="path/to/this/folder")
@@ -133,6 +133,8 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     say(f"{target}: {architecture}, {count_parameters(loaded.model):,} parameters")
     if kind is None:
         say(f'next: {typed("generate", f"source={target}")} prompt="..."')
+    elif kind == TARGETS:
+        say(f'next: {typed("predict", f"source={target}")} text="..."')
     elif kind == HIDDEN:
         say(f'next: {typed("predict", f"source={target}")} text="... {MASK} ..."')
     elif kind == CLASSES:
@@ -179,9 +181,11 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: s
             # The space before a mask is hidden with it, as `predict` has it.
             token["lstrip"] |= token["id"] == tokenizer.mask_id
         _write_json(folder / "tokenizer.json", content)
-    if head is not None and any(head.sequence):
-        ids = {token: tokenizer.backend.token_to_id(token) for each in head.sequence for token in each}
-        (folder / "tokenizer.json").write_text(templated(tokenizer.json(), head, ids), "utf-8")
+    # Sources are read with their end.
+    sequence = ((), (), (tokenizer.token(tokenizer.end_of_text_id),)) if kind == TARGETS else ((), (), ())
+    if any(sequence := sequence if head is None else head.sequence):
+        ids = {token: tokenizer.backend.token_to_id(token) for each in sequence for token in each}
+        (folder / "tokenizer.json").write_text(templated(tokenizer.json(), sequence, ids), "utf-8")
     ids = {"unk_token": tokenizer.unknown_id, "pad_token": tokenizer.padding_id, "eos_token": tokenizer.end_of_text_id}
     ids |= {"mask_token": tokenizer.mask_id} if kind == HIDDEN else {}
     config = {
@@ -197,12 +201,15 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: s
 
 
 def write_generation_config(folder: Path, loaded: LoadedRun, kind: str | None) -> None:
-    """Write how to sample: the tokens that generate.py never draws are suppressed here too."""
-    tokenizer = loaded.tokenizer
-    # A target always has an end.
-    start_id = tokenizer.end_of_text_id if kind == TARGETS else loaded.start_id
-    forbidden = forbidden_tokens(tokenizer, start_id, loaded.model.vocab_size)
-    _write_json(folder / "generation_config.json", {**special_ids(loaded, kind), "suppress_tokens": forbidden or None})
+    """Write how to sample, or how targets are written: tokens that never come out here are suppressed there too."""
+    tokenizer, model = loaded.tokenizer, loaded.model
+    if hasattr(loaded.task, "generation"):
+        content = loaded.task.generation(tokenizer, model.vocab_size, model.block_size)
+    else:
+        # A target always has an end.
+        start_id = tokenizer.end_of_text_id if kind == TARGETS else loaded.start_id
+        content = {"suppress_tokens": forbidden_tokens(tokenizer, start_id, model.vocab_size) or None}
+    _write_json(folder / "generation_config.json", {**special_ids(loaded, kind), **content})
 
 
 def card(loaded: LoadedRun, checkpoint: str, model_type: str, kind: str | None) -> str:

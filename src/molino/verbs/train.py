@@ -126,7 +126,9 @@ def train(run: Run, started: float) -> float:
         introduce(run, data, module, hardware, floors.found or [], first_step)
         loggers = start_loggers(run, task.metrics, first_step)
         draw_floors(run, loggers, floors.found or [], plan.max_steps)
-    start_id = start_token(data.tokenizer, data.corpus.documents)
+    start_id = (
+        task.start(data.tokenizer) if hasattr(task, "start") else start_token(data.tokenizer, data.corpus.documents)
+    )
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
     watching = [
