@@ -12,6 +12,8 @@
     classification
                 examples a second in fine-tuning and predicting, against the Trainer and the pipeline of transformers
                 and a plain PyTorch loop; needs accelerate
+    translation tokens a second in training, against a plain loop around torch.nn.Transformer, and sentences a second in
+                writing, against generate of transformers with the same weights
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
                 share of the memory bandwidth that is used. CPU only, models of about 10 million random parameters
 
@@ -31,6 +33,7 @@ from benchmarks.recipe import recipe
 from benchmarks.start import start
 from benchmarks.sweep import KINDS, sweep
 from benchmarks.training import CASES, training
+from benchmarks.translation import translation
 from molino.base.files import write_text
 from molino.command.entry import share_cores
 from molino.runs.record import environment
@@ -55,6 +58,8 @@ def main(script: str) -> None:
             keep(chosen.json, counting(chosen.corpora))
         elif chosen.benchmark == "classification":
             keep(chosen.json, classification(train, Path(folder), chosen.rounds))
+        elif chosen.benchmark == "translation":
+            keep(chosen.json, translation(train, Path(folder), chosen.rounds))
         elif chosen.benchmark == "start":
             keep(chosen.json, start(train, Path(folder), chosen.rounds))
         else:
@@ -70,7 +75,8 @@ def keep(path: Path | None, figures: dict) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = ("training", "recipe", "sweep", "preparation", "start", "counting", "classification", "generation")
+    kinds = ["training", "recipe", "sweep", "preparation", "start", "counting", "classification", "translation"]
+    kinds += ["generation"]
     parser.add_argument("benchmark", choices=kinds)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"

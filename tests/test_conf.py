@@ -46,6 +46,7 @@ BEGUN = {
     "mrpc_best": "gpt1_pretrain", "sick_best": "gpt1_pretrain",
 }  # fmt: skip
 ON_EXAMPLES = (*BEGUN, "imdb_classifier", "imdb_sentiment_best", "gpt1_ablation", "gpt2_finetune")
+ON_PAIRS = ("multi30k",)
 OWN = {"labelled", "pairs", "answers"}  # tables and files of one's own
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
@@ -204,6 +205,12 @@ def test_experiments(train, molino, tiny, tmp_path, name):
         table.write_text("".join(["text,pair,label\n", *rows]), "utf-8")
         text = ("data=labelled", f"data.path={table}", *(["sweep=null"] if name == "gpt1_ablation" else []))
         text += ("data.columns.pair=pair",) if name in ("mrpc_best", "sick_best") else ()
+    if name in ON_PAIRS:
+        lines = [f"a text {n}\n" for n in range(60)]
+        for side in ("source", "target"):
+            (tmp_path.parent / f"{tmp_path.name}.{side}").write_text("".join(lines), "utf-8")
+        text = ("data=pairs", *(f"data.{key}={tmp_path.parent / tmp_path.name}.{side}" for key, side in
+                                (("path", "source"), ("target_path", "target"))))  # fmt: skip
     if name in BEGUN:
         sizes = [*sizes[:3], f"weights={tiny.path}", "trainer.epochs=null"]
     if name in ("imdb_classifier", "imdb_sentiment_best"):

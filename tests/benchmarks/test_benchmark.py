@@ -23,6 +23,7 @@ from benchmarks import (
     recipe,
     start,
     training,
+    translation,
 )
 from benchmarks import command as benchmark
 from benchmarks.generation import BANDWIDTH, KINDS, OURS, THEIRS, THEIRS_AS_USED, UNCACHED, Reads
@@ -283,6 +284,36 @@ def test_those_that_classify_are_asked_for_the_same(mirror, tmp_path, monkeypatc
     assert [each["score"] for each in ours] == pytest.approx([each["score"] for each in theirs], abs=1e-5)
     for name in (classification.OURS, classification.PLAIN):
         assert classification.TRAINING[name](source)(2) > 0
+
+
+def test_those_that_translate_are_asked_for_the_same(mirror, tmp_path, monkeypatch):
+    """All write the same, each loop trains, and shuffled batches hold the same sentences."""
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("MOLINO_MIRROR", str(mirror))
+    monkeypatch.setattr(translation, "SIZES", {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_inner": 16})
+    for name, value in {"VOCABULARY": 2000, "TOKENS": 600, "BEFORE": 20, "STEPS": (1, 2)}.items():
+        monkeypatch.setattr(translation, name, value)
+    source = translation.prepare(str(ROOT / "scripts" / "train.py"), tmp_path)
+    few = translation.sentences(source)[:20]
+    monkeypatch.setattr(translation, "sentences", lambda *_: few)
+    for beams in (1, 3):
+        ours, theirs, by_length = (write(source, beams)() for write in translation.WRITING.values())
+        assert ours == theirs == by_length
+    for train in translation.TRAINING.values():
+        (seconds, count), (_, more) = (train(source)(steps) for steps in translation.STEPS)
+        assert seconds > 0 and 0 < count < more
+    drawn = list(translation.batches(source, 2))
+    mixed = translation.shuffled(drawn)
+    assert sum(map(translation.tokens_in, mixed)) == sum(map(translation.tokens_in, drawn))
+
+    def rows(found):
+        return sorted(tuple(row[row >= 0].tolist()) for batch in found for row in batch["targets"])
+
+    assert rows(mixed) == rows(drawn)
+    with torch.no_grad():
+        batch = drawn[0]
+        logits_BTV = translation.plain_model(2004)(batch["source"], batch["tokens"], ~batch["seen"].bool())
+    assert logits_BTV.shape == (*batch["tokens"].shape, 2004)
 
 
 def test_counting_is_timed_way_by_way(capsys):

@@ -51,6 +51,17 @@ def test_cases_are_varied_together():
             parse_cases(wrong)
 
 
+def test_cases_that_do_not_go_together_are_left_out():
+    cases = parse_cases({"set": {"a": "", "b": "", "c": ""}, "method": {"x": "", "y": ""}})
+    left_out = [{"set": "a", "method": "x"}, {"set": "c"}]
+    assert [names for names, _ in every_case(cases, left_out)] == [
+        ["set=a", "method=y"], ["set=b", "method=x"], ["set=b", "method=y"],
+    ]  # fmt: skip
+    for wrong, named in (({"sett": "a"}, "sett=a is no case.*set"), ({"method": "z"}, "method=z is no case")):
+        with pytest.raises(ConfigError, match=named):
+            every_case(cases, [wrong])
+
+
 def test_what_has_no_values_to_list(loader):
     with pytest.raises(ConfigError, match=r"interval\(0,1\) has no values .*hydra/sweeper=optuna"):
         combine(parse(["optimizer.lr=interval(0,1)"], None, loader))

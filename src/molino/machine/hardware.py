@@ -134,7 +134,8 @@ class Hardware:
         self.use_threads()
         choose_path(model, self.attention)
         if self.compile is True:
-            model.loss = torch.compile(model.loss)
+            name = "losses" if hasattr(model, "losses") else "loss"
+            setattr(model, name, torch.compile(getattr(model, name)))
 
     def token_peak(self, model: nn.Module, block_size: int) -> float | None:
         """Return how many tokens a second these GPUs could train `model` on at their dense peak; None where unknown."""

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from molino.models.capabilities import dtype_of
+from molino.models.capabilities import capabilities_of, dtype_of
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -15,7 +15,8 @@ def flops_per_token(model: nn.Module, context: int) -> int:
 
     Each weight of a linear layer (the head included) is a multiplication and an addition; so is, in every attention
     head, each number of the keys (scores) and of the values (weighted sums) within reach. Table look-ups, norms,
-    activations and biases are left out, as is usual (Kaplan et al. 2020, table 1): they are less than a hundredth.
+    activations and biases are left out, as is usual (Kaplan et al. 2020, table 1): they are less than a hundredth. Of a
+    model that reads a source half of the tokens are taken to pass the encoder, and half the decoder.
 
     Args:
         context: tokens that the new one sees, itself included; a sliding window shows it fewer.
@@ -29,7 +30,7 @@ def flops_per_token(model: nn.Module, context: int) -> int:
         elif hasattr(module, "n_head") and hasattr(module, "head_size"):
             seen = min(context, getattr(module, "window", None) or context)
             flops += 4 * module.n_head * module.head_size * seen
-    return flops
+    return flops // 2 if capabilities_of(model).source else flops
 
 
 def cache_bytes_per_token(model: nn.Module) -> int:

@@ -21,15 +21,19 @@ class Grid:
         attempts: how often a run may fail before it is given up.
         params: settings to vary beside those that were typed.
         cases: what is varied together: of each name its cases, and of each case the settings, separated by spaces.
+        without: cases that do not go together, each a dict of some names and their cases.
     """
 
     attempts: int = 3
     params: dict | None = None
     cases: dict | None = None
+    without: list | None = None
 
     def __post_init__(self):
         if self.attempts < 1:
             raise ConfigError(f"hydra.sweeper.attempts={self.attempts} must be at least 1")
+        if not all(isinstance(each, dict) and each for each in self.without or ()):
+            raise ConfigError("hydra.sweeper.without must be a list of cases, such as [{set: CoLA, method: small}]")
 
 
 def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], settings: dict[str, Any]) -> None:
@@ -56,7 +60,7 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     found = [
         composer.request([*each, *settings, *called(names)], run_name([*names, *each], [*swept, *cases]))
         for each in combine(overrides)
-        for names, settings in every_case(cases)
+        for names, settings in every_case(cases, grid.without or ())
     ]
     requests = list({request.path: request for request in found}.values())
     launcher = make_launcher(context, task, config, requests)

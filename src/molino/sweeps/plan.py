@@ -8,12 +8,14 @@ it varies and a digest of those it does not.
 import hashlib
 import itertools
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from molino.base.errors import ConfigError
+from molino.base.messages import suggest
 from molino.configuration.identity import is_indifferent
 from molino.configuration.internals import every_combination
 from molino.configuration.overrides import quote, quote_value
@@ -80,9 +82,21 @@ def told(cases: Cases) -> list[str]:
     return [f"{name}={case}:{' '.join(settings)}" for name, each in cases.items() for case, settings in each.items()]
 
 
-def every_case(cases: Cases) -> list[tuple[list[str], list[str]]]:
-    """Return every combination of cases: what they are called, as in a run's name, and their settings."""
+def every_case(cases: Cases, without: Sequence[Mapping[str, str]] = ()) -> list[tuple[list[str], list[str]]]:
+    """Return every combination of cases: what they are called, as in a run's name, and their settings.
+
+    Args:
+        without: cases, by their names, that do not go together: combinations that have all of one are left out.
+
+    Raises:
+        ConfigError: there is no such case.
+    """
+    for name, case in (pair for each in without for pair in each.items()):
+        if case not in cases.get(name, {}):
+            there = suggest(name, cases) if name not in cases else suggest(case, cases[name])
+            raise ConfigError(f"hydra.sweeper.without: {name}={case} is no case{there}")
     combined = itertools.product(*([(name, case) for case in each] for name, each in cases.items()))
+    combined = (each for each in combined if not any(one.items() <= dict(each).items() for one in without))
     return [
         ([f"{name}={case}" for name, case in each], [text for name, case in each for text in cases[name][case]])
         for each in combined

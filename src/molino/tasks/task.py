@@ -77,8 +77,8 @@ class Task(Protocol):
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each part of the loss, the mean over whatever counts in it (0 where nothing does), by `network.loss`,
-        which is compiled where that is asked for."""
+        """Return each part of the loss, the mean over whatever counts in it (0 where nothing does), by `network.losses`
+        or, if it has none, `network.loss`, which is compiled where that is asked for."""
         ...
 
     def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:

@@ -14,8 +14,9 @@ from molino.data.prompt import remark
 from molino.generation.targets import Writing
 from molino.trained.load import LoadedRun
 
-# What is asked about, by the names of an example's fields.
+# What is asked about, by the names of an example's fields, and by those that questions about a text have.
 ASKED = ("text", "pair", "choices")
+QUESTION = {"question": "text", "context": "pair"}
 
 
 @torch.inference_mode()
@@ -70,7 +71,8 @@ def check_predicts(loaded: LoadedRun) -> None:
 
 
 def as_example(asked: Any) -> Example:
-    """Return an example of what somebody asks about: a text, a dict of text, pair and choices, or an Example.
+    """Return an example of what somebody asks about: a text, a dict of text, pair and choices, or of question and
+    context, or an Example.
 
     Raises:
         DataError, ConfigError: it is none.
@@ -79,6 +81,8 @@ def as_example(asked: Any) -> Example:
         return asked
     if isinstance(asked, str):
         return Example(asked)
+    if isinstance(asked, Mapping):
+        asked = {QUESTION.get(name, name): value for name, value in asked.items()}
     if not isinstance(asked, Mapping) or not isinstance(asked.get("text"), str):
         raise DataError(f"an example must be a str or a dict with a text, and this is {asked!r}")
     check_names(asked, ASKED)

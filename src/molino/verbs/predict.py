@@ -27,7 +27,7 @@ UTF8 = "utf-8"  # what tables are in where nothing is said
 # What an answer in words is called, as in the pipelines of transformers.
 TEXTS = ("translation_text", "summary_text", "generated_text", "answer")
 # What is taken of a table where nothing is said, if it is there.
-USUAL = ("text", "pair", "choices")
+USUAL = {"text": ("text", "question"), "pair": ("pair", "context"), "choices": ("choices",)}
 
 
 def run(request: Request) -> None:
@@ -119,7 +119,8 @@ def check_target(to: str | None) -> Path | None:
 
 def read_examples(rows: list[Row], columns: dict[str, Any], origin: str) -> list[Example]:
     """Return the examples of a table; columns that are not named are those of the usual names."""
-    usual = {name: name for name in USUAL if any(name in row for row in rows[:100])}
+    there = {name for row in rows[:100] for name in row}
+    usual = {field: name for field, names in USUAL.items() for name in reversed(names) if name in there}
     named = {name: value for name, value in columns.items() if value is not None}
     return examples_of(rows, usual | named, origin, {}, "columns")
 
