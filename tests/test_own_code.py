@@ -355,6 +355,15 @@ class Biased(Unmoved):
 class Misnamed(Net):
     capabilities = Capabilities(embedding="wte.weight")
 
+class Bottomless(Net):
+    capabilities = Capabilities(depth=2)
+
+    def hidden(self, tokens_BT):
+        return self.table(tokens_BT)
+
+class Undistanced(Net):
+    capabilities = Capabilities(relative={"table": "both"})
+
 class Deaf(Net):
     capabilities = Capabilities(cache=CacheShape(0, 0, 0))
 
@@ -418,6 +427,8 @@ def breaks(step, max_steps):
         ("model", "Undirected", "Undirected.hidden(tokens_BT, beside_BTC=...) fails, which its capabilities promise"),
         ("model", "Biased", "Biased.capabilities.head: head(hidden_BTC) is not just a product with table.weight"),
         ("model", "Misnamed", "Misnamed.capabilities name wte.weight, which is no tensor of it"),
+        ("model", "Bottomless", "Bottomless.hidden(tokens_BT, depth=2) fails, which its capabilities promise"),
+        ("model", "Undistanced", "relative name table, which is no module with by_distance(longest)"),
         ("model", "Deaf", "Deaf.forward(tokens_BT, cache) fails, which its capabilities promise: Net."),
         ("model", "Loose", "Loose.capabilities.tied: table.weight and head.weight are not one parameter"),
         ("model", "Sizeless", "model: faulty.Sizeless has no parameter vocab_size, which molino passes"),

@@ -22,9 +22,14 @@ def ask_prompt(advice: str = "") -> str:
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:
     """Return a prompt's ids after the tokens that stand before every text, with a remark on what is unknown of it."""
+    remark_unknown(prompt, tokenizer)
+    return [*prefix, *tokenizer.encode(prompt).tolist()]
+
+
+def remark_unknown(prompt: str, tokenizer: Tokenizer) -> None:
+    """Say which characters or words of a prompt are not in the vocabulary, if any."""
     if unknown := tokenizer.unknown(prompt):
         remark(f"not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}")
-    return [*prefix, *tokenizer.encode(prompt).tolist()]
 
 
 def remark(text: str) -> None:

@@ -47,7 +47,8 @@ def draw_attention(weights_HTS: Tensor, labels: list[str], title: str, read: lis
     rows = math.ceil(H / COLUMNS)
     columns = math.ceil(H / rows)  # six heads as 3 + 3, not as 4 + 2
     width, height = (max(1.9, 0.145 * each) if labelled else 3.2 for each in (S, T))
-    figure = _figure(columns * (width + 0.25) + 1.5, rows * (height + 0.35) + 1.2)
+    beside, below = (_room(each) if labelled else 0.0 for each in (labels, read or labels))
+    figure = _figure(columns * (width + 0.25) + 1.4 + beside, rows * (height + 0.35) + 1.1 + below)
     figure.suptitle(title, parse_math=False)
     panels = []
     for head, weights_TS in enumerate(weights_HTS.numpy()):
@@ -82,7 +83,8 @@ def draw_alignment(weights_TS: Tensor, labels: list[str], read: list[str], title
     T, S = weights_TS.shape
     labelled = max(T, S) <= 2 * MOST_LABELS
     width, height = (max(2.5, 0.21 * each) if labelled else 8.0 for each in (S, T))
-    figure = _figure(width + 3.2, height + 1.8)
+    beside, below = (_room(each) if labelled else 0.0 for each in (labels, read))
+    figure = _figure(width + 1.8 + beside, height + 1.0 + below)
     panel = figure.add_subplot()
     image = panel.imshow(weights_TS.numpy(), cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     panel.set_title(title, fontsize=10)
@@ -254,6 +256,11 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure((width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _room(labels: list[str]) -> float:
+    """Return the length of the longest label, in inches."""
+    return 0.068 * max(map(len, labels))
 
 
 def _count_whole(panel: Any) -> None:

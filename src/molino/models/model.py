@@ -91,6 +91,8 @@ def _check_capabilities(model: nn.Module, name: str, tokens_BT: Tensor, wanted: 
             raise ConfigError(f"{call} must call cache.advance(T) at its end")
     if can.hidden is not None:
         _check_hidden(model, name, tokens_BT, wanted)
+    if can.depth is not None:
+        _check_depth(model, name, tokens_BT)
     if can.beside:
         _check_beside(model, name, tokens_BT, can.hidden)
     names = dict(model.named_parameters(remove_duplicate=False))
@@ -130,6 +132,18 @@ def _check_hidden(model: nn.Module, name: str, tokens_BT: Tensor, wanted: tuple[
             "head(hidden_BTC) make logits of them"
         )
     _check_logits(f"{name}.head(hidden_BTC)", model.head(hidden_BTC), wanted)
+
+
+def _check_depth(model: nn.Module, name: str, tokens_BT: Tensor) -> None:
+    depth = model.capabilities.depth
+    try:
+        whole_BTC, all_BTC = model.hidden(tokens_BT), model.hidden(tokens_BT, depth=depth)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{name}.hidden(tokens_BT, depth={depth}) fails, which its capabilities promise: {error}"
+        ) from error
+    if not torch.allclose(whole_BTC, all_BTC, atol=1e-5):
+        raise ConfigError(f"{name}.capabilities.depth={depth}: after so many layers hidden(tokens_BT) is another")
 
 
 def _is_head(model: nn.Module, weight: str, tokens_BT: Tensor) -> bool:

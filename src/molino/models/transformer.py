@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         require_norm_eps(norm_eps)
         head_size = divide("model.n_embd", n_embd, "model.n_head", n_head)
         # Sinusoids are the same for sources and targets.
-        tables = ("decoder.wpe.table",) if positions == "sinusoidal" else ("encoder.wpe.weight", "decoder.wpe.weight")
+        tables = ("encoder.wpe.weight", "decoder.wpe.weight") if positions == "learned" else ("decoder.wpe.table",)
         new_positions = choose("model.positions", positions, POSITIONS)
         pre_norm = choose("model.norm", norm, NORMS)
         new_activation = choose("model.activation", activation, ACTIVATIONS)

@@ -3,6 +3,7 @@
 Shapes: R rows, T time (tokens), M hidden tokens, V vocabulary.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -139,7 +140,7 @@ class MaskedLanguageModel:
 
     def pseudo(self) -> PseudoLikelihood:
         """Return what measures how likely text is where each token is hidden in turn."""
-        return PseudoLikelihood(self.measure, MASK)
+        return PseudoLikelihood(self.measure)
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
         """Return what the frequency of a token, and its two neighbours, tell of those that are hidden."""
@@ -178,25 +179,16 @@ class MaskedLanguageModel:
         return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
 
     def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a text in which masks (by any name) stand for some, and the places of these."""
-        for name in MASKS:
-            text = text.replace(name, MASK)
-        *before, last = text.split(MASK)
-        # Where a space is part of the word behind it, it is part of what is hidden.
-        spaced = joins_spaces(tokenizer)
-        found: list[int] = []
-        places = []
-        for part in before:
-            found += tokenizer.encode(part.rstrip(" ") if spaced else part).tolist()
-            places.append(len(found))
-            found.append(tokenizer.mask_id)
-        return found + tokenizer.encode(last).tolist(), places
+        """Return a text in which masks stand for some tokens as the network reads it, and the places of these."""
+        ids, places = with_masks(tokenizer, text)
+        first_ids, last_ids = tokenizer.frame()
+        return [*first_ids, *ids, *last_ids], [len(first_ids) + place for place in places]
 
     def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
-        ids, places = self.read_hidden(tokenizer, text)
-        if len(places) != 1:
+        ids, places = with_masks(tokenizer, text)
+        if (count := len(places)) != 1:
             mask = tokenizer.token(tokenizer.mask_id)
-            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {len(places)}: {text[:60]!r}")
+            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {count}: {text[:60]!r}")
         (place,) = places
         first_ids, last_ids = tokenizer.frame()
         room = block_size - len(first_ids) - len(last_ids)
@@ -273,6 +265,21 @@ def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
         return number_T - np.maximum.accumulate(np.where(begins, number_T, 0), axis=-1)
 
     return first_of_word
+
+
+def with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text in which masks, by any of their names, stand for some, and the places of these. For a
+    tokenizer that knows none they are text."""
+    names = "|".join(map(re.escape, MASKS))
+    *before, last = [text] if tokenizer.mask_id is None else re.split(names, text)
+    ids: list[int] = []
+    places = []
+    for part in before:
+        # Where a space is part of the word behind it, it is part of what is hidden.
+        ids += tokenizer.encode(part.rstrip(" ") if joins_spaces(tokenizer) else part).tolist()
+        places.append(len(ids))
+        ids.append(tokenizer.mask_id)
+    return ids + tokenizer.encode(last).tolist(), places
 
 
 class MaskedWindows:

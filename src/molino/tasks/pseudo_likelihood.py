@@ -25,7 +25,6 @@ class PseudoLikelihood:
 
     Args:
         measure: of the task, for batches of `tokens_BT`, `targets_BT` and `seen_BT`.
-        mask: the token that stands for what is hidden.
     """
 
     metrics = (
@@ -33,11 +32,11 @@ class PseudoLikelihood:
         Metric("pseudo_perplexity", per_token=True, overflows=True),
     )
 
-    def __init__(self, measure: Callable[[nn.Module, Batch], Measured], mask: str):
-        self.measure, self.mask = measure, mask
+    def __init__(self, measure: Callable[[nn.Module, Batch], Measured]):
+        self.measure = measure
 
     def evaluation(self, text: TokenizedCorpus, split: str, block_size: int, stride: None = None) -> "EachHidden":
-        return EachHidden(text, split, block_size, text.tokenizer.backend.token_to_id(self.mask))
+        return EachHidden(text, split, block_size, text.tokenizer.mask_id)
 
     def figures(self, totals: Mapping[str, Any], split: Split) -> dict[str, float]:
         loss = totals["nll"] / totals["tokens"]

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError, DataError
-from molino.data.prompt import encode_prompt
+from molino.data.prompt import encode_prompt, remark_unknown
+from molino.data.tokenizers import Tokenizer
 from molino.generation.targets import Writing
 from molino.generation.writing import write
 from molino.inspection.attention import Attention, read, read_about
+from molino.inspection.predictions import label
 from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.source_first import SourceFirst
 from molino.tasks.pairs import vocabulary_of
@@ -25,16 +27,16 @@ class Looks(NamedTuple):
     """What the tokens of one text look at, in each layer.
 
     Attributes:
-        name: `attention` where a text looks at itself; where a target is written about a source, `encoder` and
+        kind: `attention` where a text looks at itself; where a target is written about a source, `encoder` and
             `decoder` of either one, and `cross` of the target at the source.
-        tokens: the ids that look, T of them.
-        seen: the ids that they look at, S of them.
+        tokens: those that look, T of them, as they are shown.
+        seen: those that they look at, S of them.
     """
 
-    name: str
+    kind: str
     layers: list[Attention]
-    tokens: list[int]
-    seen: list[int]
+    tokens: list[str]
+    seen: list[str]
 
     def weights(self) -> Tensor:
         """Return (L, H, T, S): rows sum to 1."""
@@ -51,7 +53,7 @@ class Looked:
         logits_TV: of what follows each of `ids`; where tokens see both ways, of what stands in its place.
         looks: of each kind; empty where there is no attention to look at.
         hidden: places of `ids` that are to be filled.
-        written: what is written behind each of `ids`, the end last; None where there is no source.
+        written: what is written behind each of `ids`, the end last, as it is shown; None where there is no source.
         told: that as a text.
     """
 
@@ -60,7 +62,7 @@ class Looked:
     logits_TV: Tensor
     looks: list[Looks]
     hidden: list[int]
-    written: list[int] | None = None
+    written: list[str] | None = None
     told: str | None = None
 
 
@@ -86,27 +88,29 @@ def look(loaded: LoadedRun, who: str, text: str, target: str | None = None) -> L
         raise ConfigError(
             f"target={target!r} is for a model that writes about a source, which this is not: leave it out"
         )
-    ids, hidden = _read_hidden(loaded, text)
-    _check_length("text", len(ids) - len(loaded.prefix), network.block_size - len(loaded.prefix))
+    ids, hidden = _ids_of(loaded, text)
+    _check_length("text", len(ids), network.block_size)
     logits_TV, layers = read(network, ids)
-    return Looked(network, ids, logits_TV, _kinds(attention=(layers, ids, ids)), hidden)
+    shown = _shown(loaded.tokenizer, ids)
+    return Looked(network, ids, logits_TV, _there(Looks("attention", layers, shown, shown)), hidden)
 
 
-def _read_hidden(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
+def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
     """Return the ids of a text, and which are to be filled, if the run's task knows of such."""
-    if hasattr(loaded.task, "read_hidden"):
-        ids, hidden = loaded.task.read_hidden(loaded.tokenizer, text)
-        if hidden:
-            return ids, hidden
-    return encode_prompt(text, loaded.tokenizer, loaded.prefix), []
+    if not hasattr(loaded.task, "read_hidden"):
+        return encode_prompt(text, loaded.tokenizer, loaded.prefix), []
+    ids, hidden = loaded.task.read_hidden(loaded.tokenizer, text)
+    if not hidden:
+        remark_unknown(text, loaded.tokenizer)
+    return ids, hidden
 
 
 def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     network, tokenizer = loaded.model, loaded.tokenizer
-    words, room = vocabulary_of(tokenizer), network.block_size
-    source = encode_prompt(text, tokenizer, ())
+    words, room = vocabulary_of(tokenizer, network.vocab_size), network.block_size
+    source = encode_prompt(text, tokenizer.source, ())
     _check_length("text", len(source), room - 1)
-    source.append(words.end)
+    source.append(tokenizer.source.end_of_text_id)
     if target is None:
         ((best, *_),) = write(network, [np.array(source)], Writing(), words)
         written = best.tokens
@@ -116,18 +120,29 @@ def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     told = tokenizer.decode(written).strip()
     # One that never ended is as long as the model writes.
     ids, written = [words.start, *written][:room], [*written, words.end][:room]
+    names, source_names = _shown(tokenizer, ids), _shown(tokenizer.source, source)
     if isinstance(network, SourceFirst):
-        together = [*source, *ids]
-        logits_XV, layers = read(network.model, together)
-        looks = _kinds(attention=(layers, together, together))
-        return Looked(network.model, ids, logits_XV[len(source) :], looks, [], written, told)
-    logits_TV, encoder, decoder, cross = read_about(network, ids, source)
-    looks = _kinds(encoder=(encoder, source, source), decoder=(decoder, ids, ids), cross=(cross, ids, source))
-    return Looked(network, ids, logits_TV, looks, [], written, told)
+        logits_XV, layers = read(network.model, [*source, *ids])
+        together = source_names + names
+        model, logits_TV, looks = (
+            network.model,
+            logits_XV[len(source) :],
+            [Looks("attention", layers, together, together)],
+        )
+    else:
+        logits_TV, *kinds = read_about(network, ids, source)
+        shown = {"encoder": (source_names, source_names), "decoder": (names, names), "cross": (names, source_names)}
+        model, looks = network, [Looks(kind, layers, *shown[kind]) for kind, layers in zip(shown, kinds, strict=True)]
+    return Looked(model, ids, logits_TV, _there(*looks), [], _shown(tokenizer, written), told)
 
 
-def _kinds(**kinds: tuple[list[Attention], list[int], list[int]]) -> list[Looks]:
-    return [Looks(name, *each) for name, each in kinds.items() if each[0]]
+def _shown(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    return [label(tokenizer, token) for token in ids]
+
+
+def _there(*looks: Looks) -> list[Looks]:
+    """Return the kinds of which something was caught."""
+    return [each for each in looks if each.layers]
 
 
 def _check_length(what: str, count: int, most: int) -> None:

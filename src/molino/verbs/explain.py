@@ -138,24 +138,21 @@ def figures(
     tokenizer: Tokenizer, looked: Looked, depths_LMV: Tensor | None, top: int
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield each picture with its name and its tag in TensorBoard."""
-
-    def named(ids: list[int]) -> list[str]:
-        return [label(tokenizer, token) for token in ids]
-
-    for kind, layers, ids, seen in looked.looks:
+    for kind, layers, tokens, seen in looked.looks:
         for number, layer in enumerate(layers):
-            figure = pictures.draw_attention(layer.weights(), named(ids), f"{kind}, layer {number}", named(seen))
+            figure = pictures.draw_attention(layer.weights(), tokens, f"{kind}, layer {number}", seen)
             yield f"{kind}-layer-{number}", f"{kind}/layer-{number}", figure
         if kind == "cross":
             title = f"cross-attention of layer {len(layers) - 1}, mean over its heads"
             mean_TS = layers[-1].weights().mean(0)
-            yield "alignment", "alignment", pictures.draw_alignment(mean_TS, named(looked.written), named(seen), title)
+            yield "alignment", "alignment", pictures.draw_alignment(mean_TS, looked.written, seen, title)
     if depths_LMV is not None:
         guesses = []
         for number, place in enumerate(looked.hidden):
             best_N = depths_LMV[-1, number].topk(top).indices
             p_LN = depths_LMV[:, number].softmax(-1)[:, best_N]
-            guesses.append((f"token {place}", named(best_N.tolist()), p_LN))
+            labels = [label(tokenizer, token) for token in best_N.tolist()]
+            guesses.append((f"token {place}", labels, p_LN))
         yield "layers", "layers", pictures.draw_layers(guesses)
     if tables := pictures.position_tables(looked.model):
         yield "positions", "positions", pictures.draw_positions(tables)
