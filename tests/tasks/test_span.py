@@ -354,7 +354,7 @@ def test_other_examples_than_the_task_reads_are_refused(prepared):
         task.draw(text, "windows", BLOCK, 0)
     bare = prepared(train=[Example("ab", "fa cde hi")])
     with pytest.raises(ConfigError, match=r"the train split of made up has none: choose data=xquad_en"):
-        task.draw(bare, "documents", BLOCK, 0)
+        task.draw(bare, "windows", BLOCK, 0)
     for wrong in (Example("a"), Example("a", "b", choices=("c", "d")), Example("a", "b", targets=("c",))):
         with pytest.raises(ConfigError, match=r"reads a question \(text\) and its context \(pair\)"):
             task.predict(network_of(text), text.tokenizer, [wrong], BLOCK)

@@ -119,7 +119,7 @@ class Denoising:
 
     def evaluation(
         self, text: TokenizedCorpus, split: str, block_size: int, stride: int | None, rank: int = 0, world_size: int = 1
-    ) -> "NoisedWindows":
+    ) -> NoisedWindows:
         if stride is not None:
             raise ConfigError(f"stride={stride} has no use for this task: each token is read in one window")
         windows = Windows(text.splits[split], self._longest(block_size))

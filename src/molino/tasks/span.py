@@ -94,6 +94,7 @@ class Span:
 
     def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Examples:
         """Draw windows, each once an epoch, in batches of near-equal lengths."""
+        self._examples(text)
         if batches != "documents":
             raise ConfigError(f"data.batches={batches} has no use for questions: leave it out, or say documents")
         windows = self._read(text, "train", block_size)
