@@ -150,6 +150,19 @@ def test_a_head_reads_no_padding(pooling):
     torch.testing.assert_close(padded, alone, atol=1e-6, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_head_on_pairs_is_told_which_text_each_token_is_of():
+    torch.manual_seed(0)
+    model = bert()
+    network = WithHead(model, 3, False, cross_entropy, "first").eval()
+    tokens, ends, seconds = some_tokens(2, 1, 7), torch.full((2, 1), 6), torch.tensor([[3], [5]])
+    logits = network(tokens, ends, None, seconds)[0]
+    segments = (torch.arange(7) >= seconds).long()
+    states = model.hidden(tokens[:, 0], torch.ones(2, 7, dtype=torch.bool), segments)[:, 0]
+    torch.testing.assert_close(logits, network.task_head(states), atol=1e-6, rtol=1e-5)
+    assert (logits != network(tokens, ends)[0]).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -49,7 +49,7 @@ def made(examples, layout, block_size=100, marks=MARKS):
 
 def lists(found: Sequences, numbers=None):
     """Sequences without their padding, which must be padding."""
-    tokens, lengths = found.take(np.arange(len(found)) if numbers is None else np.array(numbers))
+    tokens, lengths, _ = found.take(np.arange(len(found)) if numbers is None else np.array(numbers))
     assert tokens.shape[2] == lengths.max()
     padded = np.arange(tokens.shape[2]) >= lengths[..., None]
     assert (tokens[padded] == found.marks.padding).all()
@@ -87,6 +87,13 @@ def test_layouts(layout, texts, wanted):
 )
 def test_layouts_without_marks_around(layout, texts, wanted):
     assert lists(made([texts], layout, marks=BARE))[0] == wanted
+
+
+def test_where_second_texts_begin():
+    _, lengths, seconds = made([[[1, 2], [3]], [[], [3]]], BOTH_ORDERS).take(np.arange(2))
+    assert seconds.tolist() == [[4, 3], [2, 3]]  # behind <start> a b <delimiter>
+    _, lengths, seconds = made([[[1, 2]], [[3]]], ONE).take(np.arange(2))
+    assert (seconds == lengths).all()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,7 @@ def test_marks_are_those_of_the_tokenizer():
 
 def test_next_tokens_are_those_behind():
     found = made([[[1, 2, 3]], [[4]]], ONE)
-    tokens, lengths = found.take(np.arange(2))
+    tokens, lengths, _ = found.take(np.arange(2))
     ignore = IGNORE_INDEX
     assert next_tokens(tokens, lengths).tolist() == [[[1, 2, 3, 92, ignore]], [[4, 92, ignore, ignore, ignore]]]
 
@@ -189,7 +196,7 @@ def test_every_example_is_measured_once(world_size, vocab_size, monkeypatch):
     seen = []
     for batch in evaluated(found, numbers, vocab_size, world_size, wanted=wanted):
         own = batch["numbers"].numpy()
-        tokens, lengths = found.take(own)
+        tokens, lengths, _ = found.take(own)
         assert (batch["tokens"].numpy() == tokens).all() and (batch["ends"].numpy() == lengths - 1).all()
         assert (np.take_along_axis(tokens, lengths[..., None] - 1, axis=2) == 92).all()
         assert batch["wanted"].tolist() == (own * 10).tolist()

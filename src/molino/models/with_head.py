@@ -85,19 +85,28 @@ class WithHead(nn.Module):
         self.trust = nn.Parameter(torch.ones(())) if floor else None
         nn.init.zeros_(self.task_head.weight) if floor else nn.init.normal_(self.task_head.weight, std=INITIAL_STD)
 
-    def forward(self, tokens_BKT: Tensor, ends_BK: Tensor, floor_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        tokens_BKT: Tensor,
+        ends_BK: Tensor,
+        floor_BN: Tensor | None = None,
+        seconds_BK: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return the logits (B, N), of choices (B, K), and what they were read from: (B * K, T, C).
 
         Args:
             ends_BK: place of the last token of each sequence; what comes behind it is padding.
             floor_BN: what a floor says of each example, where the network stands on one.
+            seconds_BK: where the second text of each begins, for a model that is told; None if there are none.
         """
-        B, K, _ = tokens_BKT.shape
-        tokens_BT, padding = tokens_BKT.flatten(0, 1), ()
+        B, K, T = tokens_BKT.shape
+        tokens_BT, more, places_T = tokens_BKT.flatten(0, 1), (), torch.arange(T, device=ends_BK.device)
         can = capabilities_of(self.model)
         if can.both_ways or can.source:
-            padding = (torch.arange(tokens_BT.shape[1], device=ends_BK.device) <= ends_BK.flatten()[:, None],)
-        hidden_BTC = self.model.hidden(tokens_BT, *padding)
+            more = (places_T <= ends_BK.flatten()[:, None],)
+        if can.segments and seconds_BK is not None:
+            more += ((places_T >= seconds_BK.flatten()[:, None]).long(),)
+        hidden_BTC = self.model.hidden(tokens_BT, *more)
         states_BKC = self.drop(self.pool(hidden_BTC, ends_BK.flatten())).view(B, K, -1)
         logits_BKN = self.task_head(states_BKC).float()
         logits_BN = logits_BKN[..., 0] if self.each else logits_BKN.sum(1)
@@ -110,9 +119,10 @@ class WithHead(nn.Module):
         wanted_B: Tensor,
         targets_BKT: Tensor | None = None,
         floor_BN: Tensor | None = None,
+        seconds_BK: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss of the task and, where there are `targets_BKT`, that of the language model."""
-        logits_BN, hidden_BTC = self(tokens_BKT, ends_BK, floor_BN)
+        logits_BN, hidden_BTC = self(tokens_BKT, ends_BK, floor_BN, seconds_BK)
         losses = {"task_loss": self.criterion(logits_BN, wanted_B)}
         if targets_BKT is not None:
             losses["lm_loss"] = self.language_loss(hidden_BTC, targets_BKT.flatten(0, 1))

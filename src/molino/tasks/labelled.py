@@ -65,8 +65,8 @@ SHOWN = 8  # examples that a sample shows at most
 class LabelledTask:
     """Telling the class, the score or the right choice of examples.
 
-    A batch holds `tokens_BKT`, `ends_BK` (the place of each sequence's last token), `wanted_B` and, where the language
-    model learns beside it, `targets_BKT`, which are IGNORE_INDEX where there is nothing to foretell.
+    A batch holds `tokens_BKT`, `ends_BK` (the place of each sequence's last token), `seconds_BK` (where its second text
+    begins), `wanted_B` and, where the language model learns too, `targets_BKT`, IGNORE_INDEX where nothing is foretold.
 
     Args:
         kind: `classification` of a text, `entailment` (the class of a pair), `similarity` (the score of a pair),
@@ -169,8 +169,8 @@ class LabelledTask:
 
         def take(rows_R: np.ndarray) -> Rows:
             chosen = numbers[rows_R]
-            tokens, lengths = sequences.take(chosen)
-            fields, counts = {"tokens": tokens, "ends": lengths - 1, "wanted": wanted[chosen]}, {}
+            tokens, lengths, seconds = sequences.take(chosen)
+            fields, counts = {"tokens": tokens, "ends": lengths - 1, "seconds": seconds, "wanted": wanted[chosen]}, {}
             if floor is not None:
                 fields["floor"] = floor[chosen]
             if self.lm_coef:
@@ -192,7 +192,7 @@ class LabelledTask:
         return ExampleBatches(sequences, numbers, fields, vocab_size, rank, world_size)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        fields = (batch.get(name) for name in ("tokens", "ends", "wanted", "targets", "floor"))
+        fields = (batch.get(name) for name in ("tokens", "ends", "wanted", "targets", "floor", "seconds"))
         return network.loss(*fields)
 
     def training_figures(self, losses: Mapping[str, float]) -> dict[str, float]:
@@ -202,7 +202,7 @@ class LabelledTask:
     @torch.no_grad()
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor | Pairs]:
         """Return the logits of all examples, and sums of the language model's loss."""
-        logits_BN, hidden_BTC = network(batch["tokens"], batch["ends"], batch.get("floor"))
+        logits_BN, hidden_BTC = network(batch["tokens"], batch["ends"], batch.get("floor"), batch["seconds"])
         told_B2 = torch.stack([batch["numbers"], batch["wanted"]], dim=1)
         found: dict[str, Tensor | Pairs] = {"rows": Pairs(torch.cat([told_B2.double(), logits_BN.double()], dim=1))}
         if self.lm_coef:
@@ -279,7 +279,7 @@ class LabelledTask:
         network.eval()
         for batch in batches:
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits_BN = network(batch["tokens"], batch["ends"], batch.get("floor"))[0]
+            logits_BN = network(batch["tokens"], batch["ends"], batch.get("floor"), batch["seconds"])[0]
             logits |= dict(zip(batch["numbers"].tolist(), logits_BN.double().cpu().numpy(), strict=True))
         network.train(training)
         return [self.outcome.answer(logits[number], each) for number, each in enumerate(examples)]

@@ -99,9 +99,10 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.starts_NP)
 
-    def take(self, numbers_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sequences of some examples, (R, K, T) filled up with padding, and their lengths (R, K)."""
-        lengths_RK = self.lengths_NK[numbers_R]
+    def take(self, numbers_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the sequences of some examples, (R, K, T) filled up with padding, their lengths (R, K), and where the
+        second text of each begins (R, K): behind all, where there is none."""
+        lengths_RK = seconds_RK = self.lengths_NK[numbers_R]
         R, K = lengths_RK.shape
         found = np.full((R, K, int(lengths_RK.max())), self.marks.padding, dtype=np.int64)
         places_T = np.arange(found.shape[2])
@@ -118,6 +119,7 @@ class Sequences:
         for piece in range(self.pieces):
             if piece:
                 put(self.marks.between)
+                seconds_RK = at_RK1[..., 0]
             starts_RK1 = self.starts_NP[numbers_R][:, order_KQ[:, piece], None]
             sizes_RK1 = self.sizes_NKQ[numbers_R, :, piece, None]
             offsets_RKT = places_T - at_RK1
@@ -125,7 +127,7 @@ class Sequences:
             found[inside] = self.tokens[(starts_RK1 + offsets_RKT)[inside]]
             at_RK1 = at_RK1 + sizes_RK1
         put(self.marks.behind)
-        return found, lengths_RK
+        return found, lengths_RK, seconds_RK
 
 
 def sequences_asked(
@@ -153,7 +155,8 @@ def next_tokens(tokens_RKT: np.ndarray, lengths_RK: np.ndarray) -> np.ndarray:
 class ExampleBatches:
     """A split in batches of examples, sorted by length; of several processes each has its share of the examples.
 
-    Yields tokens_BKT, ends_BK, numbers_B and further fields; targets_BKT where a language model is measured as well.
+    Yields tokens_BKT, ends_BK, seconds_BK, numbers_B and further fields; targets_BKT where a language model is measured
+    as well.
 
     Args:
         numbers_N: which examples of the split.
@@ -185,8 +188,8 @@ class ExampleBatches:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for numbers in self.batches:
-            tokens, lengths = self.sequences.take(numbers)
-            found = {"tokens": tokens, "ends": lengths - 1, "numbers": numbers}
+            tokens, lengths, seconds = self.sequences.take(numbers)
+            found = {"tokens": tokens, "ends": lengths - 1, "seconds": seconds, "numbers": numbers}
             if self.language:
                 found["targets"] = next_tokens(tokens, lengths)
             found |= {name: values[numbers] for name, values in self.fields.items()}
