@@ -83,6 +83,7 @@ def test_no_group_is_forgotten_here():
     tested |= {"task"}  # every run has one
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."}
     assert groups == tested | {"trainer"} and set(choices("task")) == {
+        "denoising",
         "language_model",
         "masked_language_model",
         "sequence_to_sequence",

@@ -54,7 +54,8 @@ PARTS = {
         "zero_shot.ZeroShot",
     },
     Task: {
-        "labelled.LabelledTask", "language_model.LanguageModel", "masked_language_model.MaskedLanguageModel",
+        "denoising.Denoising", "labelled.LabelledTask", "language_model.LanguageModel",
+        "masked_language_model.MaskedLanguageModel",
         "sequence_to_sequence.SequenceToSequence", "span.Span", "task.Task",
     },
     Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},

@@ -28,10 +28,12 @@ def test_counts_are_at_least_one(name, value):
 
 
 def test_a_length_in_epochs_is_settled_in_steps():
-    assert PLAN.settle(33.4) is PLAN and PLAN.settled == {"max_steps": 100}
-    plan = dataclasses.replace(PLAN, epochs=1.5).settle(33.4)  # 50.1 steps: the last one is taken as well
+    assert PLAN.settle(33.4, 1e9) is PLAN and PLAN.settled == {"max_steps": 100}
+    plan = dataclasses.replace(PLAN, epochs=1.5).settle(33.4, 1e9)  # 50.1 steps: the last one is taken as well
     assert (plan.max_steps, plan.epochs, plan.blocks) == (51, 1.5, 6)
-    assert dataclasses.replace(PLAN, epochs=0).settle(33.4).max_steps == 0
+    assert dataclasses.replace(PLAN, epochs=0).settle(33.4, 1e9).max_steps == 0
+    assert dataclasses.replace(PLAN, flops=2.5e10).settle(33.4, 1e9).max_steps == 25
+    assert dataclasses.replace(PLAN, flops=2.51e10).settle(33.4, 1e9).max_steps == 26
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,8 @@ def test_a_length_in_epochs_is_settled_in_steps():
         ({"epochs": -0.5}, "trainer.epochs=-0.5 must be 0 or more"),
         ({"epochs": float("nan")}, "trainer.epochs=nan must be 0 or more"),
         ({"epochs": float("inf")}, "trainer.epochs=inf must be 0 or more"),
+        ({"flops": -1.0}, "trainer.flops=-1.0 must be 0 or more"),
+        ({"flops": 1e9, "epochs": 1.0}, "trainer.epochs=1.0 and trainer.flops=1000000000.0 are two lengths"),
     ],
 )
 def test_a_length_is_zero_or_more(values, says):

@@ -36,6 +36,8 @@ OF_OTHERS = ("torch.", "lightning.")
 ABSENT = "absent"  # which is not null
 # Where runs lie, below paths.outputs, whose settings others name as their weights: <name>-<digest>/seed=<seed>.
 NAMED = "weights"
+# Lengths of a run that are said in place of trainer.max_steps.
+LENGTHS = ("epochs", "flops")
 
 
 def is_indifferent(key: str) -> bool:
@@ -49,7 +51,7 @@ def essential(settings: dict[str, Any]) -> dict[str, Any]:
     the top, and a callback."""
     kept = _without_indifferent(with_current_names(with_task(settings)))
     plan = kept.get("trainer")
-    if isinstance(plan, dict) and plan.get("epochs") is not None:
+    if isinstance(plan, dict) and not (plan.get("epochs") is None and plan.get("flops") is None):
         plan.pop("max_steps", None)  # it follows
     return {name: value for name, value in kept.items() if value not in (None, {})}
 
@@ -144,7 +146,7 @@ def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]
         },
         **{
             name: trainer[name]
-            for name in ("epochs" if trainer.get("epochs") else "max_steps", "accumulate", "clip")
+            for name in (next((n for n in LENGTHS if trainer.get(n)), "max_steps"), "accumulate", "clip")
             if name in trainer
         },
         "seed": settings["seed"],

@@ -23,7 +23,7 @@ from molino.runs.record import read_choices
 # Groups that may be chosen anew of a run that is continued, and what else may be said anew: its length, how often it
 # looks up, its rate, where things lie.
 GROUPS = ("scheduler", "hardware", "logger")
-LENGTHS = ("trainer.max_steps", "trainer.epochs")
+LENGTHS = ("trainer.max_steps", "trainer.epochs", "trainer.flops")
 OTHERS = (
     "continue", *LENGTHS, "trainer.log_every", "trainer.val_every", "trainer.checkpoint_every", "trainer.sample_tokens",
     "optimizer.lr", "name", "sweep",
@@ -132,7 +132,7 @@ def _continued(request: Request, parent: Path) -> Request:
             name = name.partition(".")[0]
             own[section] = own[section] | {name: asked[section][name]}
     if "trainer.max_steps" in typed:
-        own["trainer"] = own["trainer"] | {"epochs": asked["trainer"]["epochs"]}
+        own["trainer"] = own["trainer"] | {name: asked["trainer"].get(name) for name in ("epochs", "flops")}
     own |= {"continue": str(parent), "resume": None} | ({"name": asked["name"]} if "name" in typed else {})
     choices = read_choices(parent) | {group: request.choices[group] for group in chosen}
     return Request(own, request.overrides, choices, request.path)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from molino.base.errors import ConfigError
@@ -98,17 +99,21 @@ def check_resumed(overrides: list[str]) -> None:
             )
 
 
-def check_length(overrides: list[str], epochs: float | None) -> None:
+def check_length(overrides: list[str], others: Mapping[str, float | None]) -> None:
     """Refuse two lengths of a run.
 
+    Args:
+        others: what may be said in place of a number of steps, such as epochs.
+
     Raises:
-        ConfigError: a number of steps was typed, and the length is said in epochs.
+        ConfigError: a number of steps was typed, and the length is said otherwise.
     """
     steps = [override for override in overrides if override.lstrip("+").startswith("trainer.max_steps=")]
-    if steps and epochs is not None:
-        raise ConfigError(
-            f"{steps[0]} and trainer.epochs={epochs} are two lengths: give one, or add trainer.epochs=null"
-        )
+    for name, value in others.items():
+        if steps and value is not None:
+            raise ConfigError(
+                f"{steps[0]} and trainer.{name}={value} are two lengths: give one, or add trainer.{name}=null"
+            )
 
 
 def check_config_dir(folder: Path, conf: Path) -> None:

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from molino.models.capabilities import capabilities_of, dtype_of
+from molino.models.capabilities import capabilities_of, dtype_of, tensor_of
+from molino.models.source_first import SourceFirst
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -30,6 +31,8 @@ def flops_per_token(model: nn.Module, context: int) -> int:
         elif hasattr(module, "n_head") and hasattr(module, "head_size"):
             seen = min(context, getattr(module, "window", None) or context)
             flops += 4 * module.n_head * module.head_size * seen
+    if isinstance(model, SourceFirst):  # whose head reads the targets alone
+        flops -= tensor_of(model.model, capabilities_of(model.model).head).numel()
     return flops // 2 if capabilities_of(model).source else flops
 
 

@@ -28,11 +28,11 @@ class SourceFirst(nn.Module):
         can, name = capabilities_of(model), type(model).__name__
         if not can.next_token or can.cache is None or can.hidden is None or can.head is None or can.counts:
             raise ConfigError(
-                f"task=sequence_to_sequence needs a model that writes about a source, or goes on with a text and keeps "
-                f"a cache, and {name} does not: choose model=transformer, model=t5, model=gpt or model=llama"
+                f"this task needs a model that writes about a source, or goes on with a text and keeps a cache, and "
+                f"{name} does not: choose model=transformer, model=t5, model=gpt or model=llama"
             )
         if can.cache.numbers_per_token == 0:
-            raise ConfigError(f"task=sequence_to_sequence: {name} sees one token at a time: choose model=transformer")
+            raise ConfigError(f"{name} sees one token at a time, and no source before it: choose model=transformer")
         self.model, self.vocab_size, self.block_size = model, model.vocab_size, model.block_size // 2
         self.capabilities = Capabilities(next_token=False)
 

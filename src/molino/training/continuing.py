@@ -18,7 +18,7 @@ from molino.training.schedules import Schedule
 
 HISTORY = ("metrics.csv", "samples.txt")
 # What is not what makes a difference: how long it is, where it lies, and the schedule, which is compared by its rates.
-ASIDE = ("trainer.max_steps", "trainer.epochs", "scheduler", "continue")
+ASIDE = ("trainer.max_steps", "trainer.epochs", "trainer.flops", "scheduler", "continue")
 
 
 def check_parent(parent: Path) -> None:

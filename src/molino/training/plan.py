@@ -13,6 +13,7 @@ class Plan:
     Attributes:
         max_steps: length of the run; 0 measures and samples what has not been trained.
         epochs: its length in epochs, in place of `max_steps`.
+        flops: its length in operations, in place of both: networks of unlike shapes are so trained with equal compute.
         log_every, val_every, checkpoint_every: between two lines of metrics, validations, checkpoints.
         accumulate: micro-batches a step.
         clip: largest norm of all gradients together, or None.
@@ -27,6 +28,7 @@ class Plan:
     clip: float | None = None
     sample_tokens: int = 200
     epochs: float | None = None
+    flops: float | None = None
 
     def __post_init__(self):
         for name in ("log_every", "val_every", "checkpoint_every", "accumulate"):
@@ -36,6 +38,10 @@ class Plan:
             raise ConfigError(f"trainer.max_steps={self.max_steps} must be at least 0")
         if self.epochs is not None and not 0 <= self.epochs < math.inf:
             raise ConfigError(f"trainer.epochs={self.epochs} must be 0 or more")
+        if self.flops is not None and not 0 <= self.flops < math.inf:
+            raise ConfigError(f"trainer.flops={self.flops} must be 0 or more, such as 1e14")
+        if self.epochs is not None and self.flops is not None:
+            raise ConfigError(f"trainer.epochs={self.epochs} and trainer.flops={self.flops} are two lengths: give one")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"trainer.clip={self.clip} must be above 0; null turns clipping off")
         if self.sample_tokens < 0:
@@ -47,10 +53,12 @@ class Plan:
 
     def without_steps(self) -> "Plan":
         """Return the plan of a model that takes none."""
-        return replace(self, max_steps=0, epochs=None)
+        return replace(self, max_steps=0, epochs=None, flops=None)
 
-    def settle(self, steps_per_epoch: float) -> "Plan":
+    def settle(self, steps_per_epoch: float, flops_per_step: float) -> "Plan":
         """Return the plan with its length in steps."""
+        if self.flops is not None:
+            return replace(self, max_steps=math.ceil(self.flops / max(flops_per_step, 1)))
         return self if self.epochs is None else replace(self, max_steps=math.ceil(self.epochs * steps_per_epoch))
 
     @property

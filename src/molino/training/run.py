@@ -9,7 +9,7 @@ from typing import Any
 
 from molino.base.errors import CheckpointError
 from molino.base.processes import HANDED, is_main_process
-from molino.configuration.identity import complete, refuse_other
+from molino.configuration.identity import LENGTHS, complete, refuse_other
 from molino.configuration.overrides import check_length
 from molino.configuration.request import Request
 from molino.configuration.settings import begin_from, check_sections, restore, resume
@@ -116,7 +116,7 @@ class Run:
             return asked.settings
         if not self.exists:
             check_sections(asked.settings)
-            check_length(asked.overrides, asked.settings["trainer"].get("epochs"))
+            check_length(asked.overrides, {name: asked.settings["trainer"].get(name) for name in LENGTHS})
             return begin_from(asked.settings)
         if asked.path is None:
             return resume(self.path, asked.settings, asked.overrides)

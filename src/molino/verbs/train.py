@@ -13,6 +13,7 @@ from molino.configuration.identity import changes
 from molino.configuration.request import Request
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
+from molino.machine.policy import training_flops
 from molino.models.model import check_model_by_use, is_ours
 from molino.runs import directory
 from molino.runs.measures import HELDOUT
@@ -94,11 +95,12 @@ def train(run: Run, started: float) -> float:
     task, plan, hardware, data = parts.task, parts.plan, parts.hardware, parts.data
 
     data.setup()
-    asked = plan.settle(data.steps_per_epoch)
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
     counts = stand_on_counts(task, network, data.text)
+    each_step = training_flops(network, data.block_size) * data.tokens_per_step
+    asked = plan.settle(data.steps_per_epoch, each_step)
     plan = plan_of(network, asked, [] if run.request.path else run.request.overrides)
     hardware = hardware.settle(network, data.block_size, data.tokens_per_step, plan.max_steps)
     hardware.prepare(network)
