@@ -151,7 +151,7 @@ LOOKED = about("data", "evaluate", "generate", "explain", "results", "export")
 
 
 # Of runs that fill in what is hidden, and of runs that write about sources.
-MASKED, WRITTEN = (re.compile(words) for words in ("<mask>|pseudo=", " target="))
+MASKED, WRITTEN = (re.compile(words) for words in ("<mask>|pseudo=", r"\btarget="))
 
 
 @pytest.mark.parametrize("command", [each for each in LOOKED if MASKED.search(each) or WRITTEN.search(each)])

@@ -124,11 +124,8 @@ def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     if isinstance(network, SourceFirst):
         logits_XV, layers = read(network.model, [*source, *ids])
         together = source_names + names
-        model, logits_TV, looks = (
-            network.model,
-            logits_XV[len(source) :],
-            [Looks("attention", layers, together, together)],
-        )
+        model, logits_TV = network.model, logits_XV[len(source) :]
+        looks = [Looks("attention", layers, together, together)]
     else:
         logits_TV, *kinds = read_about(network, ids, source)
         shown = {"encoder": (source_names, source_names), "decoder": (names, names), "cross": (names, source_names)}
