@@ -129,10 +129,19 @@ def classifier(molino, mirror, shared_cache, tmp_path_factory):
     return next(outputs.iterdir())
 
 
-TESTED = [command for command in about("evaluate") if "split=test" in command]
+# Of runs that fill in what is hidden, and of runs that write about sources.
+MASKED, WRITTEN = (re.compile(words) for words in ("<mask>|pseudo=", r"\btarget=|writing\.|Ein Mann"))
 
 
-@pytest.mark.parametrize("command", [*about("predict", "score"), *TESTED])
+def of_another_task(command: str) -> bool:
+    return bool(MASKED.search(command) or WRITTEN.search(command))
+
+
+TESTED = [command for command in about("evaluate") if "split=test" in command and not of_another_task(command)]
+ASKED = [command for command in about("predict", "score") if not of_another_task(command)]
+
+
+@pytest.mark.parametrize("command", [*ASKED, *TESTED])
 def test_commands_about_examples(molino, mirror, tiny, classifier, home, shared_cache, command):
     verb, *arguments = shlex.split(command)[1:]
     if verb != "score":
@@ -150,11 +159,7 @@ def test_commands_about_examples(molino, mirror, tiny, classifier, home, shared_
 LOOKED = about("data", "evaluate", "generate", "explain", "results", "export")
 
 
-# Of runs that fill in what is hidden, and of runs that write about sources.
-MASKED, WRITTEN = (re.compile(words) for words in ("<mask>|pseudo=", r"\btarget="))
-
-
-@pytest.mark.parametrize("command", [each for each in LOOKED if MASKED.search(each) or WRITTEN.search(each)])
+@pytest.mark.parametrize("command", list(filter(of_another_task, [*LOOKED, *about("predict")])))
 def test_commands_about_other_runs(molino, tiny, tmp_path, monkeypatch, shared_cache, command):
     sizes = ("model.n_layer=1", "model.n_embd=8", "model.n_head=2", "data.batch_size=4", "debug=fast")
     task = ("data=text", f"data.path={tiny.file}", "task=masked_language_model", "model=bert", "data.block_size=32")
@@ -162,7 +167,7 @@ def test_commands_about_other_runs(molino, tiny, tmp_path, monkeypatch, shared_c
         lines = [small_text(number, 3).replace("\n", " ") for number in range(40)]
         for name in ("one.txt", "other.txt"):
             (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
-        files = ("data=pairs", "data.path=one.txt", "data.target_path=other.txt")
+        files = ("data=pairs", "data.path=one.txt", "data.target_path=other.txt", "data.test_fraction=0.2")
         task = (*files, "task=sequence_to_sequence", "task.written=0", "model=t5")
     monkeypatch.chdir(tmp_path)
     done = molino("train", *task, *sizes, f"paths.cache={shared_cache}", *CPU)
@@ -173,9 +178,7 @@ def test_commands_about_other_runs(molino, tiny, tmp_path, monkeypatch, shared_c
     assert done.status == 0 and done.out.strip(), done.err
 
 
-OF_LANGUAGE_MODELS = [
-    each for each in LOOKED if each not in TESTED and not (MASKED.search(each) or WRITTEN.search(each))
-]
+OF_LANGUAGE_MODELS = [each for each in LOOKED if each not in TESTED and not of_another_task(each)]
 
 
 @pytest.mark.parametrize("command", OF_LANGUAGE_MODELS)

@@ -432,7 +432,11 @@ class Silent(Order):
         ("Words", "Words.figures(totals, split): accuracy must be a number, but it is 'good'"),
         ("Blind", "Blind.inputs names token, which is no field of its batches: tokens, targets, swapped"),
         ("Bare", "Bare.draw(...)(rows) must be Rows"),
-        ("Handmade", "Handmade.draw(...) must be a molino.data.batches.Draw, not a function"),
+        (
+            "Handmade",
+            "Handmade.draw(...) must be a molino.data.batches.Draw or molino.data.examples_drawn.Examples, not a "
+            "function",
+        ),
         ("Lossless", "Lossless.network(model) must be a torch.nn.Module with loss(...), not a Linear"),
         ("Deaf, monitor: val/auc", "task.monitor=val/auc is not taken up by Deaf: it keeps val/accuracy"),
         ("Listed", "Listed.evaluation(...) must have __len__, __iter__ and describe()"),

@@ -140,10 +140,8 @@ class TextDataModule(LightningDataModule):
                 self.order = self.draw.order(self.batch_size, self.batch_tokens)
             elif not isinstance(self.draw, Draw):
                 name, kind = type(self.task).__name__, type(self.draw).__name__
-                raise ConfigError(
-                    f"{name}.draw(...) must be a molino.data.batches.Draw, or Examples of molino.data.examples_drawn, "
-                    f"not a {kind}"
-                )
+                kinds = "molino.data.batches.Draw or molino.data.examples_drawn.Examples"
+                raise ConfigError(f"{name}.draw(...) must be a {kinds}, not a {kind}")
             elif self.batch_tokens is not None:
                 raise ConfigError(
                     f"data.batch_tokens={self.batch_tokens} is for examples of unequal lengths: with this task say "
