@@ -25,6 +25,8 @@ SHORT = {
         ("STEPS // 5", "STEPS"),
         ("model.n_layer=3", "model.n_layer=1"),
     ],
+    "architectures": [],
+    "architectures_es": [],
 }
 pytestmark = pytest.mark.xdist_group("notebooks")
 FIGURES = """
@@ -43,6 +45,16 @@ import json
 print(json.dumps({
     "curve": pretrained.curve("zero_shot/sst2")[0].tolist(), "score": pretrained.score("sst2"), "table": table,
     "answers": len(tuned.predict(sentences)), "floor": tuned.summary["floor/bag_of_words"],
+}))
+"""
+
+ARCHITECTURES = """
+import json
+print(json.dumps({
+    "losses": [run.summary["val/loss"] for run in (bert, gpt)],
+    "floors": [bert.summary["floor/neighbours"], gpt.summary["floor/bigram"]],
+    "exact": exact, "chosen": chosen, "looked": looked, "accuracy": classifier.summary["val/accuracy"],
+    "answers": {name: sorted(answer) for name, answer in asked.items()},
 }))
 """
 
@@ -103,10 +115,28 @@ def test_a_notebook(mirror, shared_cache, tmp_path, monkeypatch):
     assert all(text.startswith("molino: the prompt has 11 tokens") for text in told), told
 
 
-@pytest.mark.parametrize("name", ["quijote", "gpt1"])
+@pytest.mark.parametrize("name", ["architectures", "architectures_es"])
+def test_encoders_and_decoders(name, mirror, shared_cache, tmp_path, monkeypatch):
+    """What the notebooks tell, they assert themselves."""
+    cells = run(FOLDER / f"{name}.ipynb", shared_cache, tmp_path, mirror, monkeypatch, ARCHITECTURES)
+    outputs = [output for cell in cells for output in cell.outputs]
+    found = json.loads(outputs[-1].text)
+    assert all(loss < floor for loss, floor in zip(found["losses"], found["floors"], strict=True))
+    assert found["exact"] > 90 and found["accuracy"] > 0.65
+    # Training pairs have 0.36 of the one, and 0.16 of the other.
+    (_, greedy), (_, beams) = found["chosen"].values()
+    assert greedy == pytest.approx(0.16, abs=0.08) and beams == pytest.approx(0.36, abs=0.12)
+    assert found["looked"]["negro"] == "black" and found["looked"]["casa"] == "house"
+    assert found["answers"]["question-answering"] == ["answer", "end", "score", "start"]
+    assert found["answers"]["translation"] == ["score", "translation_text"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("name", ["quijote", "gpt1", "architectures"])
 def test_both_notebooks_do_the_same(name):
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {
-        f"{each}{end}" for each in ("quijote", "gpt1") for end in ("", "_es")
+        f"{each}{end}" for each in ("quijote", "gpt1", "architectures") for end in ("", "_es")
     }
     paths = (FOLDER / f"{name}.ipynb", FOLDER / f"{name}_es.ipynb")
     english, spanish = ([cell for cell in read(path).cells if cell.cell_type == "code"] for path in paths)
