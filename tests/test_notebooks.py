@@ -126,7 +126,7 @@ def test_encoders_and_decoders(name, mirror, shared_cache, tmp_path, monkeypatch
     # Training pairs have 0.36 of the one, and 0.16 of the other.
     (_, greedy), (_, beams) = found["chosen"].values()
     assert greedy == pytest.approx(0.16, abs=0.08) and beams == pytest.approx(0.36, abs=0.12)
-    assert found["looked"]["negro"] == "black" and found["looked"]["casa"] == "house"
+    assert found["looked"]["negro"] == "black" and found["looked"]["blanca"] == "white"
     assert found["answers"]["question-answering"] == ["answer", "end", "score", "start"]
     assert found["answers"]["translation"] == ["score", "translation_text"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
