@@ -7,6 +7,8 @@ import pytest
 from conftest import CPU, run_command
 from sacrebleu.metrics import BLEU
 
+import molino
+
 WORDS = ["uno", "dos", "tres", "cuatro", "cinco", "seis"]
 SIZES = ("model.n_layer=1", "model.n_head=2", "model.n_embd=32", "model.dropout=0.0", "data.block_size=16")
 
@@ -95,6 +97,19 @@ def test_answers_come_as_asked_for(home):
                        f"paths.outputs={home / 'outputs'}")  # fmt: skip
     lines = done.out.splitlines()
     assert done.status == 0 and len(lines) == 2 and all(float(line.split("  ")[0]) < 0 for line in lines)
+
+
+def test_python_is_told_the_same(home):
+    (path,) = (home / "outputs").iterdir()
+    run = molino.load(path, device="cpu")
+    plain, other = run.predict("uno dos tres"), run.predict("uno dos tres", writing={"beams": 4, "n_best": 3})
+    assert list(plain) == ["translation_text", "score"] and len(other["others"]) == 2
+    summary = (path / "summary.json").read_text()
+    places_of = [each for each in places(home) if "cache" in each]
+    greedy = run.evaluate("test", floors=False, writing={"beams": 1}, overrides=places_of)
+    assert greedy.keys() >= {"test/loss", "test/bleu"} and (path / "summary.json").read_text() == summary
+    with pytest.raises(molino.ConfigError, match=r"writing\.beam"):
+        run.predict("uno", writing={"beam": 4})
 
 
 @pytest.mark.parametrize(

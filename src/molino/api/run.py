@@ -3,7 +3,7 @@
 import csv
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from molino.runs import directory
 from molino.runs.measures import TEST
 from molino.trained.load import LoadedRun, load_run, load_source
 from molino.trained.measuring import corpus_of, measure, read_texts, record_test
-from molino.trained.predicting import answers_of, as_example
+from molino.trained.predicting import answers_of, as_example, told_to_write
 from molino.trained.reading import (
     SourceAttention,
     check_text,
@@ -190,18 +190,21 @@ class Run:
         with Explained():
             return read_loss(self._loaded, text)
 
-    def predict(self, asked: Any) -> Any:
+    def predict(self, asked: Any, *, writing: Mapping[str, Any] | None = None) -> Any:
         """Return what the run tells of examples, such as {"label": "positive", "score": 0.98, "probabilities": {...}}.
 
         Args:
-            asked: a text, or a dict of `text` and `pair` or `choices`; or a list of them, whose answers are a list.
+            asked: a text, or a dict of `text` and `pair` or `choices`, or of `question` and `context`; or a list of
+                them, whose answers are a list.
+            writing: how a run that writes targets is to write them, such as {"beams": 4}; see `molino predict --help`.
 
         Raises:
             ConfigError: the run was not trained to tell anything of such examples.
         """
         with Explained():
             alone = not isinstance(asked, list | tuple) or isinstance(asked, Example)
-            answers = answers_of(self._loaded, [as_example(each) for each in ([asked] if alone else asked)])
+            loaded = told_to_write(self._loaded, writing or {})
+            answers = answers_of(loaded, [as_example(each) for each in ([asked] if alone else asked)])
         return answers[0] if alone else answers
 
     def score(
@@ -233,6 +236,7 @@ class Run:
         stride: int | None = None,
         floors: bool = True,
         pseudo: bool = False,
+        writing: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
     ) -> dict[str, float]:
         """Return exact figures over a whole split, and what counting achieves there, by tag.
@@ -243,6 +247,7 @@ class Run:
             stride: tokens between the starts of two windows; None for windows that do not overlap.
             floors: count as well.
             pseudo: also hide each token in turn, of a run that fills in hidden ones.
+            writing: as that of `predict`; what is written otherwise than the run says is not kept in its summary.
             overrides: further settings of `molino evaluate`, such as "paths.cache=...".
         """
         with Explained():
@@ -250,8 +255,9 @@ class Run:
             paths = request.settings["paths"]
             corpus = corpus_of(self._loaded, request.settings.get("data"), paths)
             cache = Path(paths["cache"])
-            found = measure(self._loaded, corpus, split, stride, floors, self._hardware, cache, pseudo)
-            if split == TEST and request.settings.get("data") is None:
+            loaded = told_to_write(self._loaded, writing or {})
+            found = measure(loaded, corpus, split, stride, floors, self._hardware, cache, pseudo)
+            if split == TEST and request.settings.get("data") is None and loaded is self._loaded:
                 record_test(self._loaded, found.figures)
         figures = {f"{split}/{name}": value for name, value in found.figures.items()}
         return figures | {floor.tag: floor.value for floor in found.floors}

@@ -133,7 +133,7 @@ def _measures_asked(settings: dict[str, Any]) -> Measures | None:
 
 
 def _task(settings: dict[str, Any]) -> str:
-    return flatten(with_task(settings)).get("task") or ""
+    return str(flatten(with_task(settings)).get("task") or "")
 
 
 def _identify(runs: list[Run]) -> list[Run]:
