@@ -7,6 +7,7 @@ missing.
 
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -63,10 +64,13 @@ def rouge(told: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str, flo
     """
     _check(told, wanted)
     try:
+        from absl import logging
         from rouge_score.rouge_scorer import RougeScorer
         from rouge_score.tokenizers import DefaultTokenizer
     except ImportError as error:
         raise ResourceError("ROUGE needs rouge-score: pip install 'molino-lm[tasks]'") from error
+    # With the handlers of others it would close what stands in for the standard error now, as a notebook's does.
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
     # Its own tokenizer by name: of a default it logs a line whenever it is asked.
     scorer = RougeScorer(ROUGE, tokenizer=DefaultTokenizer(use_stemmer=True))
     found = [scorer.score_multi(right, text) for text, right in zip(told, wanted, strict=True)]
