@@ -31,7 +31,8 @@ def test_a_translation_has_to_beat_a_copy_the_most_frequent_one_and_a_dictionary
 def test_a_dictionary_is_made_of_all_references():
     train = Texts(["Katze", "Katze"], [["a", "cat"], ["b", "cat"]])
     found = by_tag("translation", train, Texts(["Katze Otto"], [["cat Otto"]]))
-    assert found["floor/word_by_word"]["chrf"] == pytest.approx(100) > found["floor/frequent"]["chrf"]
+    assert found["floor/word_by_word"]["chrf"] == pytest.approx(100)
+    assert found["floor/frequent"]["chrf"] < 100
 
 
 def test_answers_without_contexts_have_no_spans():

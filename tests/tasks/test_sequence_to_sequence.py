@@ -146,8 +146,8 @@ def test_figures_of_some_are_called_partial(prepared):
     assert none.floors(text, "val", BLOCK) == []
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_every_family_learns_to_write(prepared, model):
+@pytest.mark.parametrize("model", [Transformer, GPT])
+def test_it_learns_to_write(prepared, model):
     """A letter that stands for another one, whatever else there is."""
     other = dict(zip("ghijkl", "hijklg", strict=True))
     rng = np.random.default_rng(3)
@@ -155,15 +155,15 @@ def test_every_family_learns_to_write(prepared, model):
     examples = [Example(word, targets=("".join(map(other.get, word)),)) for word in words]
     text, task = prepared(examples, examples[:30]), SequenceToSequence(score="answer")
     torch.manual_seed(0)
-    size = BLOCK if model in (Transformer, T5) else 2 * BLOCK
+    size = BLOCK if model is Transformer else 2 * BLOCK
     # Post-norm blocks want a longer warm-up than there is.
     more = {"norm": "pre"} if model is Transformer else {}
     task.settle(text)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 64}
     network = task.network(model(vocab_size=text.tokenizer.size, block_size=size, **sizes, **more))
     draw = task.draw(text, "documents", BLOCK, 0)
-    optimizer = torch.optim.Adam(network.parameters(), 0.001 if model is T5 else 0.003)
-    for (batch, _), *_ in draw_examples(draw, draw.order(32), task.parts, np.arange(400), 1).steps():
+    optimizer = torch.optim.Adam(network.parameters(), 0.003)
+    for (batch, _), *_ in draw_examples(draw, draw.order(32), task.parts, np.arange(300), 1).steps():
         optimizer.zero_grad()
         sum(task.loss(network, batch).values()).backward()
         optimizer.step()
