@@ -169,7 +169,8 @@ def lightning(folder: Path, case: dict[str, Any]) -> Turn:
 
 
 def peak(folder: Path, case: dict[str, Any]) -> Turn:
-    """Operations a second of matrix products: a square one of 2,048 rows, in fp32 and in bf16."""
+    """Operations a second of matrix products: of 2,048 rows and columns, in fp32 and, if the CPU multiplies it, bf16."""
+    from molino.machine.policy import multiplies_bf16
 
     def speed(dtype: torch.dtype) -> float:
         n = 2048
@@ -181,7 +182,8 @@ def peak(folder: Path, case: dict[str, Any]) -> Turn:
             seconds.append(time.perf_counter() - began)
         return 2 * n**3 / min(seconds)
 
-    return lambda request: {"fp32": speed(torch.float32), "bf16": speed(torch.bfloat16)}
+    kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if multiplies_bf16() else {})
+    return lambda request: {name: speed(dtype) for name, dtype in kinds.items()}
 
 
 def _tokens(folder: Path) -> torch.Tensor:

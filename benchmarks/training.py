@@ -223,7 +223,6 @@ def show(name: str, case: Case, figures: Figures, rounds: int) -> dict[str, Any]
         }
     title = f"tokens a second, {name}: {case.about}; {rounds} rounds; ratio: {OURS} / this"
     show_rows(title, ("", "median", "range", "ratio", "GFLOP/s", "of peak", "MiB"), rows)
-    say(
-        f"peak measured: {figures.peak['fp32'] / 1e9:,.0f} GFLOP/s in fp32, {figures.peak['bf16'] / 1e9:,.0f} in bf16\n"
-    )
+    told = ", ".join(f"{speed / 1e9:,.0f} GFLOP/s in {precision}" for precision, speed in figures.peak.items())
+    say(f"peak measured: {told}\n")
     return {"case": asdict(case), "peak": figures.peak, "contenders": values}

@@ -9,8 +9,11 @@ import yaml
 from conftest import ROOT, Outcome
 
 from molino.configuration.composer import compose
+from molino.models.cost import count_parameters
+from molino.models.shapes import shapes_only
 from molino.runs import directory
 from molino.sweeps.plan import every_case, parse_cases
+from molino.trained.load import build_model
 
 # In one process, for all share the bytes of a corpus that was read.
 pytestmark = pytest.mark.xdist_group("conf")
@@ -46,7 +49,7 @@ BEGUN = {
     "mrpc_best": "gpt1_pretrain", "sick_best": "gpt1_pretrain",
 }  # fmt: skip
 ON_EXAMPLES = (*BEGUN, "imdb_classifier", "imdb_sentiment_best", "gpt1_ablation", "gpt2_finetune")
-ON_PAIRS = ("multi30k",)
+ON_PAIRS = ("multi30k", "three_architectures")
 OWN = {"labelled", "pairs", "answers"}  # tables and files of one's own
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
@@ -212,6 +215,7 @@ def test_experiments(train, molino, tiny, tmp_path, name):
             (tmp_path.parent / f"{tmp_path.name}.{side}").write_text("".join(lines), "utf-8")
         text = ("data=pairs", *(f"data.{key}={tmp_path.parent / tmp_path.name}.{side}" for key, side in
                                 (("path", "source"), ("target_path", "target"))))  # fmt: skip
+        text += ("sweep=null", "trainer.flops=null") if name == "three_architectures" else ()
     if name in BEGUN:
         sizes = [*sizes[:3], f"weights={tiny.path}", "trainer.epochs=null"]
     if name in ("imdb_classifier", "imdb_sentiment_best"):
@@ -232,6 +236,20 @@ def test_what_recipes_begin_from_composes(name):
     assert run.settings["model"] == run.origin.settings["model"] | {"dropout": run.settings["model"]["dropout"]}
     said = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert run.settings["model"]["dropout"] == said["model"]["dropout"]
+
+
+def test_the_three_architectures_are_of_one_size():
+    content = yaml.safe_load((CONF / "experiment" / "three_architectures.yaml").read_text())["hydra"]["sweeper"]
+    cases = every_case(parse_cases(content["cases"]), content["without"])
+    runs = [compose("train", ["experiment=three_architectures", "sweep=null", *settings]) for _, settings in cases]
+    sizes = {}
+    for (names, _), run in zip(cases, runs, strict=True):
+        with shapes_only():
+            sizes[tuple(names)] = count_parameters(build_model(run.settings, 4003))
+    assert len(sizes) == 6 and max(sizes.values()) < 1.03 * min(sizes.values())
+    told = {tuple(names): run.settings["task"]["_target_"].rpartition(".")[2] for (names, _), run in
+            zip(cases, runs, strict=True)}  # fmt: skip
+    assert {kind for (task, _), kind in told.items() if task == "task=translation"} == {"SequenceToSequence"}
 
 
 def test_what_the_ablation_varies_composes():
