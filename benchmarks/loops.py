@@ -169,7 +169,7 @@ def lightning(folder: Path, case: dict[str, Any]) -> Turn:
 
 
 def peak(folder: Path, case: dict[str, Any]) -> Turn:
-    """Operations a second of matrix products: of 2,048 rows and columns, in fp32 and, if the CPU multiplies it, bf16."""
+    """Operations a second of square matrix products, of 2,048 rows, in fp32 and, if the CPU knows it, in bf16."""
     from molino.machine.policy import multiplies_bf16
 
     def speed(dtype: torch.dtype) -> float:
