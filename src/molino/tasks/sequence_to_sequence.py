@@ -39,6 +39,7 @@ METRICS = (
     Metric("perplexity", per_token=True, overflows=True),
 )
 PARTIAL = "partial_"  # begins the names of figures of some held-out examples alone
+ENGLISH = "en"
 SHOWN = 6  # examples that a sample shows
 # What an answer is called, as in the pipelines of transformers.
 ANSWERS = {"translation": "translation_text", "summary": "summary_text", "answer": "generated_text"}
@@ -86,6 +87,7 @@ class SequenceToSequence:
         # What `measure` and `figures` need of the splits that `evaluation` has been asked for.
         self._held: dict[str, Sequence[Example]] = {}
         self._tokenizer: Tokenizer | None = None
+        self._language = ENGLISH
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -135,7 +137,7 @@ class SequenceToSequence:
         if stride is not None:
             raise ConfigError(f"stride={stride} has no use for this task: each pair is read once")
         pairs, examples = self._pairs(text, split, block_size), self._examples(text)[split]
-        self._held[split], self._tokenizer = examples, text.tokenizer
+        self._held[split], self._tokenizer, self._language = examples, text.tokenizer, _language_of(text)
         count = len(pairs) if self.written is None else min(self.written, len(pairs))
         facts = {"by": self.writing.describe()} if count else {}
         if count and self.score == "translation":
@@ -170,7 +172,7 @@ class SequenceToSequence:
         rows = rows[np.argsort(rows[:, 0], kind="stable")].astype(np.int64)
         told = [_text(self._tokenizer, row[1:][row[1:] >= 0]) for row in rows]
         wanted = [examples[number].targets for number in rows[:, 0]]
-        scores = scores_of(self.score, told, wanted)
+        scores = scores_of(self.score, told, wanted, self._language)
         return found | {self._named(name): value for name, value in scores.items()}
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
@@ -182,7 +184,7 @@ class SequenceToSequence:
             Texts([each.text for each in examples[name]], [each.targets for each in examples[name]])
             for name in ("train", split)
         )
-        found = floors_of_targets(self.score, train, held)
+        found = floors_of_targets(self.score, train, held, _language_of(text))
         named = ({self._named(name): value for name, value in floor.levels.items()} for floor in found)
         return [replace(floor, levels=levels) for floor, levels in zip(found, named, strict=True)]
 
@@ -280,6 +282,11 @@ class SequenceToSequence:
     def _pairs(self, text: TokenizedCorpus, split: str, block_size: int) -> PairsRead:
         self._examples(text)
         return PairsRead(text.splits[split], block_size, text.tokenizer, text.corpus.name)
+
+
+def _language_of(text: TokenizedCorpus) -> str:
+    """Return the language of the targets, whose articles do not count in answers."""
+    return getattr(text.corpus, "language", ENGLISH)
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
