@@ -13,7 +13,7 @@ from conftest import CPU
 from molino.base.errors import ConfigError, DataError
 from molino.data.batches import draw_block
 from molino.data.corpora.local import UserText
-from molino.data.tokenizers import train_bpe, train_char
+from molino.data.tokenizers import Tokenizer, train_bpe, train_char
 from molino.data.tokens import prepare
 from molino.evaluation.totals import measure_all
 from molino.models import IGNORE_INDEX
@@ -351,6 +351,11 @@ def test_what_writes_about_sources_begins_from_a_run_of_it(molino, tmp_path, kin
     (run,) = (tmp_path / "outputs").iterdir()
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert {"val/loss", "val/perplexity", "val/accuracy", "floor/unigram"} <= summary.keys()
+    exported = molino("export", f"run={run}", f"to={tmp_path / 'folder'}")
+    assert exported.status == 0, exported.err
+    start = Tokenizer.load(run / "tokenizer.json").backend.token_to_id("<start>")
+    config = json.loads((tmp_path / "folder" / "config.json").read_text("utf-8"))
+    assert config["decoder_start_token_id"] == start is not None
     columns = ("data.columns.text=text", "data.columns.target=target")
     pairs = (
         "data=pairs",

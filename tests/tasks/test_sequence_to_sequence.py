@@ -225,6 +225,9 @@ def test_floors_are_of_the_scores(prepared):
     same = np.mean([e.text == e.targets[0] for e in text.corpus.splits["val"]])
     assert floors["floor/copy"].levels["exact_match"] == pytest.approx(100 * same)
     partial = SequenceToSequence(score="answer", written=3).floors(text, "val", BLOCK)
+    few = [text.corpus.splits["val"][number] for number in (0, 12, 24)]
+    copied = 100 * np.mean([e.text == e.targets[0] for e in few])
+    assert partial[0].levels["partial_exact_match"] == pytest.approx(copied)
     assert all(name.startswith("partial_") for floor in partial for name in floor.levels)
 
 

@@ -95,6 +95,14 @@ class Denoising:
         """Return a model that writes about sources: itself, or one that reads them first."""
         return model if capabilities_of(model).source else SourceFirst(model)
 
+    def start(self, tokenizer: Tokenizer) -> int:
+        """Return the token that targets begin with."""
+        return vocabulary_of(tokenizer).start
+
+    def exported(self, network: nn.Module) -> tuple[nn.Module, None]:
+        """Return the model alone: one that reads sources first is exported as what goes on with texts."""
+        return (network.model if isinstance(network, SourceFirst) else network), None
+
     def draw(self, text: TokenizedCorpus, batches: str, block_size: int, seed: int) -> Draw:
         """Draw windows as `data.batches` says, and hide some of each, something else every time.
 
@@ -158,7 +166,7 @@ class Denoising:
         noised = windows.noised(np.arange(1), self.noise, self._marks(text.tokenizer))
         source, targets = noised.source[0][noised.seen[0]], noised.targets[0][noised.targets[0] != IGNORE_INDEX]
         writing = Writing(max_new_tokens=min(2 * len(targets), network.block_size))
-        ((told,),) = write(network, [source], writing, vocabulary_of(text.tokenizer))
+        ((told,),) = write(network, [source], writing, vocabulary_of(text.tokenizer, network.vocab_size))
         read, written, wanted = map(text.tokenizer.decode, (source[:-1], told.tokens, targets[:-1]))
         return f"{read}\n  > {written}\n  = {wanted}"
 

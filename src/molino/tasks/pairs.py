@@ -128,7 +128,7 @@ class PairBatches:
             raise DataError(f"{len(pairs)} pairs are too few for {world_size} processes")
         self.pairs, self.facts = pairs, facts
         self.written_N = np.zeros(len(pairs), bool)
-        self.written_N[np.linspace(0, len(pairs) - 1, written).astype(int)] = True
+        self.written_N[evenly(len(pairs), written)] = True
         ordered = np.lexsort(pairs.sizes_N2.T)[rank::world_size]
         # Sources may be longer than the targets that batches are sorted by.
         tokens_N = np.maximum.accumulate(pairs.sizes_N2[ordered].max(axis=1))
@@ -149,6 +149,11 @@ class PairBatches:
         told = f"{len(pairs):,} sources of up to {longest_2[0]} tokens{cut}, targets of up to {longest_2[1]}"
         count = int(self.written_N.sum())
         return {"pairs": told, "written": "all" if count == len(pairs) else f"{count:,} of them", **self.facts}
+
+
+def evenly(count: int, some: int) -> np.ndarray:
+    """Return the numbers of `some` of so many examples, evenly apart and always the same."""
+    return np.linspace(0, count - 1, min(some, count)).astype(int)
 
 
 def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int) -> tuple[list[np.ndarray], int]:

@@ -30,7 +30,7 @@ from molino.models.source_first import SourceFirst
 from molino.runs.measures import HELDOUT, MINIMIZE, Floor, Metric
 from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_targets import Texts, floors_of_targets
-from molino.tasks.pairs import PairBatches, PairsRead, asked, vocabulary_of
+from molino.tasks.pairs import PairBatches, PairsRead, asked, evenly, vocabulary_of
 from molino.tasks.sequences import START
 from molino.tasks.task import Batch
 
@@ -138,7 +138,7 @@ class SequenceToSequence:
             raise ConfigError(f"stride={stride} has no use for this task: each pair is read once")
         pairs, examples = self._pairs(text, split, block_size), self._examples(text)[split]
         self._held[split], self._tokenizer, self._language = examples, text.tokenizer, _language_of(text)
-        count = len(pairs) if self.written is None else min(self.written, len(pairs))
+        count = self._count(examples)
         facts = {"by": self.writing.describe()} if count else {}
         if count and self.score == "translation":
             facts["BLEU"] = bleu_signature([each.targets for each in examples])
@@ -176,13 +176,13 @@ class SequenceToSequence:
         return found | {self._named(name): value for name, value in scores.items()}
 
     def floors(self, text: TokenizedCorpus, split: str, block_size: int) -> list[Floor]:
-        """Return what copies, dictionaries or first sentences come to."""
+        """Return what copies, dictionaries or first sentences come to, of the examples about which is written."""
         examples = self._examples(text)
         if "train" not in examples or not self._scored:
             return []
+        chosen = [examples[split][number] for number in evenly(len(examples[split]), self._count(examples[split]))]
         train, held = (
-            Texts([each.text for each in examples[name]], [each.targets for each in examples[name]])
-            for name in ("train", split)
+            Texts([each.text for each in few], [each.targets for each in few]) for few in (examples["train"], chosen)
         )
         found = floors_of_targets(self.score, train, held, _language_of(text))
         named = ({self._named(name): value for name, value in floor.levels.items()} for floor in found)
@@ -191,7 +191,7 @@ class SequenceToSequence:
     def sample(self, network: nn.Module, text: TokenizedCorpus, tokens: int, seed: int) -> str:
         """Return some held-out sources with what the network writes about them, and what should be written."""
         examples = self._examples(text)[HELDOUT]
-        few = [examples[at] for at in np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).astype(int)]
+        few = [examples[at] for at in evenly(len(examples), SHOWN)]
         answers = self.predict(network, text.tokenizer, few, network.block_size)
         shown = zip(few, answers, strict=True)
         return "\n\n".join(f"{each.text}\n  > {told[self.answer]}\n  = {each.targets[0]}" for each, told in shown)
@@ -263,6 +263,10 @@ class SequenceToSequence:
         for row, (best, *_) in zip(rows, written, strict=True):
             row[1 : 1 + len(best.tokens)] = torch.tensor(best.tokens, device=rows.device)
         return rows.double()
+
+    def _count(self, examples: Sequence[Example]) -> int:
+        """Return about how many of the examples of a split is written."""
+        return len(examples) if self.written is None else min(self.written, len(examples))
 
     def _named(self, name: str) -> str:
         return name if self.written is None else f"{PARTIAL}{name}"
