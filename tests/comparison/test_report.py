@@ -188,6 +188,22 @@ class Page(HTMLParser):
             self.cells[-1][-1] += data
 
 
+def test_what_explain_drew_is_on_the_page(tmp_path):
+    for seed in (0, 1):
+        run = make_run(tmp_path / "runs" / f"run-{seed}", f"seed={seed}", loss=1.0)
+        (run / "explain").mkdir()
+        for name in ("layers", "alignment", "cross-layer-0"):
+            (run / "explain" / f"{name}.png").write_bytes(PNG + f"{name} of {seed}".encode())
+    rows = make(tmp_path / "runs")
+    text = write_report(tmp_path / "page", rows, ["val/loss"], "molino results").read_text("utf-8")
+    images = {name: base64.b64decode(data) for name, data in re.findall(r'alt="([^"]+)" src="[^,]+,([^"]+)"', text)}
+    assert images["inside run-0: alignment"] == PNG + b"alignment of 0" and "inside run-1" not in text
+    # What is no picture is not shown.
+    (tmp_path / "runs" / "run-0" / "explain" / "alignment.png").write_text("<script>")
+    text = write_report(tmp_path / "page", rows, ["val/loss"], "molino results").read_text("utf-8")
+    assert "inside run-0: layers" in text
+
+
 def test_the_page_needs_nothing_else(sweep, tmp_path):
     make_run(sweep / "x", "model=gpt", status={"state": "failed", "error": "<script>alert(1)</script> & more"})
     rows, target = make(sweep), tmp_path / "page"

@@ -160,8 +160,9 @@ def test_ours_in_transformers_and_back(kind, tmp_path):
     form = find_format(model, settings)
     assert form.model_type == kind.partition("-")[0]
     write_model(tmp_path, model, form, settings, {"decoder_start_token_id": 3, "pad_token_id": 0})
-    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
-    assert type(theirs).__name__ == form.architecture
+    theirs, told = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs.eval()).__name__ == form.architecture
+    assert not told["missing_keys"] and not told["unexpected_keys"]
     with torch.no_grad():
         assert of_theirs(theirs).std() > 0.3
         torch.testing.assert_close(model(*asked()), of_theirs(theirs), atol=1e-4, rtol=0)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 # Page faults of a tensor of 64 MB that is made and freed again and again: 16,384 pages of 4 kB each time, or none, once
-# the heap has found its shape.
+# the heap has found its shape, which takes about ten of them.
 CODE = """
 import resource, torch
 from molino.machine.hardware import Hardware
@@ -16,7 +16,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(1 << 24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-for _ in range(8):
+for _ in range(32):
     faults()
 print(faults() + faults())
 """

@@ -11,10 +11,10 @@ from molino.comparison.page import GENERATOR, make_page
 from molino.comparison.rows import Row
 from molino.runs.examples import read_outcomes
 from molino.runs.measures import spoken
-from molino.runs.pictures import draw_outcomes
+from molino.runs.pictures import draw_outcomes, read_look
 
 INDEX = "index.html"
-FIRST = 6  # rows whose examples are drawn
+FIRST = 6  # rows whose examples and whose inside are shown
 
 
 def check_target(target: Path) -> None:
@@ -42,7 +42,7 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
     for title, png in drawn.items():
         with atomic_write(target / file_name(title)) as file:
             file.write(png)
-    page = make_page(rows, metrics, drawn, command, most_wrong(rows))
+    page = make_page(rows, metrics, drawn | read_looks(rows), command, most_wrong(rows))
     # Names of directories may hold bytes that are no text.
     write_text(target / INDEX, page.encode("utf-8", "backslashreplace").decode())
     # Pictures of an earlier report that this one has not.
@@ -82,6 +82,12 @@ def draw_examples(rows: list[Row]) -> dict[str, bytes]:
         if (outcomes := read_outcomes(run.path)) and (figure := draw_outcomes(outcomes, run.path.name)):
             found[f"held-out examples of {run.path.name}"] = pictures.render(figure)
     return found
+
+
+def read_looks(rows: list[Row]) -> dict[str, bytes]:
+    """Return title -> PNG of what `molino explain` drew of the first run of each of the first rows, where it did."""
+    runs = [row.runs[0].path for row in rows if row.runs][:FIRST]
+    return {f"inside {run.name}: {look[0]}": look[1] for run in runs if (look := read_look(run))}
 
 
 def most_wrong(rows: list[Row]) -> tuple[str, list[list[str]]] | None:

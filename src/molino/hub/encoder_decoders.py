@@ -28,6 +28,8 @@ IN_BLOCKS = {
 NORMS = {"encoder": ("self_attn", "final"), "decoder": ("self_attn", "encoder_attn", "final")}
 # Positions, which can be computed, and the one table of tokens under further names.
 UNUSED = r"^(model\.(en|de)coder\.embed_(positions|tokens)\.weight|lm_head\.weight)$"
+# transformers computes those of Pegasus as well, but says of a file without them that it lacks something.
+POSITIONS = {"decoder.wpe.table": tuple(f"model.{stack}.embed_positions.weight" for stack in ("encoder", "decoder"))}
 # What both have by construction: of settings that say otherwise there is no counterpart.
 ALWAYS = {"positions": "sinusoidal_halves", "tie_weights": True, "share_tables": True, "norm_eps": 1e-5}
 
@@ -180,8 +182,8 @@ def _stored(name: str) -> Stored:
 
 
 def _format(model_type: str, architecture: str, norm: str) -> Format:
-    config = partial(_config, model_type=model_type, norm=norm)
-    return Format(model_type, architecture, TRANSFORMER, partial(_settings, norm=norm), config, _stored, unused=UNUSED)
+    config, settings = partial(_config, model_type=model_type, norm=norm), partial(_settings, norm=norm)
+    return Format(model_type, architecture, TRANSFORMER, settings, config, _stored, unused=UNUSED, computed=POSITIONS)
 
 
 MARIAN_FORMAT = _format("marian", "MarianMTModel", "post")

@@ -43,6 +43,7 @@ class Format:
         prefix: what their names begin with, but for the head's. Some folders leave it out.
         other_names: what some folders call a weight: pattern in our spelling of their name -> what stands for it there.
         unused: pattern of names of weights that some folders have beside these, and that change nothing here.
+        computed: our name of a buffer -> the names under which it is stored, though it can be computed.
     """
 
     model_type: str
@@ -54,6 +55,7 @@ class Format:
     prefix: str = ""
     other_names: Mapping[str, str] = field(default_factory=dict)
     unused: str = "$^"
+    computed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def expect(config: Config, **expected: Any) -> None:

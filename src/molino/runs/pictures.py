@@ -1,11 +1,16 @@
-"""Pictures of what became of held-out examples: what is taken for what, and how far to trust a probability."""
+"""Pictures of a run: what became of held-out examples, and the one of `molino explain` that shows most at a glance."""
 
+from pathlib import Path
 from typing import Any
 
+from molino.base.files import explain_os_errors
 from molino.runs.examples import Outcomes
 
 SIDE = 4.2  # of a panel, in inches
 MOST_NUMBERS = 12  # classes in whose cells numbers can be read
+INSIDE = "explain"  # the folder of a run with what `molino explain` draws
+AT_A_GLANCE = ("alignment", "layers", "attention-layer-0", "bigrams", "relative")
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def draw_outcomes(outcomes: Outcomes, title: str) -> Any | None:
@@ -25,6 +30,20 @@ def draw_outcomes(outcomes: Outcomes, title: str) -> Any | None:
     for number, draw in enumerate(panels, start=1):
         draw(figure.add_subplot(1, len(panels), number), outcomes)
     return figure
+
+
+def read_look(run: Path) -> tuple[str, bytes] | None:
+    """Return name and PNG of what was drawn last of the inside of a run; None where nothing was.
+
+    Raises:
+        ResourceError: it cannot be read.
+    """
+    for name in AT_A_GLANCE:
+        path = run / INSIDE / f"{name}.png"
+        with explain_os_errors(path):
+            if path.is_file() and (png := path.read_bytes()).startswith(PNG):
+                return name, png
+    return None
 
 
 def _draw_confusion(place: Any, outcomes: Outcomes) -> None:

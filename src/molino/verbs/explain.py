@@ -24,6 +24,7 @@ from molino.inspection.projector import MOST_TOKENS, write_embeddings
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of, tensor_of
 from molino.models.cost import cache_bytes_per_token, count_parameters, flops_per_token
+from molino.runs.pictures import INSIDE
 from molino.trained.load import load
 from molino.trained.looking import Looked, look
 
@@ -78,7 +79,7 @@ def explain(
     show_architecture(looked.model)
     show_guesses(looked, depths_LMV, loaded.tokenizer, top)
     pictures.require_matplotlib()
-    place = Path(paths["outputs"]) / "explain" / Path(source).resolve().name if source else loaded.path / "explain"
+    place = Path(paths["outputs"]) / INSIDE / Path(source).resolve().name if source else loaded.path / INSIDE
     with working("drawing"), whole_folder(place) as folder:
         drawn = draw(folder, loaded.tokenizer, looked, depths_LMV, top)
     if not looked.looks:
