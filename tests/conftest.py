@@ -19,6 +19,8 @@ from molino.command.light import import_lightning, uncollected
 
 # As the scripts do: before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests run side by side, and threads that wait for each other would wait for other tests as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a script starts in the background ignores it, and so would the commands that tests start and then stop.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -84,4 +84,4 @@ def wait_for_step(process: subprocess.Popen, home: Path, step: int) -> None:
         files = list((home / "outputs").glob("*/checkpoints/last.ckpt"))
         changed = files[0].stat().st_mtime_ns if files else 0.0
         changes, seen = (changes + 1, changed) if changed > seen else (changes, seen)
-        time.sleep(0.002)
+        time.sleep(0.005)

@@ -124,7 +124,7 @@ def test_it_is_trained_measured_asked_and_told(train, molino, home, tmp_path):
 
 
 def test_killed_it_goes_on_bit_for_bit(train, home, tmp_path):
-    more = ("task.on_floor=true", "task.freeze=0", "model.dropout=0.2", "trainer.max_steps=300")
+    more = ("task.on_floor=true", "task.freeze=0", "model.dropout=0.2", "trainer.max_steps=160")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(killed, *own(home), *(word for word in SMALL if not word.startswith("trainer.max")), *CPU, *more)
     wait_for_step(process, killed, 3)

@@ -10,14 +10,9 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 FOLDER = ROOT / "docs" / "notebooks"
-# What makes a notebook shorter. The code of the Spanish ones is that of the English ones, which is tested.
+# What makes a notebook shorter. The code of the Spanish ones is that of the English ones, as a test below sees.
 SHORT = {
     "quijote": [],
-    "quijote_es": [
-        ('["experiment=quijote_bigram"]', '["experiment=quijote_bigram", "trainer.max_steps=1000"]'),
-        ("trainer.max_steps=300", "trainer.max_steps=60"),
-        ("trainer.val_every=100", "trainer.val_every=30"),
-    ],
     "gpt1": [
         ("STEPS = 1000", "STEPS = 40"),
         ("EPOCHS = 2", "EPOCHS = 0.1"),
@@ -84,13 +79,6 @@ def test_a_model_is_taken_apart(mirror, shared_cache, tmp_path, monkeypatch):
     assert found["answers"] == 3 and all(0 < value < 1 for values in found["table"].values() for value in values)
     assert len(found["table"]) == 3 and found["floor"] == pytest.approx(0.8016, abs=0.003)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-
-
-def test_a_notebook_in_less(mirror, shared_cache, tmp_path, monkeypatch):
-    """The Spanish one, whose code is the same."""
-    cells = run(FOLDER / "quijote_es.ipynb", shared_cache, tmp_path, mirror, monkeypatch, FIGURES)
-    found = json.loads([output for cell in cells for output in cell.outputs][-1].text)
-    assert found["counted"] == pytest.approx([2.2062, 2.2440], abs=1e-4) and found["gpt"] < found["bigram"] < 3.5
 
 
 def test_a_notebook(mirror, shared_cache, tmp_path, monkeypatch):

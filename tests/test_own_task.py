@@ -232,7 +232,7 @@ def test_it_is_trained_measured_and_told(train, molino, home, tmp_path):
 
 
 def test_killed_it_goes_on_bit_for_bit(train, home, tmp_path):
-    more = ("trainer.max_steps=400", "model.dropout=0.2")
+    more = ("trainer.max_steps=200", "model.dropout=0.2")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(killed, *OWN, *SMALL, *CPU, *more, f"data.path={home / 'text.txt'}")
     wait_for_step(process, killed, 3)

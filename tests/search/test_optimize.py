@@ -39,7 +39,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def start(arguments: list[str], home: Path) -> subprocess.Popen:
@@ -189,7 +189,7 @@ def test_speed_is_maximized(molino, tiny, tmp_path):
 
 def test_killed_in_the_middle_it_goes_on(molino, tiny, tmp_path):
     """kill -9, at a moment when one run is trained and others have ended."""
-    steps = ["trainer.max_steps=2400", "trainer.val_every=1200", "trainer.checkpoint_every=100", "scheduler=constant"]
+    steps = ["trainer.max_steps=1200", "trainer.val_every=600", "trainer.checkpoint_every=100", "scheduler=constant"]
     given = command(tiny, tmp_path, RATES, "n_trials=3", "sampler=random", "pruner=null", *steps)
 
     def in_the_middle() -> bool:
@@ -234,7 +234,7 @@ def test_a_trial_that_was_killed_in_the_making_is_completed(molino, tiny, tmp_pa
 
 
 def test_two_workers_killed_and_given_again(molino, tiny, tmp_path):
-    steps = ["trainer.max_steps=2400", "trainer.val_every=1200", "trainer.checkpoint_every=100", "scheduler=constant"]
+    steps = ["trainer.max_steps=1200", "trainer.val_every=600", "trainer.checkpoint_every=100", "scheduler=constant"]
     workers = ["hydra/launcher=local", "hydra.launcher.workers=2"]
     given = command(tiny, tmp_path, RATES, "n_trials=3", "sampler=random", "pruner=null", *steps, *workers)
 

@@ -296,9 +296,9 @@ def grid(tmp_path: Path, tiny) -> list[str]:
     for seed, name in enumerate("ab"):
         (tmp_path / f"{name}.txt").write_text(small_text(seed + 10, 200), "utf-8")
     listed = [part.format(a=tmp_path / "a.txt", b=tmp_path / "b.txt") for part in GRID]
-    sizes = ("data.block_size=16", "data.batch_size=4", "trainer.max_steps=60", "trainer.log_every=5")
+    sizes = ("data.block_size=16", "data.batch_size=4", "trainer.max_steps=30", "trainer.log_every=5")
     plan = (
-        "trainer.val_every=30",
+        "trainer.val_every=15",
         "trainer.checkpoint_every=5",
         "trainer.sample_tokens=10",
         "scheduler.warmup_steps=5",

@@ -91,10 +91,10 @@ def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, ask, molin
     own = "+callbacks.norm={_target_: mylab.callbacks.WeightNorm}"
     bare = "hydra.launcher.options={export: 'PATH,HOME,SLURM_CONF,OMP_NUM_THREADS,SUBMITIT_EXECUTOR'}"
     # The long one trains for some seconds, of which the signal needs a tenth.
-    sweep = (*RARE, "trainer.max_steps=3000,200", own)
+    sweep = (*RARE, "trainer.max_steps=2000,200", own)
     done = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))
     assert done.returncode == 0 and "submitted 2 runs as Slurm job" in done.stdout and "2 queued" in done.stdout, done
-    long, short = (run_of(tmp_path, f"trainer.max_steps={steps}") for steps in (3000, 200))
+    long, short = (run_of(tmp_path, f"trainer.max_steps={steps}") for steps in (2000, 200))
     assert job_of(long).partition("_")[0] == job_of(short).partition("_")[0]  # an array
     # Given again while they wait or run, nothing is submitted twice.
     again = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))

@@ -235,13 +235,11 @@ def test_killed_and_resumed_it_is_the_same_run(home, on_counts, tmp_path):
 
 
 @pytest.mark.xdist_group("on_counts")
-def test_two_processes_learn_what_one_learns(home, on_counts, tmp_path):
+def test_two_processes_learn_what_one_learns(home, train, tmp_path):
     shared = tmp_path / "shared"
     finish(start(shared, *SIZES, *LONG, "model.dropout=0", "hardware=ddp", "hardware.accelerator=cpu",
                  "hardware.devices=2", f"data.path={home / 'mancha.txt'}"))  # fmt: skip
-    alone = tmp_path / "alone"
-    finish(start(alone, *SIZES, *LONG, "model.dropout=0", f"data.path={home / 'mancha.txt'}"))
-    one, two = (directory.read_summary(only_run(each)) for each in (alone, shared))
+    one, two = (directory.read_summary(run) for run in (train(*LONG, "model.dropout=0"), only_run(shared)))
     assert two["val/loss"] == pytest.approx(one["val/loss"], abs=1e-5)
     assert two["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
 

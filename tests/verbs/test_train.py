@@ -26,7 +26,7 @@ SMALL = (
     "trainer.accumulate=2", "trainer.log_every=5", "trainer.val_every=25", "trainer.checkpoint_every=10",
     "trainer.sample_tokens=10",
 )  # fmt: skip
-LONG = (*SMALL, "trainer.max_steps=600")
+LONG = (*SMALL, "trainer.max_steps=300")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_killed_at_any_moment_a_resumed_run_is_the_same_run(tmp_path, text, undi
     killed, home = 0, tmp_path / "killed"
     process = start(home, *LONG, f"data.path={text}")
     for _ in range(3):
-        wait_for_step(process, home, moments.randint(1, 15))
+        wait_for_step(process, home, moments.randint(1, 8))
         time.sleep(moments.random() * 0.03)
         process.kill()
         killed += process.wait() == -signal.SIGKILL
