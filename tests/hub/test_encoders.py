@@ -201,6 +201,7 @@ def test_what_has_no_counterpart_is_refused(changed, message):
 
 def same_fillings(ours: dict, theirs: list[dict], tokenizer: Tokenizer) -> None:
     assert [tokenizer.token(each["token"]) for each in theirs] == list(ours["probabilities"])
+    assert (ours["token"], ours["token_str"]) == (theirs[0]["token"], theirs[0]["token_str"])
     for each, p in zip(theirs, ours["probabilities"].values(), strict=True):
         assert p == pytest.approx(each["score"], rel=1e-4)
 

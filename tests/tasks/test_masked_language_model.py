@@ -156,7 +156,8 @@ def test_an_answer_fills_one_mask(text):
     ids = torch.from_numpy(np.concatenate(parts).astype(np.int64))[None]
     p = model(ids)[0, 4].softmax(-1).detach()
     assert answer["score"] == pytest.approx(float(p.max()), rel=1e-5) and len(answer["probabilities"]) == 5
-    assert answer["label"] == tokenizer.token(int(p.argmax())) == next(iter(answer["probabilities"]))
+    assert answer["token"] == int(p.argmax()) and answer["token_str"] == tokenizer.decode([answer["token"]])
+    assert tokenizer.token(answer["token"]) == next(iter(answer["probabilities"]))
     assert answer["sequence"] == tokenizer.decode([*ids[0, :4].tolist(), int(p.argmax()), *ids[0, 5:].tolist()])
     # Of a long text what is around the mask is read.
     (long,) = TASK.predict(model, tokenizer, [Example(f"{'and ' * 40}word{MASK} and {'thing ' * 40}")], BLOCK_SIZE)

@@ -202,8 +202,8 @@ class MaskedLanguageModel:
         best = int(top.indices[0])
         filled = [*ids[:place], best, *ids[place + 1 :]]
         return {
-            "label": tokenizer.token(best), "score": float(top.values[0]), "probabilities": shares,
-            "sequence": tokenizer.decode(filled),
+            "score": float(top.values[0]), "token": best, "token_str": tokenizer.decode([best]),
+            "sequence": tokenizer.decode(filled), "probabilities": shares,
         }  # fmt: skip
 
     def chosen(self, text: TokenizedCorpus, split: str) -> np.ndarray:
