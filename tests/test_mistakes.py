@@ -79,6 +79,7 @@ def assert_one_line(outcome, verb, status, *parts):
         (["optimizer=3"], ["a group takes the name of one of its choices"]),
         (["model=gpt,bigram"], ["Ambiguous value for argument 'model=gpt,bigram'"]),
         (["data.block_size=[1"], ["no viable alternative at input '[1'"]),
+        (["+data.note=ñ"], ["+data.note=ñ is nothing that hydra reads: if it is text, quote it, +data.note='\"ñ\"'"]),
         (["model"], ["model is no setting: write <setting>=<value>"]),
         (["model.block_size=${data.blok_size}"], ["interpolation key 'data.blok_size' not found"]),
     ],

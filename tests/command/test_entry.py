@@ -74,7 +74,7 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("value", AWKWARD)
-@pytest.mark.parametrize("key", ["prompt", "data.path"])
+@pytest.mark.parametrize("key", ["prompt", "data.path", "context", "data.columns.target"])
 def test_any_text_passes_unchanged(key, value):
     override = OverridesParser.create().parse_override(quote(f"{key}={value}"))
     assert override.key_or_group == key
@@ -82,7 +82,16 @@ def test_any_text_passes_unchanged(key, value):
 
 
 @pytest.mark.parametrize(
-    "argument", ["prompt='a, b'", 'prompt="it\'s"', "prompt=", "prompt", "paths.mirror=null", "seed=1,2"]
+    "argument",
+    [
+        "prompt='a, b'",
+        'prompt="it\'s"',
+        "prompt=",
+        "prompt",
+        "paths.mirror=null",
+        "seed=1,2",
+        "data.columns.target=[one,other]",
+    ],
 )
 def test_what_is_quoted_already_or_no_text_stays(argument):
     assert quote(argument) == argument

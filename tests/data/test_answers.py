@@ -216,3 +216,18 @@ def test_an_answer_that_is_not_there_names_the_question(tmp_path):
     (tmp_path / "a.csv").write_text("question,context,answer\nwhen?,in 1605,1605\nwhen?,in 1605,1615\n")
     with pytest.raises(DataError, match=r"a\.csv, example 2: the answer '1615' does not stand in its text"):
         OwnAnswers(str(tmp_path / "a.csv"), COLUMNS).examples()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"q": " ", "c": "one", "a": "one"}, r"a\.jsonl, example 2: its question is empty: fill it, or leave it out"),
+        ({"q": "who", "c": " ", "a": "one"}, r"example 2: the text that the answer 'one' stands in is empty"),
+    ],
+)
+def test_an_empty_question_or_context_names_its_row(tmp_path, row, message):
+    rows = [{"q": "who", "c": "one and two", "a": "two"}, row]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    columns = COLUMNS | {"text": "q", "pair": "c", "answer": "a"}
+    with pytest.raises(DataError, match=message):
+        OwnAnswers(str(tmp_path / "a.jsonl"), columns).examples()

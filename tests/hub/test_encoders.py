@@ -230,7 +230,7 @@ def test_of_a_long_text_what_is_around_the_mask_is_read_in_its_frame(folder):
 
 def test_masks_are_asked_for_by_the_name_the_tokenizer_has(folder):
     loaded = load_source(str(folder), torch.device("cpu"))
-    with pytest.raises(ConfigError, match=r"a text needs one \[MASK\] to be filled, and this one has 2: 'a \[MASK\]"):
+    with pytest.raises(ConfigError, match=r"a text needs one \[MASK\] to be filled, and text 1 has 2: 'a \[MASK\]"):
         answers_of(loaded, [Example("a [MASK] <mask>")])
 
 

@@ -333,7 +333,7 @@ def test_windows_and_models_that_do_not_go_with_it_are_refused(text):
         task.evaluation(data, "val", BLOCK, 4)
     with pytest.raises(DataError, match=r"windows are too few for 999 processes"):
         task.evaluation(data, "val", BLOCK, None, 0, 999)
-    for model, says in ((BERT(9, 8, **SIZES), "BERT does not"), (Bigram(9, 8), "Bigram does not")):
+    for model, says in ((BERT(9, 8, **SIZES), "BERT does neither"), (Bigram(9, 8), "Bigram does neither")):
         with pytest.raises(ConfigError, match=says):
             task.network(model)
 
@@ -353,6 +353,10 @@ def test_what_writes_about_sources_begins_from_a_run_of_it(molino, tmp_path, kin
     assert {"val/loss", "val/perplexity", "val/accuracy", "floor/unigram"} <= summary.keys()
     exported = molino("export", f"run={run}", f"to={tmp_path / 'folder'}")
     assert exported.status == 0, exported.err
+    asked = f"text=word3 {'<mask>' if kind == 'infill' else '<extra_id_0>'} thing"
+    assert f'predict run={run} text="... {asked.split()[1]} ..."' in done.out
+    answers = [molino("predict", where, asked, *CPU) for where in (f"run={run}", f"source={tmp_path / 'folder'}")]
+    assert [each.status for each in answers] == [0, 0] and answers[0].out == answers[1].out
     start = Tokenizer.load(run / "tokenizer.json").backend.token_to_id("<start>")
     config = json.loads((tmp_path / "folder" / "config.json").read_text("utf-8"))
     assert config["decoder_start_token_id"] == start is not None

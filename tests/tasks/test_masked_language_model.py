@@ -162,9 +162,10 @@ def test_an_answer_fills_one_mask(text):
     # Of a long text what is around the mask is read.
     (long,) = TASK.predict(model, tokenizer, [Example(f"{'and ' * 40}word{MASK} and {'thing ' * 40}")], BLOCK_SIZE)
     assert long["sequence"].startswith("and and") and len(long["sequence"]) == 40 * 4 + 5 + 5 + 40 * 6
+    assert TASK.cut(tokenizer, [Example(f"word{MASK} and"), Example(f"{'and ' * 40}word{MASK}")], BLOCK_SIZE) == 1
     for wrong, count in (("word", 0), (f"{MASK}{MASK}", 2)):
-        with pytest.raises(ConfigError, match=f"needs one <mask> to be filled, and this one has {count}"):
-            TASK.predict(model, tokenizer, [Example(wrong)], BLOCK_SIZE)
+        with pytest.raises(ConfigError, match=f"needs one <mask> to be filled, and text 2 has {count}"):
+            TASK.predict(model, tokenizer, [Example(MASK), Example(wrong)], BLOCK_SIZE)
 
 
 def test_a_sample_shows_what_was_put_in_for_what(text):

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -356,10 +357,12 @@ def test_other_examples_than_the_task_reads_are_refused(prepared):
     with pytest.raises(ConfigError, match=r"the train split of made up has none: choose data=xquad_en"):
         task.draw(bare, "windows", BLOCK, 0)
     for wrong in (Example("a"), Example("a", "b", choices=("c", "d")), Example("a", "b", targets=("c",))):
-        with pytest.raises(ConfigError, match=r"reads a question \(text\) and its context \(pair\)"):
+        with pytest.raises(ConfigError, match=r"reads a question and its context \(text and pair of a table\)"):
             task.predict(network_of(text), text.tokenizer, [wrong], BLOCK)
     with pytest.raises(DataError, match=r"the context of question 2 is empty"):
         task.predict(network_of(text), text.tokenizer, [Example("a", "b"), Example("a", "")], BLOCK)
+    with pytest.raises(DataError, match=r"question 1 is empty"):
+        task.predict(network_of(text), text.tokenizer, [Example(" ", "b")], BLOCK)
     with pytest.raises(DataError, match=r"too few for 99 processes"):
         task.evaluation(text, "val", BLOCK, None, 0, 99)
     with pytest.raises(ConfigError, match=r"KneserNey has no hidden states for a head to read"):
@@ -375,6 +378,7 @@ def test_a_run_answers_and_is_measured(molino, mirror, tmp_path):
     trained = molino("train", "data=xquad_es", "task=span", "model=bert", *sizes, *small, *paths, *CPU)
     assert trained.status == 0, trained.err
     (run,) = (tmp_path / "outputs").iterdir()
+    assert re.search(r'predict run=\S+ question="\.\.\." context="\.\.\."', trained.out)
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert {"val/f1", "val/exact_match", "val/loss", "floor/common_words", "floor/random"} <= summary.keys()
     measured = molino("evaluate", f"run={run}", *paths, *CPU)
@@ -384,5 +388,7 @@ def test_a_run_answers_and_is_measured(molino, mirror, tmp_path):
     table.write_text(json.dumps({"text": "¿Quién duerme?", "pair": "El niño duerme ahí. " * 30}) + "\n", "utf-8")
     told = molino("predict", f"run={run}", f"file={table}", *CPU)
     assert told.status == 0, told.err
+    question = ("question=¿Quién (dice) «duerme»?", 'context=El niño\'s "casa", que duerme.')
+    assert molino("predict", f"run={run}", *question, *CPU).out.strip() in question[1]
     answer = json.loads(told.out)
     assert answer["answer"] == answer["pair"][answer["start"] : answer["end"]] and 0 <= answer["score"] <= 1

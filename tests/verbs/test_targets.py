@@ -92,6 +92,17 @@ def test_an_exported_folder_writes_the_same_here_and_in_transformers(home):
     assert theirs == [each["translation_text"] for each in own]
 
 
+def test_what_is_unknown_or_too_long_is_said(home):
+    done = run_command(
+        "predict", "run=latest", f"text=uno {'dos ' * 20} siete", *CPU, f"paths.outputs={home / 'outputs'}"
+    )
+    assert done.status == 0 and len(done.err.splitlines()) == 2
+    assert "not in the vocabulary, read as <unk>: 'siete'" in done.err
+    assert "1 of 1 are longer than the context of 16 tokens: read in part" in done.err
+    done = run_command("generate", "run=latest", "prompt=uno", *CPU, f"paths.outputs={home / 'outputs'}")
+    assert done.status == 2 and "molino predict asks it what its task tells" in done.err
+
+
 def test_answers_come_as_asked_for(home):
     done = run_command("predict", "run=latest", "text=uno dos", "writing.beams=4", "writing.n_best=2", *CPU,
                        f"paths.outputs={home / 'outputs'}")  # fmt: skip
@@ -117,8 +128,9 @@ def test_python_is_told_the_same(home):
     [
         (["text=uno", "writing.n_best=2", "writing.beams=1"], "needs writing.beams=2"),
         (["text=uno", "question=dos"], "text= and question= are two names"),
-        (["text=uno", "pair=dos"], "reads a text alone"),
+        (["text=uno", "pair=dos"], "writes about a text alone"),
         (["text="], "source 1 is empty"),
+        (["text=  "], "source 1 is empty"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(home, settings, message):
@@ -130,5 +142,7 @@ def test_a_model_that_reads_the_source_first_needs_room_for_both(home):
     asked = ["train", *files(home), "task=sequence_to_sequence", "model=gpt", *SIZES, *CPU, *places(home)]
     done = run_command(*asked)
     assert done.status != 0 and "model.block_size=32 for source and target together" in done.err
+    done = run_command(*asked, "model.block_size=24")
+    assert "data.block_size=16 is beyond the model's context of 12, half of 24:" in done.err
     done = run_command(*asked, "data.joint_vocabulary=false")
     assert done.status != 0 and "model.share_tables=false" in done.err

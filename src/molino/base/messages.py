@@ -92,6 +92,7 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def _explain_hydra(error: BaseException) -> str:
     """Put Hydra's message on one line, with the nearest key in place of its advice to add the misspelt one."""
+    from hydra.errors import OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     cause = error.__cause__
@@ -107,6 +108,11 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{group[1]} is not chosen here: --help lists what is"
     if word := re.search(r"Error parsing override '(.*?)'\s+missing EQUAL", str(error), re.DOTALL):
         return f"{word[1]} is no setting: write <setting>=<value>"
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        why, quoted = str(error).splitlines()[0].strip(), value.replace('"', '\\"').replace("'", "'\\''")
+        reason = "" if why.startswith("LexerNoViableAltException") else f" ({why})"
+        return f"{error.override} is nothing that Hydra reads{reason}: if it is text, quote it, {key}='\"{quoted}\"'"
     # Where Hydra looked for its files is more than one wants to know.
     lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
     text = " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ", "See https:")))

@@ -13,8 +13,10 @@ TEXTS = {
     "data.corpus.path", "data.tokenizer.path", "paths.outputs", "paths.cache", "paths.mirror", "sweep", "text", "pair",
     "file", "template", "data.target_path", "data.val_path", "data.val_target_path", "data.test_path",
     "data.test_target_path", "data.columns.text", "data.columns.pair", "data.columns.label", "data.columns.score",
-    "data.columns.answer", "data.columns.offset", "columns.text", "columns.pair",
+    "data.columns.answer", "data.columns.offset", "columns.text", "columns.pair", "question", "context", "target",
 }  # fmt: skip
+# The name of a column, or a list of names.
+NAMES = {"data.columns.target", "data.columns.choices", "columns.choices"}
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
@@ -61,7 +63,9 @@ def quote(argument: str) -> str:
     """
     key, _, value = argument.partition("=")
     none = value == "" or (value == "null" and key != "prompt")
-    if none or key not in TEXTS or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+    if key in NAMES and value.startswith("[") and value.endswith("]"):
+        return argument
+    if none or key not in TEXTS | NAMES or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
         return argument
     return f"{key}={quote_value(value)}"
 

@@ -112,6 +112,8 @@ def _example(row: dict[str, Any], classes: Mapping[str, str], origin: str, place
         if isinstance(row[name], Mapping | list):
             raise DataError(f"{origin}: the {name} is {row[name]!r}: name what lies in it, such as {place}.{name}=a.b")
     label = _string(row["label"])
+    if row["answer"] is not None and not _string(row["text"]):
+        raise DataError(f"{origin}: its question is empty: fill it, or leave it out")
     example = Example(
         _string(row["text"]),
         None if row["pair"] is None else _string(row["pair"]),
@@ -158,6 +160,8 @@ def _answers(context: Any, texts: Any, offsets: Any, origin: str) -> tuple[Answe
 
 def _located(context: str, text: Any, offset: Any, origin: str) -> Answer:
     """Return an answer at its place in the context, both without white space around them."""
+    if not context.strip():
+        raise DataError(f"{origin}: the text that the answer {text!r} stands in is empty: fill it, or leave it out")
     answer, said = _string(text), _string(offset)
     if not said:
         start = context.find(answer)

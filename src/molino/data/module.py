@@ -115,8 +115,9 @@ class TextDataModule(LightningDataModule):
         """
         if longest < self.block_size:
             more = f", or model.block_size={2 * self.block_size} for source and target together" if shared else ""
+            half = f", half of {2 * longest}" if shared else ""
             raise ConfigError(
-                f"data.block_size={self.block_size} is beyond the model's context of {longest}: "
+                f"data.block_size={self.block_size} is beyond the model's context of {longest}{half}: "
                 f"add data.block_size={longest} or less{more}"
             )
 

@@ -100,5 +100,6 @@ def require_next_token(network: nn.Module, what: str) -> None:
     """
     if not capabilities_of(network).next_token:
         raise ConfigError(
-            f"{what} needs a language model, and {type(network).__name__} tells no next token: evaluate it instead"
+            f"{what} needs a language model, and {type(network).__name__} tells no next token: molino predict asks it "
+            "what its task tells, evaluate measures it"
         )

@@ -28,8 +28,8 @@ class SourceFirst(nn.Module):
         can, name = capabilities_of(model), type(model).__name__
         if not can.next_token or can.cache is None or can.hidden is None or can.head is None or can.counts:
             raise ConfigError(
-                f"this task needs a model that writes about a source, or goes on with a text and keeps a cache, and "
-                f"{name} does not: choose model=transformer, model=t5, model=gpt or model=llama"
+                f"to write about a source takes a model that does, or that goes on with a text and keeps a cache, and "
+                f"{name} does neither: choose model=transformer, model=t5, model=gpt, model=llama or model=lstm"
             )
         if can.cache.numbers_per_token == 0:
             raise ConfigError(f"{name} sees one token at a time, and no source before it: choose model=transformer")

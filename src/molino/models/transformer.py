@@ -122,7 +122,7 @@ class Transformer(nn.Module):
         pre_norm = choose("model.norm", norm, NORMS)
         new_activation = choose("model.activation", activation, ACTIVATIONS)
         if source_vocab_size is not None and share_tables:
-            raise ConfigError("model.share_tables=true: sources have a vocabulary of their own: say false")
+            raise ConfigError("sources have a vocabulary of their own: add model.share_tables=false")
         self.vocab_size, self.block_size = vocab_size, block_size
         self.capabilities = Capabilities(
             next_token=False,

@@ -3,7 +3,7 @@
 Shapes: R rows, B batch, S time (tokens of sources), T time (tokens of windows and targets), V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
 from molino.data.batches import BATCHES, Draw, Rows
+from molino.data.examples import Example
 from molino.data.tokenizers import PADDING, Tokenizer
 from molino.data.tokens import Split, TokenizedCorpus
 from molino.generation.targets import Writing
@@ -21,6 +22,7 @@ from molino.models import IGNORE_INDEX
 from molino.models.capabilities import capabilities_of
 from molino.models.source_first import SourceFirst
 from molino.runs.measures import HELDOUT, MAXIMIZE, MINIMIZE, Floor, Metric
+from molino.tasks.answers_in_words import count_cut, write_answers
 from molino.tasks.figures import perplexity
 from molino.tasks.masked_language_model import MASK
 from molino.tasks.noise import INFILL, SPANS, Marks, Noise
@@ -59,6 +61,7 @@ class Denoising:
     parts: Mapping[str, float] = {"loss": 1.0}
     learnt = ("loss", "perplexity")
     inputs = ("source", "tokens")
+    fields = ("text",)
 
     def __init__(
         self,
@@ -86,6 +89,11 @@ class Denoising:
     def hidden(self) -> tuple[str, ...]:
         """The tokens that stand in place of what is hidden."""
         return (MASK,) if self.noise.kind == INFILL else tuple(f"<extra_id_{n}>" for n in range(self.sentinels))
+
+    @property
+    def hole(self) -> str:
+        """What stands in a text where something is to be told."""
+        return self.hidden[0]
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -169,6 +177,17 @@ class Denoising:
         ((told,),) = write(network, [source], writing, vocabulary_of(text.tokenizer, network.vocab_size))
         read, written, wanted = map(text.tokenizer.decode, (source[:-1], told.tokens, targets[:-1]))
         return f"{read}\n  > {written}\n  = {wanted}"
+
+    def predict(
+        self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
+    ) -> list[dict[str, Any]]:
+        """Return what the network writes about texts with some of `hidden` in them, see
+        molino.tasks.answers_in_words."""
+        return write_answers(network, tokenizer, examples, block_size, Writing(), "generated_text")
+
+    def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
+        """Return of how many of these texts something is not read, as they are too long."""
+        return count_cut(tokenizer, examples, block_size)
 
     def _longest(self, block_size: int) -> int:
         """Return how many tokens of a text a window has: behind them stands one more.

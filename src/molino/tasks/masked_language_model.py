@@ -66,6 +66,7 @@ class MaskedLanguageModel:
     learnt = ("loss", "perplexity")
     inputs = ("tokens",)
     fields = ("text",)
+    hole = MASK
 
     def __init__(
         self,
@@ -176,7 +177,12 @@ class MaskedLanguageModel:
         """
         if tokenizer.mask_id is None:
             raise ConfigError(f"the tokenizer has no token for what is hidden, such as {' or '.join(MASKS)}")
-        return [self._fill(network, tokenizer, each.text, block_size) for each in examples]
+        return [self._fill(network, tokenizer, each.text, block_size, at) for at, each in enumerate(examples, start=1)]
+
+    def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
+        """Return of how many of these texts only what is around the mask is read, as they are too long."""
+        frame = sum(map(len, tokenizer.frame()))
+        return sum(len(with_masks(tokenizer, each.text)[0]) + frame > block_size for each in examples)
 
     def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
         """Return a text in which masks stand for some tokens as the network reads it, and the places of these."""
@@ -184,11 +190,13 @@ class MaskedLanguageModel:
         first_ids, last_ids = tokenizer.frame()
         return [*first_ids, *ids, *last_ids], [len(first_ids) + place for place in places]
 
-    def _fill(self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int) -> dict[str, Any]:
+    def _fill(
+        self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int, number: int
+    ) -> dict[str, Any]:
         ids, places = with_masks(tokenizer, text)
         if (count := len(places)) != 1:
             mask = tokenizer.token(tokenizer.mask_id)
-            raise ConfigError(f"a text needs one {mask} to be filled, and this one has {count}: {text[:60]!r}")
+            raise ConfigError(f"a text needs one {mask} to be filled, and text {number} has {count}: {text[:60]!r}")
         (place,) = places
         first_ids, last_ids = tokenizer.frame()
         room = block_size - len(first_ids) - len(last_ids)

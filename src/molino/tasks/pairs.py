@@ -6,7 +6,7 @@
 Shapes: N examples, R of them side by side, S and T time (tokens of sources and of targets).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -154,19 +154,3 @@ class PairBatches:
 def evenly(count: int, some: int) -> np.ndarray:
     """Return the numbers of `some` of so many examples, evenly apart and always the same."""
     return np.linspace(0, count - 1, min(some, count)).astype(int)
-
-
-def asked(tokenizer: Tokenizer, texts: Sequence[str], block_size: int) -> tuple[list[np.ndarray], int]:
-    """Return the sources that somebody asks about, their ends included, and how many of them are cut.
-
-    Args:
-        tokenizer: of sources.
-
-    Raises:
-        DataError: one is empty.
-    """
-    found = [tokenizer.encode(text).astype(np.int64) for text in texts]
-    if empty := [number for number, ids in enumerate(found, start=1) if len(ids) == 0]:
-        raise DataError(f"source {empty[0]} is empty: there is nothing to write about")
-    cut = sum(len(ids) >= block_size for ids in found)
-    return [np.append(ids[: block_size - 1], tokenizer.end_of_text_id) for ids in found], cut

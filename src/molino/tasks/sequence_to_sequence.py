@@ -28,9 +28,10 @@ from molino.models import IGNORE_INDEX
 from molino.models.capabilities import capabilities_of
 from molino.models.source_first import SourceFirst
 from molino.runs.measures import HELDOUT, MINIMIZE, Floor, Metric
+from molino.tasks.answers_in_words import count_cut, write_answers
 from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_targets import Texts, floors_of_targets
-from molino.tasks.pairs import PairBatches, PairsRead, asked, evenly, vocabulary_of
+from molino.tasks.pairs import PairBatches, PairsRead, evenly, vocabulary_of
 from molino.tasks.sequences import START
 from molino.tasks.task import Batch
 
@@ -223,26 +224,12 @@ class SequenceToSequence:
     def predict(
         self, network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
     ) -> list[dict[str, Any]]:
-        """Return what the network writes about texts, as the pipelines of transformers have it, with its score; of
-        several targets the others stand behind it.
-
-        Raises:
-            ConfigError: an example has more than a text.
-            DataError: a text is empty.
-        """
-        for each in examples:
-            if each.pair is not None or each.choices:
-                raise ConfigError("task=sequence_to_sequence reads a text alone: leave out pair and choices")
-        sources, _ = asked(tokenizer.source, [each.text for each in examples], block_size)
-        found = []
-        for few in write(network, sources, self.writing, vocabulary_of(tokenizer, network.vocab_size)):
-            told = [{self.answer: _text(tokenizer, one.tokens), "score": one.score} for one in few]
-            found.append(told[0] | ({"others": told[1:]} if len(told) > 1 else {}))
-        return found
+        """Return what the network writes about texts, see molino.tasks.answers_in_words."""
+        return write_answers(network, tokenizer, examples, block_size, self.writing, self.answer)
 
     def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
         """Return of how many of these texts something is not read, as they are too long."""
-        return asked(tokenizer.source, [each.text for each in examples], block_size)[1]
+        return count_cut(tokenizer.source, examples, block_size)
 
     def _losses(self, network: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
         return network.losses(batch["tokens"], batch["targets"], batch["source"], batch["seen"].bool(), smoothing)

@@ -53,7 +53,7 @@ class Span:
     parts: Mapping[str, float] = {"loss": 1.0}
     learnt = ("loss",)
     inputs = ("tokens",)
-    fields = ("text", "pair")
+    fields = ("question", "context")
 
     def __init__(
         self,
@@ -182,6 +182,8 @@ class Span:
             DataError: a context holds nothing that could be an answer.
         """
         self.check_fields(examples)
+        if empty := [number for number, each in enumerate(examples, start=1) if not each.text.strip()]:
+            raise DataError(f"question {empty[0]} is empty: there is nothing to answer")
         windows = ContextWindows(tokenizer, examples, block_size, self.stride)
         if len(empty := np.flatnonzero(windows.context_sizes_N == 0)):
             raise DataError(f"the context of question {empty[0] + 1} is empty: there is nothing to answer from")
@@ -204,7 +206,9 @@ class Span:
         """
         for each in examples:
             if each.pair is None or each.choices or each.targets:
-                raise ConfigError("task=span reads a question (text) and its context (pair): give these two alone")
+                raise ConfigError(
+                    "task=span reads a question and its context (text and pair of a table): give these two alone"
+                )
 
     def _examples(self, text: TokenizedCorpus) -> dict[str, list[Example]]:
         splits = text.corpus.examples() if hasattr(text.corpus, "examples") else {}

@@ -35,6 +35,7 @@ class Task(Protocol):
     - `begin(network, trained)`: take over what weights come with beside the model: a network, or a head of a folder.
     - `fields` and `predict(network, tokenizer, examples, block_size)`: which fields of examples it reads, and what it
       tells of them, each a dict as `molino predict` writes it.
+    - `hole`: what stands in a text for what the answer is about, such as `<mask>`.
     - `read_hidden(tokenizer, text)`: the ids of a text in which some are to be filled, and their places.
     - `pseudo()`: what measures a split where each token is hidden in turn: like a task it has `metrics`, `evaluation`,
       `measure` and `figures`.

@@ -144,4 +144,5 @@ def _there(*looks: Looks) -> list[Looks]:
 
 def _check_length(what: str, count: int, most: int) -> None:
     if not 0 < count <= most:
-        raise DataError(f"the {what} has {count} tokens, and the model reads 1 to {most}")
+        advice = "shorten it" if count else "add some text" if what != "target" else "leave out target="
+        raise DataError(f"the {what} has {count} tokens, and the model reads 1 to {most}: {advice}")

@@ -10,8 +10,9 @@ import torch
 from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import check_arguments, check_names
 from molino.data.examples import Example
-from molino.data.prompt import remark
+from molino.data.prompt import remark, remark_unknown
 from molino.generation.targets import Writing
+from molino.models.capabilities import capabilities_of
 from molino.trained.load import LoadedRun
 
 # What is asked about, by the names of an example's fields, and by those that questions about a text have.
@@ -30,6 +31,7 @@ def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str,
     if not examples:
         return []
     task, tokenizer, block_size = loaded.task, loaded.tokenizer, loaded.model.block_size
+    remark_unknown("\n".join(filter(None, (text for each in examples for text in each.texts))), tokenizer.source)
     told = task.predict(loaded.model, tokenizer, examples, block_size)
     if hasattr(task, "cut") and (count := task.cut(tokenizer, examples, block_size)):
         remark(f"{count:,} of {len(examples):,} are longer than the context of {block_size} tokens: read in part")
@@ -64,9 +66,11 @@ def check_predicts(loaded: LoadedRun) -> None:
         ConfigError: as above.
     """
     if not hasattr(loaded.task, "predict"):
+        goes_on = capabilities_of(loaded.model).next_token
         raise ConfigError(
             f"predict needs a run that was trained to tell something of examples, and {loaded.path.name} was not: "
-            "train one with task=classification or another that does, or ask this one by molino generate"
+            "train one with task=classification or another that does"
+            + (", or ask this one by molino generate" if goes_on else "")
         )
 
 

@@ -106,7 +106,8 @@ def _few(loaded: LoadedRun, text: str) -> list[int]:
     """Return the ids of a text that fits into the context."""
     ids = read_tokens(loaded, text)
     if not 0 < len(ids) <= loaded.model.block_size:
-        raise DataError(f"the text has {len(ids)} tokens, and the model reads 1 to {loaded.model.block_size}")
+        advice = "shorten it" if ids else "add some text"
+        raise DataError(f"the text has {len(ids)} tokens, and the model reads 1 to {loaded.model.block_size}: {advice}")
     return ids
 
 

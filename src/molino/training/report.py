@@ -108,7 +108,8 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     if capabilities_of(module.model).next_token:
         commands.insert(0, typed("generate", f"run={run.path}") + ' prompt="..."')
     if hasattr(task, "predict"):
-        asked = " ".join(f'{field}="..."' for field in task.fields)
+        shown = f"... {task.hole} ..." if hasattr(task, "hole") else "..."
+        asked = " ".join(f'{field}="{shown}"' for field in task.fields)
         commands.insert(0, f"{typed('predict', f'run={run.path}')} {asked}")
     decides = metric_name(task.monitor)
     plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
