@@ -103,6 +103,23 @@ def test_what_is_unknown_or_too_long_is_said(home):
     assert done.status == 2 and "molino predict asks it what its task tells" in done.err
 
 
+def test_a_decoder_that_reads_the_source_first_is_exported_with_its_marks(home, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = (*SIZES, "model.block_size=32", "trainer.max_steps=60", "trainer.val_every=60")
+    asked = (*files(home), "task=sequence_to_sequence", "task.written=0", "model=gpt", *sizes, *CPU)
+    done = run_command("train", *asked, *places(home), f"paths.outputs={tmp_path}")
+    assert done.status == 0, done.err
+    own = run_command("predict", "run=latest", "text=uno dos tres", *CPU, f"paths.outputs={tmp_path}").out.strip()
+    done = run_command("export", "run=latest", f"to={tmp_path / 'folder'}", f"paths.outputs={tmp_path}")
+    assert 'prompt="...<|endoftext|><start>"' in done.out and own
+    assert '"...<|endoftext|><start>"' in (tmp_path / "folder" / "README.md").read_text()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder")
+    read = tokenizer("uno dos tres<|endoftext|><start>", return_tensors="pt")
+    written = model.generate(**read, do_sample=False, max_new_tokens=16)[0, read["input_ids"].shape[1] :]
+    assert tokenizer.decode(written, skip_special_tokens=True).strip() == own
+
+
 def test_answers_come_as_asked_for(home):
     done = run_command("predict", "run=latest", "text=uno dos", "writing.beams=4", "writing.n_best=2", *CPU,
                        f"paths.outputs={home / 'outputs'}")  # fmt: skip

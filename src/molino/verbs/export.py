@@ -22,6 +22,7 @@ from molino.hub.heads import stored_head, templated
 from molino.hub.write import find_format, write_model
 from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.cost import count_parameters
+from molino.models.source_first import SourceFirst
 from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.runs import directory
 from molino.runs.measures import read_measures
@@ -132,7 +133,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
             shutil.rmtree(folder, ignore_errors=True)
     say(f"{target}: {architecture}, {count_parameters(loaded.model):,} parameters")
     if kind is None:
-        say(f'next: {typed("generate", f"source={target}")} prompt="..."')
+        say(f'next: {typed("generate", f"source={target}")} prompt="...{marks_of(loaded)}"')
     elif kind == TARGETS:
         say(f'next: {typed("predict", f"source={target}")} text="..."')
     elif kind == HIDDEN:
@@ -162,6 +163,13 @@ def kind_of(model: nn.Module, head: Head | None) -> str | None:
     if head is not None:
         return head.kind
     return HIDDEN if can.both_ways else TARGETS if can.source else None
+
+
+def marks_of(loaded: LoadedRun) -> str:
+    """Return what stands between what is read and what is written by a model that reads sources first."""
+    if not isinstance(loaded.model, SourceFirst):
+        return ""
+    return "".join(map(loaded.tokenizer.token, (loaded.tokenizer.end_of_text_id, loaded.start_id)))
 
 
 def special_ids(loaded: LoadedRun, kind: str | None) -> dict[str, int | None]:
@@ -222,7 +230,7 @@ def card(loaded: LoadedRun, checkpoint: str, model_type: str, kind: str | None) 
     rows = {"checkpoint": f"{checkpoint}, after step {loaded.step:,}", **figures}
     return CARD.format(
         pipeline=PIPELINES.get(kind, "text-classification"),
-        example=EXAMPLES[kind],
+        example=EXAMPLES[kind].replace('"..."', f'"...{marks_of(loaded)}"'),
         name=loaded.path.name,
         model_type=model_type,
         parameters=count_parameters(loaded.model),
