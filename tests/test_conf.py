@@ -50,7 +50,8 @@ BEGUN = {
     "mrpc_best": "gpt1_pretrain", "sick_best": "gpt1_pretrain",
 }  # fmt: skip
 ON_EXAMPLES = (*BEGUN, "imdb_classifier", "imdb_sentiment_best", "gpt1_ablation", "gpt2_finetune")
-ON_PAIRS = ("multi30k", "three_architectures")
+ON_PAIRS = ("multi30k", "three_architectures", "dialogsum_best")
+ON_ANSWERS = {"xquad_best": "wikitext2_masked"}  # and what it begins from
 OWN = {"labelled", "pairs", "answers"}  # tables and files of one's own
 EVALUATED = {"scitail", "qasc"}
 NEEDS_GPU = {"gpu", "gpu_bf16", "gpu_fp16", "fsdp"}
@@ -216,6 +217,13 @@ def test_experiments(train, molino, tiny, tmp_path, name):
         text = ("data=pairs", *(f"data.{key}={tmp_path.parent / tmp_path.name}.{side}" for key, side in
                                 (("path", "source"), ("target_path", "target"))))  # fmt: skip
         text += ("sweep=null", "trainer.flops=null") if name == "three_architectures" else ()
+    if name in ON_ANSWERS:
+        table = tmp_path.parent / f"{tmp_path.name}.jsonl"
+        rows = [
+            {"question": f"what is {n}?", "context": f"the {n} is {n + 1}", "answer": str(n + 1)} for n in range(60)
+        ]
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        text = ("data=answers", f"data.path={table}", "weights=null")
     if name in BEGUN:
         sizes = [*sizes[:3], f"weights={tiny.path}", "trainer.epochs=null"]
     if name in ("imdb_classifier", "imdb_sentiment_best"):
@@ -236,6 +244,14 @@ def test_what_recipes_begin_from_composes(name):
     assert run.settings["model"] == run.origin.settings["model"] | {"dropout": run.settings["model"]["dropout"]}
     said = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert run.settings["model"]["dropout"] == said["model"]["dropout"]
+
+
+@pytest.mark.parametrize("name", ON_ANSWERS)
+def test_what_answers_begin_from_composes(name):
+    run = compose("train", [f"experiment={name}"])
+    assert run.origin.settings["name"] == ON_ANSWERS[name] and run.origin.path.name == "seed=0"
+    same = {key: value for key, value in run.settings["model"].items() if key != "dropout"}
+    assert same.items() <= run.origin.settings["model"].items()
 
 
 def test_the_three_architectures_are_of_one_size():
