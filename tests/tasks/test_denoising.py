@@ -13,6 +13,7 @@ from conftest import CPU
 from molino.base.errors import ConfigError, DataError
 from molino.data.batches import draw_block
 from molino.data.corpora.local import UserText
+from molino.data.examples import Example
 from molino.data.tokenizers import Tokenizer, train_bpe, train_char
 from molino.data.tokens import prepare
 from molino.evaluation.totals import measure_all
@@ -23,6 +24,7 @@ from molino.models.gpt import GPT
 from molino.models.source_first import SourceFirst
 from molino.models.t5 import T5
 from molino.models.transformer import Transformer
+from molino.tasks.answers_in_words import sources_of
 from molino.tasks.denoising import Denoising
 from molino.tasks.noise import Marks, Noise, Noised
 
@@ -357,6 +359,13 @@ def test_what_writes_about_sources_begins_from_a_run_of_it(molino, tmp_path, kin
     assert f'predict run={run} text="... {asked.split()[1]} ..."' in done.out
     answers = [molino("predict", where, asked, *CPU) for where in (f"run={run}", f"source={tmp_path / 'folder'}")]
     assert [each.status for each in answers] == [0, 0] and answers[0].out == answers[1].out
+    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    (read,) = sources_of(tokenizer, [Example(asked.removeprefix("text="))], 32)
+    hole = tokenizer.backend.token_to_id(asked.split()[1])
+    assert list(read).count(hole) == 1 and tokenizer.decode(read[read != hole][:-1].tolist()).split() == [
+        "word3",
+        "thing",
+    ]
     start = Tokenizer.load(run / "tokenizer.json").backend.token_to_id("<start>")
     config = json.loads((tmp_path / "folder" / "config.json").read_text("utf-8"))
     assert config["decoder_start_token_id"] == start is not None

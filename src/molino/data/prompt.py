@@ -1,9 +1,12 @@
 """A prompt: asked for, turned into tokens, and what is to be said of it."""
 
 import sys
+from collections.abc import Iterable
 
 from molino.base.errors import ConfigError
 from molino.data.tokenizers import Tokenizer
+
+MOST_UNKNOWN = 50  # characters or words that are named
 
 
 def ask_prompt(advice: str = "") -> str:
@@ -22,14 +25,19 @@ def ask_prompt(advice: str = "") -> str:
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:
     """Return a prompt's ids after the tokens that stand before every text, with a remark on what is unknown of it."""
-    remark_unknown(prompt, tokenizer)
+    remark_unknown([prompt], tokenizer)
     return [*prefix, *tokenizer.encode(prompt).tolist()]
 
 
-def remark_unknown(prompt: str, tokenizer: Tokenizer) -> None:
-    """Say which characters or words of a prompt are not in the vocabulary, if any."""
-    if unknown := tokenizer.unknown(prompt):
-        remark(f"not in the vocabulary, read as <unk>: {' '.join(map(repr, unknown))}")
+def remark_unknown(texts: Iterable[str], tokenizer: Tokenizer) -> None:
+    """Say which characters or words of texts are not in the vocabulary, if any."""
+    if tokenizer.unknown_id is None:
+        return
+    unknown = list(dict.fromkeys(part for text in texts for part in tokenizer.unknown(text)))
+    if unknown:
+        more = f" and {len(unknown) - MOST_UNKNOWN:,} more" if len(unknown) > MOST_UNKNOWN else ""
+        shown = " ".join(map(repr, unknown[:MOST_UNKNOWN]))
+        remark(f"not in the vocabulary, read as <unk>: {shown}{more}")
 
 
 def remark(text: str) -> None:

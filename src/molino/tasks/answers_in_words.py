@@ -11,6 +11,7 @@ from molino.data.examples import Example
 from molino.data.tokenizers import Tokenizer
 from molino.generation.targets import Writing
 from molino.generation.writing import write
+from molino.tasks.holes import with_holes
 from molino.tasks.pairs import vocabulary_of
 
 
@@ -70,4 +71,4 @@ def count_cut(tokenizer: Tokenizer, examples: Sequence[Example], block_size: int
 
 
 def _encoded(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[np.ndarray]:
-    return [tokenizer.encode(each.text).astype(np.int64) for each in examples]
+    return [np.array(with_holes(tokenizer, each.text)[0], dtype=np.int64) for each in examples]

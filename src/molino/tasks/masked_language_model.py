@@ -3,7 +3,6 @@
 Shapes: R rows, T time (tokens), M hidden tokens, V vocabulary.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from molino.models.capabilities import capabilities_of, device_of
 from molino.runs.measures import MAXIMIZE, MINIMIZE, Floor, Metric
 from molino.tasks.figures import perplexity
 from molino.tasks.floors_of_masks import floors_of_masks
+from molino.tasks.holes import with_holes
 from molino.tasks.pseudo_likelihood import PseudoLikelihood, marks_of, windows_of
 from molino.tasks.task import Batch
 
@@ -182,18 +182,18 @@ class MaskedLanguageModel:
     def cut(self, tokenizer: Tokenizer, examples: Sequence[Example], block_size: int) -> int:
         """Return of how many of these texts only what is around the mask is read, as they are too long."""
         frame = sum(map(len, tokenizer.frame()))
-        return sum(len(with_masks(tokenizer, each.text)[0]) + frame > block_size for each in examples)
+        return sum(len(with_holes(tokenizer, each.text)[0]) + frame > block_size for each in examples)
 
     def read_hidden(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
         """Return a text in which masks stand for some tokens as the network reads it, and the places of these."""
-        ids, places = with_masks(tokenizer, text)
+        ids, places = with_holes(tokenizer, text)
         first_ids, last_ids = tokenizer.frame()
         return [*first_ids, *ids, *last_ids], [len(first_ids) + place for place in places]
 
     def _fill(
         self, network: nn.Module, tokenizer: Tokenizer, text: str, block_size: int, number: int
     ) -> dict[str, Any]:
-        ids, places = with_masks(tokenizer, text)
+        ids, places = with_holes(tokenizer, text)
         if (count := len(places)) != 1:
             mask = tokenizer.token(tokenizer.mask_id)
             raise ConfigError(f"a text needs one {mask} to be filled, and text {number} has {count}: {text[:60]!r}")
@@ -243,11 +243,6 @@ class MaskedLanguageModel:
         return choose
 
 
-def joins_spaces(tokenizer: Tokenizer) -> bool:
-    """Tell whether a space is part of the token behind it."""
-    return len(ids := tokenizer.encode(" a")) == 1 and tokenizer.decode(ids).startswith(" ")
-
-
 def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
     """Return what tells of each token how many tokens before it the first one of its word stands.
 
@@ -273,21 +268,6 @@ def words_of(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
         return number_T - np.maximum.accumulate(np.where(begins, number_T, 0), axis=-1)
 
     return first_of_word
-
-
-def with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """Return the tokens of a text in which masks, by any of their names, stand for some, and the places of these. For a
-    tokenizer that knows none they are text."""
-    names = "|".join(map(re.escape, MASKS))
-    *before, last = [text] if tokenizer.mask_id is None else re.split(names, text)
-    ids: list[int] = []
-    places = []
-    for part in before:
-        # Where a space is part of the word behind it, it is part of what is hidden.
-        ids += tokenizer.encode(part.rstrip(" ") if joins_spaces(tokenizer) else part).tolist()
-        places.append(len(ids))
-        ids.append(tokenizer.mask_id)
-    return ids + tokenizer.encode(last).tolist(), places
 
 
 class MaskedWindows:

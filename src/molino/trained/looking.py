@@ -19,6 +19,7 @@ from molino.inspection.attention import Attention, read, read_about
 from molino.inspection.predictions import label
 from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.source_first import SourceFirst
+from molino.tasks.holes import without_holes
 from molino.tasks.pairs import vocabulary_of
 from molino.trained.load import LoadedRun
 
@@ -100,8 +101,7 @@ def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
     if not hasattr(loaded.task, "read_hidden"):
         return encode_prompt(text, loaded.tokenizer, loaded.prefix), []
     ids, hidden = loaded.task.read_hidden(loaded.tokenizer, text)
-    if not hidden:
-        remark_unknown(text, loaded.tokenizer)
+    remark_unknown([without_holes(loaded.tokenizer, text)], loaded.tokenizer)
     return ids, hidden
 
 

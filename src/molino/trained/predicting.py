@@ -13,6 +13,7 @@ from molino.data.examples import Example
 from molino.data.prompt import remark, remark_unknown
 from molino.generation.targets import Writing
 from molino.models.capabilities import capabilities_of
+from molino.tasks.holes import without_holes
 from molino.trained.load import LoadedRun
 
 # What is asked about, by the names of an example's fields, and by those that questions about a text have.
@@ -31,8 +32,9 @@ def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str,
     if not examples:
         return []
     task, tokenizer, block_size = loaded.task, loaded.tokenizer, loaded.model.block_size
-    remark_unknown("\n".join(filter(None, (text for each in examples for text in each.texts))), tokenizer.source)
     told = task.predict(loaded.model, tokenizer, examples, block_size)
+    texts = (without_holes(tokenizer.source, text) for each in examples for text in each.texts)
+    remark_unknown(texts, tokenizer.source)
     if hasattr(task, "cut") and (count := task.cut(tokenizer, examples, block_size)):
         remark(f"{count:,} of {len(examples):,} are longer than the context of {block_size} tokens: read in part")
     return told

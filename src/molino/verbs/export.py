@@ -27,7 +27,8 @@ from molino.models.trained_head import CHOICES, CLASSES, Head
 from molino.runs import directory
 from molino.runs.measures import read_measures
 from molino.tasks import earlier
-from molino.tasks.masked_language_model import MASK, joins_spaces
+from molino.tasks.holes import joins_spaces
+from molino.tasks.masked_language_model import MASK
 from molino.trained.load import LoadedRun, load_run
 
 CARD = """---
