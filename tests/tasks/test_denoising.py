@@ -27,6 +27,8 @@ from molino.models.transformer import Transformer
 from molino.tasks.answers_in_words import sources_of
 from molino.tasks.denoising import Denoising
 from molino.tasks.noise import Marks, Noise, Noised
+from molino.trained.load import load_run
+from molino.trained.looking import look
 
 BLOCK = 24
 PLAIN = " ".join(f"word{n % 7} and thing{n % 11}" for n in range(600))
@@ -362,10 +364,10 @@ def test_what_writes_about_sources_begins_from_a_run_of_it(molino, tmp_path, kin
     tokenizer = Tokenizer.load(run / "tokenizer.json")
     (read,) = sources_of(tokenizer, [Example(asked.removeprefix("text="))], 32)
     hole = tokenizer.backend.token_to_id(asked.split()[1])
-    assert list(read).count(hole) == 1 and tokenizer.decode(read[read != hole][:-1].tolist()).split() == [
-        "word3",
-        "thing",
-    ]
+    words = tokenizer.decode(read[read != hole][:-1].tolist()).split()
+    assert list(read).count(hole) == 1 and words == ["word3", "thing"]
+    looked = look(load_run(run, "best", torch.device("cpu")), "explain", asked.removeprefix("text="), asked.split()[1])
+    assert hole in looked.ids
     start = Tokenizer.load(run / "tokenizer.json").backend.token_to_id("<start>")
     config = json.loads((tmp_path / "folder" / "config.json").read_text("utf-8"))
     assert config["decoder_start_token_id"] == start is not None

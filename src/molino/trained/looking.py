@@ -19,7 +19,7 @@ from molino.inspection.attention import Attention, read, read_about
 from molino.inspection.predictions import label
 from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.source_first import SourceFirst
-from molino.tasks.holes import without_holes
+from molino.tasks.holes import with_holes, without_holes
 from molino.tasks.pairs import vocabulary_of
 from molino.trained.load import LoadedRun
 
@@ -108,14 +108,14 @@ def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
 def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     network, tokenizer = loaded.model, loaded.tokenizer
     words, room = vocabulary_of(tokenizer, network.vocab_size), network.block_size
-    source = encode_prompt(text, tokenizer.source, ())
+    source = _tokens(tokenizer.source, text)
     _check_length("text", len(source), room - 1)
     source.append(tokenizer.source.end_of_text_id)
     if target is None:
         ((best, *_),) = write(network, [np.array(source)], Writing(), words)
         written = best.tokens
     else:
-        written = encode_prompt(target, tokenizer, ())
+        written = _tokens(tokenizer, target)
         _check_length("target", len(written), room - 1)
     told = tokenizer.decode(written).strip()
     # One that never ended is as long as the model writes.
@@ -131,6 +131,12 @@ def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
         shown = {"encoder": (source_names, source_names), "decoder": (names, names), "cross": (names, source_names)}
         model, looks = network, [Looks(kind, layers, *shown[kind]) for kind, layers in zip(shown, kinds, strict=True)]
     return Looked(model, ids, logits_TV, _there(*looks), [], _shown(tokenizer, written), told)
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a source or a target, with a remark on what is unknown of it."""
+    remark_unknown([without_holes(tokenizer, text)], tokenizer)
+    return with_holes(tokenizer, text)[0]
 
 
 def _shown(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
