@@ -27,7 +27,7 @@ from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 from molino.models.kneser_ney import KneserNey
 from molino.models.transformer import Transformer
-from molino.models.with_span import best_spans
+from molino.models.with_span import WIDTHS, best_spans, shared_with_question
 from molino.tasks.context_windows import ContextWindows, answer_at, answer_tokens
 from molino.tasks.span import Span
 
@@ -76,9 +76,13 @@ def prepared(tmp_path):
     return make
 
 
-def network_of(text, model=BERT, block_size=BLOCK, **sizes):
+def network_of(text, model=BERT, block_size=BLOCK, in_common=False, **sizes):
     torch.manual_seed(0)
-    network = Span().network(model(vocab_size=text.tokenizer.size, block_size=block_size, **(sizes or SIZES))).eval()
+    network = (
+        Span(in_common=in_common)
+        .network(model(vocab_size=text.tokenizer.size, block_size=block_size, **(sizes or SIZES)))
+        .eval()
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -310,6 +314,61 @@ def test_a_head_is_taken_over_from_another_run_of_the_task(prepared):
     Span().begin(other, one)
     assert torch.equal(one.span_head.weight, other.span_head.weight)
     Span().begin(other, None)
+    # What it is told beside its tokens comes as well, and is never lost in silence.
+    told, fresh = (
+        network_of(text, in_common=True),
+        Span(in_common=True).network(BERT(text.tokenizer.size, BLOCK, **SIZES)),
+    )
+    Span(in_common=True).begin(fresh, told)
+    assert torch.equal(told.in_common.matrix.weight, fresh.in_common.matrix.weight)
+    Span(in_common=True).begin(fresh, one)
+    with pytest.raises(ConfigError, match=r"would be lost: add task.in_common=true"):
+        Span().begin(other, told)
+
+
+def test_what_question_and_context_have_in_common_is_counted_as_by_hand(prepared):
+    windows = ContextWindows(prepared().tokenizer, made_up(12, 5, words=(3, 12)), BLOCK, None)
+    taken = {name: torch.from_numpy(array) for name, array in windows.take(np.arange(len(windows))).items()}
+    found_BTW = shared_with_question(taken["tokens"], taken["begins"], taken["ends"])
+    for row, (tokens, begin, end) in enumerate(
+        zip(*(taken[name].tolist() for name in ("tokens", "begins", "ends")), strict=True)
+    ):
+        question, context = tokens[1 : begin - 1], tokens[begin:end]
+        shares = [
+            1 - math.log(context.count(each)) / math.log(len(context) + 1) if each in question else 0.0
+            for each in context
+        ]
+        for at, width in enumerate(WIDTHS):
+            wanted = torch.zeros(len(tokens))
+            for place in range(len(context)):
+                wanted[begin + place] = sum(shares[max(place - width, 0) : place + width + 1])
+            assert torch.allclose(found_BTW[row, :, at], wanted, atol=1e-5)
+    assert found_BTW[..., 0].max() > 0.3
+
+
+@pytest.mark.parametrize("model", [BERT, GPT])
+def test_a_network_that_is_told_begins_as_one_that_is_not_and_learns_from_it(prepared, model):
+    text = prepared()
+    windows = ContextWindows(text.tokenizer, text.corpus.examples()["val"], BLOCK, None)
+    taken = {name: torch.from_numpy(array) for name, array in windows.take(np.arange(9)).items()}
+    fields = [taken[name] for name in ("tokens", "begins", "ends")]
+    plain, told = (
+        network_of(text, model),
+        Span(in_common=True).network(model(text.tokenizer.size, BLOCK, **SIZES)).eval(),
+    )
+    told.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(told(*fields), plain(*fields))
+    told.loss(*fields, taken["answers"]).backward()
+    assert told.in_common.matrix.weight.grad.norm() > 0
+    with torch.no_grad():
+        told.in_common.matrix.weight.normal_()
+    # It is the same beside a longer one, whose padding it has.
+    together, shortest = told(*fields), int(windows.lengths_W[:9].argmin())
+    alone = windows.take(np.array([shortest]))
+    alone = told(*(torch.from_numpy(alone[name]) for name in ("tokens", "begins", "ends")))
+    length = alone.shape[2]
+    assert torch.allclose(together[shortest, :, :length], alone[0], atol=1e-5)
+    assert not torch.allclose(together, plain(*fields), atol=1e-2)
 
 
 def test_padding_changes_nothing(prepared):
@@ -369,6 +428,8 @@ def test_other_examples_than_the_task_reads_are_refused(prepared):
         task.network(KneserNey(9, 8))
     with pytest.raises(ConfigError, match=r"Bigram sees one token at a time"):
         task.network(Bigram(9, 8))
+    with pytest.raises(ConfigError, match=r"task.in_common=true: Transformer takes nothing beside its tokens"):
+        Span(in_common=True).network(Transformer(9, 8, **SIZES))
 
 
 def test_a_run_answers_and_is_measured(molino, mirror, tmp_path):

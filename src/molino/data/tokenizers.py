@@ -119,6 +119,17 @@ class Tokenizer:
                 return tuple(marked[:first]), tuple(marked[first + len(plain) :])
         return (), ()
 
+    def frame_of_pairs(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the tokenizer's own template puts before, between and behind two texts; mostly none."""
+        encoding = self.backend.encode("a", "a", add_special_tokens=True)
+        ids, texts = encoding.ids, encoding.sequence_ids
+        # Where a template puts nothing around a text the library may take both for one.
+        if 0 not in texts or 1 not in texts:
+            return (), (), ()
+        first, second = texts.index(0), texts.index(1)
+        first_end, second_end = (len(texts) - texts[::-1].index(text) for text in (0, 1))
+        return tuple(ids[:first]), tuple(ids[first_end:second]), tuple(ids[second_end:])
+
     def prefix(self) -> tuple[int, ...]:
         """Return the ids that stand before every text that is to be gone on with, such as Llama's <s>: those of the
         `frame`, unless that has some behind the text too."""

@@ -1,4 +1,4 @@
-"""Heads beside a language model's, as `transformers` has them: one class of a text, one of several choices."""
+"""Heads beside a language model's, as `transformers` has them: for classes, for choices, for answers inside a text."""
 
 import json
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from molino.base.errors import CheckpointError, ConfigError
 from molino.hub.format import Format
-from molino.models.trained_head import CHOICES, CLASSES, Head
+from molino.models.trained_head import CHOICES, CLASSES, SPANS, Head
 
+LANGUAGE = "lm_head."  # what the name of a language model's head begins with, mostly
 PAIRS = "reads_pairs"  # a further entry of config.json, which transformers keeps
 
 
@@ -22,10 +23,10 @@ class StoredHead:
 
     Attributes:
         architecture: the class of `transformers`.
-        kind: CLASSES or CHOICES.
+        kind: CLASSES, CHOICES or SPANS.
         weight: name of the matrix (outputs, C).
-        bias: name of its bias, which ours has not: zeros.
-        language: whether the language model's head stands beside it.
+        bias: name of its bias, of which those of ours that have none are zeros.
+        language: what the names of the language model's head begin with, if that is not beside it; None if it is.
         config: further entries of config.json.
     """
 
@@ -33,7 +34,7 @@ class StoredHead:
     kind: str
     weight: str
     bias: str | None = None
-    language: bool = False
+    language: str | None = LANGUAGE
     config: tuple[tuple[str, Any], ...] = ()
 
 
@@ -45,7 +46,7 @@ SUMMARY = (
 
 def _double(architecture: str) -> StoredHead:
     name = "multiple_choice_head.summary"
-    return StoredHead(architecture, CHOICES, f"{name}.weight", f"{name}.bias", True, SUMMARY)
+    return StoredHead(architecture, CHOICES, f"{name}.weight", f"{name}.bias", None, SUMMARY)
 
 
 STORED = {
@@ -58,6 +59,8 @@ STORED = {
     },
     ("gpt2", CHOICES): _double("GPT2DoubleHeadsModel"),
     ("openai-gpt", CHOICES): _double("OpenAIGPTDoubleHeadsModel"),
+    ("bert", SPANS): StoredHead("BertForQuestionAnswering", SPANS, "qa_outputs.weight", "qa_outputs.bias", "cls."),
+    ("gpt2", SPANS): StoredHead("GPT2ForQuestionAnswering", SPANS, "qa_outputs.weight", "qa_outputs.bias"),
 }  # fmt: skip
 
 
@@ -76,12 +79,16 @@ def stored_head(form: Format, head: Head) -> StoredHead:
 def tensors_of(head: Head, stored: StoredHead) -> dict[str, Tensor]:
     """Return what a file holds of a head."""
     weight = head.weight.detach().cpu().clone()
-    bias = {} if stored.bias is None else {stored.bias: torch.zeros(len(weight))}
-    return {stored.weight: weight} | bias
+    if stored.bias is None:
+        return {stored.weight: weight}
+    bias = torch.zeros(len(weight)) if head.bias is None else head.bias.detach().cpu().clone()
+    return {stored.weight: weight, stored.bias: bias}
 
 
 def config_of(head: Head, stored: StoredHead) -> dict[str, Any]:
     """Return what config.json says of a head."""
+    if head.kind == SPANS:
+        return dict(stored.config)
     names = ["LABEL_0"] if head.names is None else list(head.names)
     labels = {
         "id2label": {str(n): name for n, name in enumerate(names)},
@@ -110,26 +117,30 @@ def names_of(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
         raise CheckpointError(f"{folder / 'config.json'} names no classes of its head (id2label)") from error
 
 
-def templated(tokenizer_json: str, sequence: Sequence[tuple[str, ...]], ids: dict[str, int]) -> str:
+def templated(
+    tokenizer_json: str, sequence: Sequence[tuple[str, ...]], ids: dict[str, int], segments: bool = False
+) -> str:
     """Return a tokenizer.json that puts tokens around a text by itself.
 
     Args:
         sequence: those before a text, between two, and behind.
         ids: of these tokens.
+        segments: whether a model is told which text a token is of.
     """
     before, between, behind = sequence
 
     def marks(tokens: Sequence[str], type_id: int) -> list[dict[str, Any]]:
         return [{"SpecialToken": {"id": token, "type_id": type_id}} for token in tokens]
 
-    def text(name: str) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": 0}}
+    def text(name: str, type_id: int = 0) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": type_id}}
 
+    second = int(segments)
     content = json.loads(tokenizer_json)
     content["post_processor"] = {
         "type": "TemplateProcessing",
         "single": [*marks(before, 0), text("A"), *marks(behind, 0)],
-        "pair": [*marks(before, 0), text("A"), *marks(between, 0), text("B"), *marks(behind, 0)],
+        "pair": [*marks(before, 0), text("A"), *marks(between, 0), text("B", second), *marks(behind, second)],
         "special_tokens": {
             token: {"id": token, "ids": [ids[token]], "tokens": [token]} for each in sequence for token in each
         },

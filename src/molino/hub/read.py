@@ -17,14 +17,14 @@ from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import encoder_decoders, encoders, formats
 from molino.hub.format import Format
 from molino.hub.formats import FORMATS
-from molino.hub.heads import PAIRS, find_head, names_of
+from molino.hub.heads import LANGUAGE, PAIRS, find_head, names_of
 from molino.models.bert import BERT
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
 from molino.models.llama import Llama
 from molino.models.shapes import shapes_only
 from molino.models.t5 import T5
-from molino.models.trained_head import CLASSES, Head
+from molino.models.trained_head import CLASSES, SPANS, Head
 from molino.models.transformer import Transformer
 
 FAMILIES = {
@@ -106,8 +106,11 @@ def read_weights(model: nn.Module, source: str) -> None:
     parameters = dict(model.named_parameters())
     if head is not None:
         files = {name: file for name, file in files.items() if name not in (head.weight, head.bias)}
-        if can.head in parameters and form.stored(can.head).names[0] not in files:
-            del parameters[can.head]
+        theirs = {name: form.stored(name).names[0] for name in parameters}
+        of_language = {name for name, each in theirs.items() if each.startswith(head.language or LANGUAGE)}
+        for name in of_language:
+            if theirs[name] not in files:
+                del parameters[name]
     parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
     expected = {theirs for names in parts.values() for theirs in names}
     tied = set(can.tied or ()) - parameters.keys()
@@ -143,10 +146,18 @@ def read_head(source: str) -> Head | None:
         raise CheckpointError(f"{folder} lacks {stored.weight}, the head of a {stored.architecture}")
     with _open(files[stored.weight]) as file:
         weight = file.get_tensor(stored.weight).float()
+    bias = None
+    if stored.kind == SPANS:
+        if stored.bias not in files:
+            raise CheckpointError(f"{folder} lacks {stored.bias}, a part of the head of a {stored.architecture}")
+        with _open(files[stored.bias]) as file:
+            bias = file.get_tensor(stored.bias).float()
+        if len(weight) != 2 or bias.shape != (2,):
+            raise CheckpointError(f"{folder} has a {stored.architecture} with {len(weight)} outputs, not 2")
     names = names_of(config, folder) if stored.kind == CLASSES else None
     if names is not None and len(names) != len(weight):
         raise CheckpointError(f"{folder / 'config.json'} names {len(names)} classes of a head for {len(weight)}")
-    return Head(stored.kind, names, weight, config.get(PAIRS) is True)
+    return Head(stored.kind, names, weight, config.get(PAIRS) is True, bias=bias)
 
 
 def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:

@@ -72,8 +72,8 @@ def write_model(
     if head is not None:
         stored = stored_head(form, head)
         architecture, extra = stored.architecture, extra | config_of(head, stored)
-        if not stored.language:
-            tensors.pop("lm_head.weight", None)
+        if stored.language is not None:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(stored.language)}
         tensors |= tensors_of(head, stored)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")

@@ -140,6 +140,7 @@ class BERT(nn.Module):
             attention=True,
             hidden=n_embd,
             depth=n_layer,
+            beside=True,
             tied=("lm_head.weight", "wte.weight"),
             embedding="wte.weight",
             positions=TABLES[positions],
@@ -175,6 +176,7 @@ class BERT(nn.Module):
         seen_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
         depth: int | None = None,
+        beside_BTC: Tensor | None = None,
     ) -> Tensor:
         """What the heads read, (B, T, C).
 
@@ -182,10 +184,13 @@ class BERT(nn.Module):
             seen_BT: which tokens there are, padding aside; None if all of them.
             segments_BT: which part of its text each token is of, 0 or 1; None for all of the first.
             depth: of how many blocks; None for all.
+            beside_BTC: what else is known of each token; None for nothing.
         """
         positions_T = token_positions(tokens_BT, None, self.block_size)
         segments_BT = torch.zeros_like(tokens_BT) if segments_BT is None else segments_BT
         x_BTC = self.wte(tokens_BT) + self.wse(segments_BT)
+        if beside_BTC is not None:
+            x_BTC = x_BTC + beside_BTC
         if self.wpe is not None:
             x_BTC = x_BTC + self.wpe(positions_T)
         x_BTC = self.drop(self.ln_e(x_BTC))

@@ -30,7 +30,7 @@ class Capabilities:
         depth: how many layers it has, if `hidden(tokens_BT, depth=n)` is what the first n of them make of a text, so
             that `head` can be asked what they know; None if that cannot be told.
         head: name of a parameter (V, C), if `head` is nothing but a product with it.
-        beside: `hidden(tokens_BT, cache, beside_BTC)` adds what else is known of each token to its embedding.
+        beside: `hidden(tokens_BT, beside_BTC=...)` adds what else is known of each token to its embedding.
         tied: names of two parameters that are one, the head's and the table's; None if none are.
         embedding: name of the parameter whose rows stand for tokens (V, C); None if it has none.
         bigrams: name of a parameter whose rows are the logits of what follows a token (V, V); None if it has none.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# Kinds of heads: one class of a text, one of several choices.
-CLASSES, CHOICES = "classes", "choices"
+# Kinds of heads: one class of a text, one of several choices, where an answer begins and ends.
+CLASSES, CHOICES, SPANS = "classes", "choices", "spans"
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,10 @@ class Head:
     """A trained head.
 
     Attributes:
-        kind: CLASSES or CHOICES.
-        names: of the classes; None of choices.
+        kind: CLASSES, CHOICES or SPANS.
+        names: of the classes; None of others.
         weight: (outputs, C).
+        bias: (outputs,); None if it has none.
         sequence: tokens that stand before a text, between two, and behind it.
         pairs: whether it reads two texts.
     """
@@ -26,3 +27,4 @@ class Head:
     weight: Tensor
     pairs: bool = False
     sequence: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ())
+    bias: Tensor | None = None

@@ -11,6 +11,47 @@ from molino.base.errors import ConfigError
 from molino.models.capabilities import Capabilities, capabilities_of
 from molino.models.with_head import INITIAL_STD
 
+WIDTHS = (0, 2, 5, 10, 20)  # tokens on either side of one in which common tokens are counted
+
+
+class InCommon(nn.Module):
+    """What the tokens that a question and its context share tell of each token, as something beside its embedding: (B,
+    T) -> (B, T, C). It begins at zero.
+
+    Of each token of the context: how much stands within WIDTHS of it that the question holds as well (an exact match,
+    Chen et al. 2017), each by how rare it is in the context: 1 of one that occurs once, near 0 of one that is
+    everywhere.
+
+    Args:
+        width: C.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.matrix = nn.Linear(len(WIDTHS), width, bias=False)
+        nn.init.zeros_(self.matrix.weight)
+
+    def forward(self, tokens_BT: Tensor, begins_B: Tensor, ends_B: Tensor) -> Tensor:
+        return self.matrix(shared_with_question(tokens_BT, begins_B, ends_B).to(self.matrix.weight.dtype))
+
+
+def shared_with_question(tokens_BT: Tensor, begins_B: Tensor, ends_B: Tensor) -> Tensor:
+    """Return what `InCommon` reads, (B, T, W): zeros outside of the context, and for the whole of it within W."""
+    T = tokens_BT.shape[1]
+    places_T = torch.arange(T, device=tokens_BT.device)
+    asked_BT = (places_T >= 1) & (places_T < begins_B[:, None] - 1)
+    context_BT = (places_T >= begins_B[:, None]) & (places_T < ends_B[:, None])
+    same_BTT = tokens_BT[:, :, None] == tokens_BT[:, None, :]
+    count_BT = (same_BTT & context_BT[:, None]).sum(-1).clamp(min=1)
+    rare_BT = 1 - count_BT.log() / (context_BT.sum(-1, keepdim=True) + 1).log()
+    shared_BT = torch.where(context_BT & (same_BTT & asked_BT[:, None]).any(-1), rare_BT, 0.0)
+    before_BT = F.pad(shared_BT.cumsum(-1), (1, 0))
+    sums = [
+        before_BT[:, (places_T + width + 1).clamp(max=T)] - before_BT[:, (places_T - width).clamp(min=0)]
+        for width in WIDTHS
+    ]
+    return torch.stack(sums, dim=-1) * context_BT[..., None]
+
 
 class WithSpan(nn.Module):
     """A model, and a linear head that gives each token two scores: that an answer begins there, and that it ends there.
@@ -21,11 +62,12 @@ class WithSpan(nn.Module):
 
     Args:
         model: see `molino.models`; it needs hidden states, and has to see more than one token at a time.
+        in_common: whether it is told what question and context have in common, see `InCommon`.
 
     Raises ConfigError for a model that the head has nothing to read from.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, in_common: bool = False):
         super().__init__()
         can, name = capabilities_of(model), type(model).__name__
         if can.hidden is None:
@@ -35,7 +77,13 @@ class WithSpan(nn.Module):
             )
         if can.cache is not None and can.cache.numbers_per_token == 0:
             raise ConfigError(f"model: {name} sees one token at a time, and no question beside it: choose model=bert")
+        if in_common and not can.beside:
+            raise ConfigError(
+                f"task.in_common=true: {name} takes nothing beside its tokens; choose model=bert or another that does "
+                "(capabilities.beside), or task.in_common=false"
+            )
         self.model = model
+        self.in_common = InCommon(can.hidden) if in_common else None
         self.vocab_size, self.block_size = model.vocab_size, model.block_size
         self.capabilities = Capabilities(next_token=False)
         self.span_head = nn.Linear(can.hidden, 2)
@@ -53,7 +101,8 @@ class WithSpan(nn.Module):
         more = (places_T <= ends_B[:, None],) if can.both_ways or can.source else ()
         if can.segments:
             more += ((places_T >= begins_B[:, None]).long(),)
-        logits_B2T = self.span_head(self.model.hidden(tokens_BT, *more)).float().transpose(1, 2)
+        beside = {} if self.in_common is None else {"beside_BTC": self.in_common(tokens_BT, begins_B, ends_B)}
+        logits_B2T = self.span_head(self.model.hidden(tokens_BT, *more, **beside)).float().transpose(1, 2)
         possible_BT = (places_T >= begins_B[:, None]) & (places_T < ends_B[:, None]) | (places_T == 0)
         return logits_B2T.masked_fill(~possible_BT[:, None], -torch.inf).log_softmax(-1)
 

@@ -16,7 +16,7 @@ from molino.base.errors import ConfigError, DataError
 from molino.data.batches import EVALUATION_TOKENS
 from molino.data.examples import Answer, Example
 from molino.data.tokenizers import Tokenizer
-from molino.tasks.sequences import filled, marks_of
+from molino.tasks.sequences import filled, marks_of_pairs
 
 MARKS = 3  # tokens of a window beside question and context
 
@@ -38,7 +38,7 @@ class ContextWindows:
         found_N: whether a window of an example holds its first answer as a whole.
 
     Raises:
-        ConfigError: the windows have no room, or share more than they have.
+        ConfigError: the windows have no room, or share more than they have, or the tokenizer has no marks for them.
         DataError: the tokenizer does not tell where tokens stand.
     """
 
@@ -55,7 +55,7 @@ class ContextWindows:
                 f"task.stride={stride} must be from 0 to {least - 1} with data.block_size={block_size}: a question may "
                 "take half of a window, and the next window has to go on"
             )
-        self.stride, self.marks = stride, marks_of(tokenizer, "extract")
+        self.stride, self.marks = stride, marks_of_pairs(tokenizer)
         self.questions, self.question_starts_N, whole_N = _joined([tokenizer.encode(each.text) for each in examples])
         self.question_sizes_N = whole_N.clip(max=room // 2)
         self.cut_N = whole_N > room // 2

@@ -42,6 +42,21 @@ def marks_of(tokenizer: Tokenizer, pooling: str) -> Marks:
     return Marks((start,), (delimiter,), (extract,), padding)
 
 
+def marks_of_pairs(tokenizer: Tokenizer) -> Marks:
+    """Return the marks around and between two texts: those of the tasks here, or of a tokenizer that does not have them
+    those of its own template, such as BERT's [CLS] and [SEP].
+
+    Raises:
+        ConfigError: it has neither, or more than one in a place.
+    """
+    if tokenizer.backend.token_to_id(START) is not None:
+        return marks_of(tokenizer, "extract")
+    marks = Marks(*tokenizer.frame_of_pairs(), 0 if tokenizer.padding_id is None else tokenizer.padding_id)
+    if [len(each) for each in marks[:3]] != [1, 1, 1]:
+        raise ConfigError("this tokenizer does not put one token before, between and behind two texts, as BERT's does")
+    return marks
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the texts of an example make sequences.

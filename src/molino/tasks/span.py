@@ -20,7 +20,7 @@ from molino.data.tokens import Split, TokenizedCorpus
 from molino.evaluation.totals import Pairs, measure_all
 from molino.evaluation.written import exact_match, metrics_of, scores_of
 from molino.models.capabilities import device_of
-from molino.models.trained_head import Head
+from molino.models.trained_head import SPANS, Head
 from molino.models.with_span import WithSpan, best_spans
 from molino.runs.examples import LONGEST, Outcomes, Wrong
 from molino.runs.measures import HELDOUT, MAXIMIZE, Floor, Metric
@@ -46,6 +46,7 @@ class Span:
         monitor, direction: the metric that decides, and in which direction it improves.
         stride: tokens that two windows of one context share; None for a quarter of what a window has room for.
         longest: tokens of an answer at most.
+        in_common: the model is told which tokens of a context its question holds too, see molino.models.with_span.
     """
 
     tokens = (START, DELIMITER, EXTRACT, PADDING[0])
@@ -61,20 +62,48 @@ class Span:
         direction: str = MAXIMIZE,
         stride: int | None = None,
         longest: int = 30,
+        in_common: bool = False,
     ):
         if longest < 1:
             raise ConfigError(f"task.longest={longest} is too small: choose 1 or more")
         self.monitor, self.direction, self.stride, self.longest = monitor, direction, stride, longest
+        self.in_common = in_common
         self._windows: dict[tuple[str, str, int], ContextWindows] = {}
         self._held: dict[str, tuple[list[Example], str]] = {}
 
     def network(self, model: nn.Module) -> WithSpan:
-        return WithSpan(model)
+        return WithSpan(model, self.in_common)
+
+    def exported(self, network: WithSpan) -> tuple[nn.Module, Head]:
+        """Return the model and its head, for the formats of transformers.
+
+        Raises:
+            ConfigError: no format computes the same.
+        """
+        if network.in_common is not None:
+            raise ConfigError("task.in_common=true has no counterpart in transformers: this run cannot be exported")
+        marks, head = ((START,), (DELIMITER,), (EXTRACT,)), network.span_head
+        return network.model, Head(SPANS, None, head.weight, True, marks, head.bias)
 
     def begin(self, network: WithSpan, trained: nn.Module | Head | None) -> None:
-        """Take over the head of another run of this task; other heads tell nothing of places."""
-        if isinstance(trained, WithSpan):
-            network.span_head.load_state_dict(trained.span_head.state_dict())
+        """Take over the head of another run of this task, and what is beside it, or that of a folder; other heads tell
+        nothing of places.
+
+        Raises:
+            ConfigError: something of it would be lost.
+        """
+        if isinstance(trained, Head) and trained.kind == SPANS:
+            network.span_head.load_state_dict({"weight": trained.weight, "bias": trained.bias})
+        if not isinstance(trained, WithSpan):
+            return
+        network.span_head.load_state_dict(trained.span_head.state_dict())
+        if trained.in_common is not None and network.in_common is None:
+            raise ConfigError(
+                "weights= name a run that is told what question and context have in common, which would be lost: add "
+                "task.in_common=true"
+            )
+        if trained.in_common is not None:
+            network.in_common.load_state_dict(trained.in_common.state_dict())
 
     def remarks(self, text: TokenizedCorpus, block_size: int) -> dict[str, str]:
         """Return what is to be said of the questions before they are trained on."""

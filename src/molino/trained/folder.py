@@ -12,13 +12,14 @@ from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
 from molino.hub.read import architecture, find_folder, load_model, read_head
 from molino.models.capabilities import capabilities_of, device_of, dtype_of
-from molino.models.trained_head import CLASSES, Head
+from molino.models.trained_head import CLASSES, SPANS, Head
 from molino.runs.measures import MAXIMIZE
 from molino.tasks.labelled import LabelledTask
 from molino.tasks.language_model import LanguageModel
 from molino.tasks.masked_language_model import MaskedLanguageModel
 from molino.tasks.sequence_to_sequence import SequenceToSequence
 from molino.tasks.sequences import EXTRACT
+from molino.tasks.span import Span
 from molino.tasks.task import Task
 from molino.trained.loaded import LoadedRun
 
@@ -52,7 +53,9 @@ def _task_of(model: torch.nn.Module) -> Task:
 
 
 def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:
-    """Return a folder whose head tells a class, or the right choice."""
+    """Return a folder whose head tells a class, the right choice, or where an answer stands."""
+    if head.kind == SPANS:
+        return _loaded(folder, Span(), head, tokenizer, model)
     # Its template says what stands behind a text that the head is to read.
     marked = EXTRACT in tokenizer.backend.encode("a", add_special_tokens=True).tokens
     told = {"classes": list(head.names)} if head.kind == CLASSES else {}
@@ -65,8 +68,11 @@ def _with_head(folder: Path, head: Head, tokenizer: Tokenizer, model: torch.nn.M
         pooling="extract" if marked else "last",
         **told,
     )
-    network = task.network(model)
-    network.task_head.to(device_of(model), dtype_of(model))
+    return _loaded(folder, task, head, tokenizer, model)
+
+
+def _loaded(folder: Path, task: Task, head: Head, tokenizer: Tokenizer, model: torch.nn.Module) -> LoadedRun:
+    network = task.network(model).to(device_of(model), dtype_of(model))
     task.begin(network, head)
     return LoadedRun(folder, {}, task, tokenizer, network.eval(), None, 0)
 

@@ -23,7 +23,7 @@ from molino.hub.write import find_format, write_model
 from molino.models.capabilities import capabilities_of, require_next_token
 from molino.models.cost import count_parameters
 from molino.models.source_first import SourceFirst
-from molino.models.trained_head import CHOICES, CLASSES, Head
+from molino.models.trained_head import CHOICES, CLASSES, SPANS, Head
 from molino.runs import directory
 from molino.runs.measures import read_measures
 from molino.tasks import earlier
@@ -57,7 +57,9 @@ The settings of the training:
 
 # What a folder holds beside what heads are for.
 HIDDEN, TARGETS = "hidden tokens", "targets"
-PIPELINES = {None: "text-generation", HIDDEN: "fill-mask", TARGETS: "text2text-generation"}
+PIPELINES = {
+    None: "text-generation", HIDDEN: "fill-mask", TARGETS: "text2text-generation", SPANS: "question-answering"
+}  # fmt: skip
 EXAMPLES = {
     HIDDEN: """from transformers import pipeline
 
@@ -77,6 +79,20 @@ print(generator("...", max_new_tokens=100, do_sample=True, temperature=0.8)[0]["
 
 classifier = pipeline("text-classification", model="path/to/this/folder")
 print(classifier("..."))  # of pairs: classifier({"text": "...", "text_pair": "..."})""",
+    SPANS: """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder = "path/to/this/folder"
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
+question, context = "...", "..."
+read = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+places = read.pop("offset_mapping")[0]
+inside = torch.tensor([text == 1 for text in read.sequence_ids(0)])
+told = model(**read)
+begin, end = (logits[0].where(inside, -torch.inf) for logits in (told.start_logits, told.end_logits))
+both = (begin[:, None] + end).where(torch.ones(len(end), len(end)).triu().bool(), -torch.inf)
+first, last = divmod(int(both.argmax()), len(end))
+print(context[places[first, 0] : places[last, 1]])""",
     CHOICES: """import torch
 from transformers import AutoConfig, AutoTokenizer
 import transformers
@@ -124,7 +140,8 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             architecture = write_model(folder, model, form, node, special_ids(loaded, kind), head)
-            write_tokenizer(folder, loaded.tokenizer, model.block_size, kind, head)
+            segments = kind == SPANS and capabilities_of(model).segments
+            write_tokenizer(folder, loaded.tokenizer, model.block_size, kind, head, segments)
             if kind in (None, TARGETS):
                 write_generation_config(folder, loaded, kind)
             (folder / "README.md").write_text(card(loaded, checkpoint, form.model_type, kind), "utf-8")
@@ -139,6 +156,8 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
         say(f'next: {typed("predict", f"source={target}")} text="..."')
     elif kind == HIDDEN:
         say(f'next: {typed("predict", f"source={target}")} text="... {MASK} ..."')
+    elif kind == SPANS:
+        say(f'next: {typed("predict", f"source={target}")} question="..." context="..."')
     elif kind == CLASSES:
         pair = ' pair="..."' if head.pairs else ""
         say(f'next: {typed("predict", f"source={target}")} text="..."{pair}')
@@ -181,8 +200,14 @@ def special_ids(loaded: LoadedRun, kind: str | None) -> dict[str, int | None]:
     return ids | ({"decoder_start_token_id": loaded.start_id} if kind == TARGETS else {})
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: str | None, head: Head | None) -> None:
-    """Write tokenizer.json and what `transformers` wants to know beside it."""
+def write_tokenizer(
+    folder: Path, tokenizer: Tokenizer, block_size: int, kind: str | None, head: Head | None, segments: bool
+) -> None:
+    """Write tokenizer.json and what `transformers` wants to know beside it.
+
+    Args:
+        segments: whether the model is told which of two texts a token is of.
+    """
     tokenizer.save(folder / "tokenizer.json")
     if kind == HIDDEN and joins_spaces(tokenizer):
         content = json.loads(tokenizer.json())
@@ -194,7 +219,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: s
     sequence = ((), (), (tokenizer.token(tokenizer.end_of_text_id),)) if kind == TARGETS else ((), (), ())
     if any(sequence := sequence if head is None else head.sequence):
         ids = {token: tokenizer.backend.token_to_id(token) for each in sequence for token in each}
-        (folder / "tokenizer.json").write_text(templated(tokenizer.json(), sequence, ids), "utf-8")
+        told = templated(tokenizer.json(), sequence, ids, segments)
+        (folder / "tokenizer.json").write_text(told, "utf-8")
     ids = {"unk_token": tokenizer.unknown_id, "pad_token": tokenizer.padding_id, "eos_token": tokenizer.end_of_text_id}
     ids |= {"mask_token": tokenizer.mask_id} if kind == HIDDEN else {}
     config = {
@@ -202,8 +228,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int, kind: s
         "model_max_length": block_size,
         "clean_up_tokenization_spaces": False,
         "padding_side": "left" if kind is None else "right",
-        # Not token_type_ids, which these architectures would read as further tokens.
-        "model_input_names": ["input_ids", "attention_mask"],
+        # Architectures that are not told of parts would read token_type_ids as further tokens.
+        "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
         **{name: tokenizer.token(id) for name, id in ids.items() if id is not None},
     }
     _write_json(folder / "tokenizer_config.json", config)
