@@ -11,8 +11,9 @@ from scipy import stats
 
 from molino.base.errors import ConfigError
 from molino.comparison.collect import find_runs, read_runs
-from molino.comparison.crosstab import as_csv, as_json, cross, draw_crosstab, markdown, notes, table
-from molino.runs.measures import MAXIMIZE, Floor, Metric, measures_of, write_measures
+from molino.comparison.crosstab import cross
+from molino.comparison.crosstab_tables import as_csv, as_json, costs, draw_crosstab, markdown, notes, table
+from molino.runs.measures import MAXIMIZE, OF_100, Floor, Metric, measures_of, write_measures
 from molino.tasks.earlier import measures
 
 # Of each method and each set what three seeds come to.
@@ -87,3 +88,75 @@ def test_what_makes_no_table(runs, tmp_path, molino):
     assert done.status == 2 and "columns=data needs group_by=<one setting>" in done.err
     done = molino("results", str(tmp_path), "columns=data", "group_by=model")
     assert done.status == 0 and "82.0 (2.0)" in done.out
+
+
+# Of each method and each set, in three units: a share, nats, and what is perfect at 100.
+MIXED = {
+    ("bigram", "quijote"): (0.50, 0.52, 0.51), ("bigram", "pydocs"): (3.10, 3.12, 3.14),
+    ("gpt", "quijote"): (0.80, 0.82, 0.84), ("gpt", "pydocs"): (1.40, 1.41, 1.45),
+    ("gpt", "shakespeare"): (31.0, 32.0, 30.5),
+}  # fmt: skip
+KINDS = {
+    "quijote": Metric("accuracy", MAXIMIZE),
+    "pydocs": Metric("loss"),
+    "shakespeare": Metric("bleu", MAXIMIZE, OF_100),
+}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    for (model, data), values in MIXED.items():
+        metric = KINDS[data]
+        for seed, value in enumerate(values):
+            figures = {f"val/best_{metric.name}": value, "seconds": 10.0 + seed, "parameters": 2_600_000}
+            run = make_run(tmp_path / f"{model}-{data}-{seed}", f"model={model}", f"data={data}", f"seed={seed}",
+                           summary=figures)  # fmt: skip
+            floors = [Floor("floor/copy", 0.4, "copy", "copied", {metric.name: 0.4})]
+            write_measures(run, measures_of(f"val/{metric.name}", [metric], floors if data == "shakespeare" else []))
+    return read_runs(find_runs([tmp_path]), measures)
+
+
+def test_unlike_metrics_have_no_average_and_each_column_its_best_row(mixed):
+    tab = cross(mixed, "model", "data")
+    assert tab.rows == ["gpt", "bigram"] and tab.averages == {} and tab.p == dict.fromkeys(tab.rows)
+    found = {
+        column: stats.ttest_ind(MIXED["bigram", column], MIXED["gpt", column], equal_var=False).pvalue
+        for column in ("pydocs", "quijote")
+    }
+    smaller, larger = sorted(found, key=found.__getitem__)
+    assert tab.cell_p == {
+        ("bigram", smaller): pytest.approx(2 * found[smaller]),
+        ("bigram", larger): pytest.approx(max(2 * found[smaller], found[larger])),
+    }
+    header, lines = table(tab, "model")
+    assert header == ["model", "pydocs loss", "quijote accuracy", "shakespeare bleu"]
+    assert lines == [
+        ["gpt", "1.4200 (0.0265)", "82.0 (2.0)", "31.2 (0.8)"],
+        ["bigram", "3.1200 (0.0200) *", "51.0 (1.0) *", "-"],
+        ["floor: copied", "-", "-", "0.4"],
+    ]
+    told = notes(tab)
+    assert "of quijote times 100" in told[0] and told[1].startswith("less is better of pydocs: so there is no average")
+    assert costs(tab, "model") == (
+        ["model", "pydocs seconds", "quijote seconds", "shakespeare seconds"],
+        [["gpt", *["11 (2.6 M)"] * 3], ["bigram", *["11 (2.6 M)"] * 2, "-"]],
+    )
+    assert "| bigram | 11 (2.6 M) | 11 (2.6 M) | - |" in markdown(tab, "model")
+    rows = {(row["model"], row["column"]): row for row in csv.DictReader(io.StringIO(as_csv(tab, "model")))}
+    assert len(rows) == 5 and float(rows["bigram", "pydocs"]["p"]) == pytest.approx(tab.cell_p["bigram", "pydocs"])
+    assert float(rows["gpt", "shakespeare"]["seconds"]) == 11
+    (best, _) = json.loads(as_json(tab, "model"))["rows"]
+    assert "average" not in best and best["columns"]["shakespeare"]["p"] is None
+    heights = [[bar.get_height() for bar in place.patches] for place in draw_crosstab(tab).axes]
+    assert heights == [pytest.approx([1.42, 3.12]), pytest.approx([82, 51]), pytest.approx([31 + 1 / 6])]
+
+
+def test_shares_and_what_is_perfect_at_100_are_averaged_as_they_are_told(mixed):
+    tab = cross([run for run in mixed if run.value("data") != "pydocs"], "model", "data")
+    wanted = [
+        (100 * share + of_100) / 200
+        for share, of_100 in zip(MIXED["gpt", "quijote"], MIXED["gpt", "shakespeare"], strict=True)
+    ]
+    assert tab.averages["gpt"].mean == pytest.approx(statistics.mean(wanted)) and tab.averages["bigram"].n == 0
+    lines = table(tab, "model")[1]
+    assert lines[0][1].startswith(f"{100 * statistics.mean(wanted):.1f} (") and lines[1][1:4] == ["-", "-", "-"]

@@ -18,6 +18,7 @@ MODELS = {
 CORPORA = {
     "quijote": {"_target_": "molino.data.corpora.remote.RemoteText", "name": "quijote", "train_fraction": 0.9},
     "pydocs": {"_target_": "molino.data.corpora.pydocs.PyDocs", "train_fraction": 0.9},
+    "shakespeare": {"_target_": "molino.data.corpora.remote.RemoteText", "name": "shakespeare", "train_fraction": 0.9},
 }
 TOKENIZERS = {
     "char": {"_target_": "molino.data.tokenizers.train_char", "_partial_": True},

@@ -1,28 +1,42 @@
 """Runs in a table of two settings, as GPT-1's ablation: rows are what is compared, columns what it is compared on.
 
-Each column has a metric of its own, what decides in its runs, so that tasks of many kinds stand side by side. The
-average is taken over the columns seed by seed; each row is compared with the first by these averages.
+Each column has a metric of its own, what decides in its runs, so that tasks of many kinds stand side by side; in each a
+row is compared with the best one. Where all of them improve upwards, there is an average over the columns, taken seed
+by seed, and rows are compared by it too: losses have no average with shares. Beside it stands what the runs cost.
 """
 
-import csv
-import io
-import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from molino.base.console import say, show_rows
 from molino.base.errors import ConfigError
 from molino.comparison.rows import check_settings
 from molino.comparison.run import Run
-from molino.comparison.show import NOTHING
-from molino.comparison.statistics import SIGNIFICANT, Sample, describe, holm, welch
-from molino.comparison.tables import pipes
+from molino.comparison.statistics import Sample, describe, holm, welch
 from molino.configuration.identity import canonical
-from molino.runs.measures import metric_name
 
 AVERAGE = "average"
+WHOLE = 100.0  # what a share is told times
+COSTS = ("seconds", "parameters")  # of a run
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is measured.
+
+    Attributes:
+        tag: of the metric that decides.
+        maximized: whether it improves upwards.
+        scale: what its figures are told times: 100 of shares.
+    """
+
+    tag: str
+    maximized: bool
+    scale: float
+
+
+AVERAGED = Column("", True, WHOLE)
 
 
 @dataclass(frozen=True)
@@ -30,21 +44,35 @@ class CrossTab:
     """The table.
 
     Attributes:
-        rows, columns: names; rows with the best average first.
-        metrics: of each column, what it measures.
+        rows: names; those with the best average first, or where there is none those that lead in most columns.
+        kinds: of each column.
         cells: (row, column) -> what its seeds say.
-        averages: of each row over the columns, seed by seed; only seeds that have all of them.
+        cell_p: (row, column) -> of each cell but the best of its column, whether it is as good; corrected for how many
+            of these there are in the table.
+        averages: of each row over the columns, as shares, seed by seed; only seeds that have all of them. Empty where
+            a column is minimized.
         p: of each row but the first, whether its average is that of the first, corrected for how many there are.
         floors: name -> its value in each column that has one.
+        costs: (row, column) -> seconds of a run, and its parameters; means over the seeds, None where unknown.
     """
 
     rows: list[str]
-    columns: list[str]
-    metrics: dict[str, str]
+    kinds: dict[str, Column]
     cells: dict[tuple[str, str], Sample]
+    cell_p: dict[tuple[str, str], float]
     averages: dict[str, Sample]
     p: dict[str, float | None]
     floors: dict[str, dict[str, float]]
+    costs: dict[tuple[str, str], tuple[float | None, float | None]]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.kinds)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The tag of each column."""
+        return {name: column.tag for name, column in self.kinds.items()}
 
 
 def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
@@ -55,136 +83,93 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
     """
     check_settings(runs, [row_key], "group_by")
     check_settings(runs, [column_key], "columns")
-    done = [run for run in runs if run.done and not run.pruned]
-    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    metrics: dict[str, str] = {}
-    floors: dict[str, dict[str, float]] = defaultdict(dict)
-    for run in done:
-        row, column = (str(run.value(key)) for key in (row_key, column_key))
-        tag = run.measures.monitor
-        if metrics.setdefault(column, tag) != tag:
-            raise ConfigError(f"{column_key}={column} is measured by {metrics[column]} and by {tag}: a column has one")
-        if (value := run.metric(tag.replace("/", "/best_", 1))) is None:
-            value = run.metric(tag)
-        if value is not None:
-            values[row, column][canonical(run.seed)] = value
-        for brief, level in run.measures.levels_of(tag).values():
-            if level is not None:
-                floors[brief][column] = level
+    cells: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    deciding: dict[str, Run] = {}
+    for run in runs:
+        if run.done and not run.pruned:
+            row, column = (str(run.value(key)) for key in (row_key, column_key))
+            cells[row, column].append(run)
+            tag, other = run.measures.monitor, deciding.setdefault(column, run).measures.monitor
+            if tag != other:
+                raise ConfigError(f"{column_key}={column} is measured by {other} and by {tag}: a column has one")
+    values = {key: found for key, runs_of in cells.items() if (found := _by_seed(runs_of))}
     if not values:
         raise ConfigError("none of these runs is done: there is nothing to put into a table")
-    rows, columns = (sorted({key[at] for key in values}) for at in (0, 1))
+    floors = _floors(cells)
+    rows, names = (sorted({key[at] for key in values}) for at in (0, 1))
+    columns = {name: _column(name, deciding[name], values, floors) for name in names}
+    samples = {key: describe(list(found.values())) for key, found in values.items()}
+    leaders = {name: _leader(name, column, samples) for name, column in columns.items()}
+    averages = _averages(rows, columns, values)
+    led = Counter(leaders.values())
+    rows.sort(key=lambda row: (-_mean(averages.get(row)), -led[row], row))
+    p = dict.fromkeys(rows) | _compared({row: (averages[row], averages[rows[0]]) for row in rows[1:] if averages})
+    pairs = {key: (sample, samples[leaders[key[1]], key[1]]) for key, sample in samples.items()}
+    cell_p = _compared({key: pair for key, pair in pairs.items() if key[0] != leaders[key[1]]})
+    costs = {key: tuple(_mean_of(cells[key], name) for name in COSTS) for key in values}
+    return CrossTab(rows, columns, samples, cell_p, averages, p, floors, costs)
+
+
+def _by_seed(runs: list[Run]) -> dict[str, float]:
+    """Return what each seed comes to at its best step, or at its last where no other is known."""
+    found = {}
+    for run in runs:
+        tag = run.measures.monitor
+        value = run.metric(tag.replace("/", "/best_", 1))
+        value = run.metric(tag) if value is None else value
+        if value is not None:
+            found[canonical(run.seed)] = value
+    return found
+
+
+def _floors(cells: dict[tuple[str, str], list[Run]]) -> dict[str, dict[str, float]]:
+    floors: dict[str, dict[str, float]] = defaultdict(dict)
+    for (_, column), runs in cells.items():
+        for run in runs:
+            for brief, level in run.measures.levels_of(run.measures.monitor).values():
+                if level is not None:
+                    floors[brief][column] = level
+    return dict(floors)
+
+
+def _column(name: str, run: Run, values: dict[tuple[str, str], dict[str, float]], floors: dict[str, Any]) -> Column:
+    tag = run.measures.monitor
+    metric, maximized = run.measures.metric(tag), run.measures.maximized(tag)
+    found = [value for (_, column), seeds in values.items() if column == name for value in seeds.values()]
+    found += [levels[name] for levels in floors.values() if name in levels]
+    is_share = maximized and not (metric and metric.unit) and all(abs(value) <= 1 for value in found)
+    return Column(tag, maximized, WHOLE if is_share else 1.0)
+
+
+def _leader(name: str, column: Column, samples: dict[tuple[str, str], Sample]) -> str:
+    """Return the row with the best mean of a column."""
+    means = {row: sample.mean for (row, each), sample in samples.items() if each == name}
+    return (max if column.maximized else min)(sorted(means), key=means.__getitem__)
+
+
+def _averages(
+    rows: list[str], columns: dict[str, Column], values: dict[tuple[str, str], dict[str, float]]
+) -> dict[str, Sample]:
+    if not all(column.maximized for column in columns.values()):
+        return {}
     averages = {}
     for row in rows:
-        seeds = set.intersection(*(set(values[row, column]) for column in columns)) if columns else set()
-        averages[row] = describe([sum(values[row, c][seed] for c in columns) / len(columns) for seed in sorted(seeds)])
-    rows.sort(key=lambda row: -math.inf if averages[row].mean is None else averages[row].mean, reverse=True)
-    others = [row for row in rows[1:] if welch(averages[row], averages[rows[0]]) is not None]
-    corrected = holm([welch(averages[row], averages[rows[0]]) for row in others])
-    p = dict.fromkeys(rows) | dict(zip(others, corrected, strict=True))
-    cells = {key: describe(list(found.values())) for key, found in values.items()}
-    return CrossTab(rows, columns, metrics, cells, averages, p, dict(floors))
+        seeds = set.intersection(*(set(values.get((row, name), ())) for name in columns))
+        told = (sum(columns[c].scale * values[row, c][seed] for c in columns) / len(columns) for seed in sorted(seeds))
+        averages[row] = describe([each / WHOLE for each in told])
+    return averages
 
 
-def table(tab: CrossTab, row_key: str) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells: figures times 100, each with its standard deviation."""
-    header = [row_key, AVERAGE, "95 % interval", "p", *(f"{c} {metric_name(tab.metrics[c])}" for c in tab.columns)]
-    lines = []
-    for row in tab.rows:
-        sample, p = tab.averages[row], tab.p[row]
-        interval = NOTHING if sample.sd is None else f"{100 * sample.low:.1f} .. {100 * sample.high:.1f}"
-        told = NOTHING if p is None else f"{p:.4f}{' *' if p < SIGNIFICANT else ''}"
-        cells = [_cell(tab.cells.get((row, column))) for column in tab.columns]
-        lines.append([row, _cell(sample), interval, told, *cells])
-    for name, levels in tab.floors.items():
-        whole = len(levels) == len(tab.columns)
-        mean = f"{100 * sum(levels.values()) / len(levels):.1f}" if whole else NOTHING
-        cells = [f"{100 * levels[column]:.1f}" if column in levels else NOTHING for column in tab.columns]
-        lines.append([f"floor: {name}", mean, NOTHING, NOTHING, *cells])
-    return header, lines
+def _compared(pairs: dict[Any, tuple[Sample, Sample]]) -> dict[Any, float]:
+    """Return by Welch's t-test whether the two of each pair are equal, corrected for all pairs that can be told."""
+    found = {key: p for key, pair in pairs.items() if (p := welch(*pair)) is not None}
+    return dict(zip(found, holm(list(found.values())), strict=True))
 
 
-def notes(tab: CrossTab) -> list[str]:
-    """Return how the table is to be read."""
-    seeds = sorted({sample.n for sample in tab.cells.values()})
-    counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return [
-        f"held-out figures of the best step, times 100, over {counted} seeds, with their standard deviation",
-        f"p: Welch's t-test of the averages against {tab.rows[0]!r}, corrected for all rows (Holm); * is significant",
-    ]
+def _mean(sample: Sample | None) -> float:
+    return -math.inf if sample is None or sample.mean is None else sample.mean
 
 
-def print_crosstab(tab: CrossTab, row_key: str) -> None:
-    """Print the table, and how it is to be read."""
-    header, lines = table(tab, row_key)
-    show_rows(f"{len(tab.rows)} x {len(tab.columns)}", header, lines, words={row_key})
-    for note in notes(tab):
-        say(note)
-
-
-def as_csv(tab: CrossTab, row_key: str) -> str:
-    """Return a line a cell, figures in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([row_key, "column", "metric", "n", "mean", "sd", "low", "high"])
-    for (row, column), s in tab.cells.items():
-        writer.writerow([row, column, tab.metrics[column], s.n, s.mean, s.sd, s.low, s.high])
-    for row, s in tab.averages.items():
-        writer.writerow([row, AVERAGE, "", s.n, s.mean, s.sd, s.low, s.high])
-    return text.getvalue().rstrip("\n")
-
-
-def as_json(tab: CrossTab, row_key: str) -> str:
-    """Return all there is to know."""
-
-    def told(s: Sample) -> dict[str, Any]:
-        return {"n": s.n, "mean": s.mean, "sd": s.sd, "low": s.low, "high": s.high}
-
-    rows = [
-        {
-            row_key: row,
-            AVERAGE: told(tab.averages[row]),
-            "p": tab.p[row],
-            "columns": {c: told(tab.cells[row, c]) for c in tab.columns if (row, c) in tab.cells},
-        }
-        for row in tab.rows
-    ]
-    return json.dumps({"metrics": tab.metrics, "rows": rows, "floors": tab.floors}, indent=2)
-
-
-def draw_crosstab(tab: CrossTab) -> Any:
-    """Draw a figure: a group of bars for each column and the average, floors as lines across its group."""
-    from matplotlib.figure import Figure
-
-    groups = [AVERAGE, *tab.columns]
-    figure = Figure(figsize=(1.5 * len(groups) + 2.5, 4.4), layout="constrained")
-    place, width = figure.add_subplot(), 0.8 / len(tab.rows)
-    for number, row in enumerate(tab.rows):
-        samples = [tab.averages[row], *(tab.cells.get((row, column)) for column in tab.columns)]
-        found = [(at, s) for at, s in enumerate(samples) if s is not None and s.mean is not None]
-        at = [place_ + (number - (len(tab.rows) - 1) / 2) * width for place_, _ in found]
-        means, spread = [100 * s.mean for _, s in found], [100 * (s.sd or 0) for _, s in found]
-        place.bar(at, means, width * 0.92, yerr=spread, error_kw={"lw": 0.8}, label=row)
-    for style, (name, levels) in zip(("--", ":", "-."), tab.floors.items(), strict=False):
-        for number, column in enumerate(groups):
-            if column in levels:
-                place.hlines(100 * levels[column], number - 0.45, number + 0.45, color="0.2", lw=0.9, ls=style)
-        place.plot([], [], color="0.2", lw=0.9, ls=style, label=f"floor: {name}")
-    labels = [AVERAGE, *(f"{c}\n{metric_name(tab.metrics[c])}" for c in tab.columns)]
-    place.set_xticks(range(len(groups)), labels, fontsize=8, parse_math=False)
-    place.axhline(0, color="0.6", lw=0.6)
-    place.set_ylabel("x 100")
-    place.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
-
-
-def _cell(sample: Sample | None) -> str:
-    if sample is None or sample.mean is None:
-        return NOTHING
-    return f"{100 * sample.mean:.1f}" + ("" if sample.sd is None else f" ({100 * sample.sd:.1f})")
-
-
-def markdown(tab: CrossTab, row_key: str) -> str:
-    """Return the table as Markdown, and how it is to be read."""
-    header, lines = table(tab, row_key)
-    return "\n\n".join([pipes(header, lines, right=1), *notes(tab)])
+def _mean_of(runs: list[Run], name: str) -> float | None:
+    found = [value for run in runs if (value := run.metric(name)) is not None]
+    return sum(found) / len(found) if found else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from molino.base.errors import ConfigError, DataError, ResourceError
 from molino.base.messages import suggest
-from molino.runs.measures import MAXIMIZE, Metric
+from molino.runs.measures import MAXIMIZE, OF_100, Metric
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -131,12 +131,15 @@ def _answer(told: Sequence[str], wanted: Sequence[Sequence[str]], language: str)
 # What task.score can be.
 SCORES = {
     "translation": Score(
-        (Metric("bleu", MAXIMIZE), Metric("chrf", MAXIMIZE), Metric("bleu_lowercase", MAXIMIZE, shown=False)),
+        (
+            *(Metric(name, MAXIMIZE, OF_100) for name in ("bleu", "chrf")),
+            Metric("bleu_lowercase", MAXIMIZE, OF_100, shown=False),
+        ),
         _translation,
     ),
-    "summary": Score(tuple(Metric(name, MAXIMIZE) for name in ROUGE), _summary),
+    "summary": Score(tuple(Metric(name, MAXIMIZE, OF_100) for name in ROUGE), _summary),
     # F1 first: it tells a near miss from a guess, and no floor that is a sentence matches exactly.
-    "answer": Score((Metric("f1", MAXIMIZE), Metric("exact_match", MAXIMIZE)), _answer),
+    "answer": Score((Metric("f1", MAXIMIZE, OF_100), Metric("exact_match", MAXIMIZE, OF_100)), _answer),
 }
 
 

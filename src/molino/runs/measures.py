@@ -21,6 +21,7 @@ TEST = "test"  # the split that is looked at when all is chosen
 LOOKS = "test/looks"  # how often it was
 LOST = "lost/"  # before what the tokens have lost of the held-out text: a share of it
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
+OF_100 = "of 100"  # the unit of what is perfect at 100, unlike a share
 # What every run measures, whatever its task, and in which direction it improves; None where that is a matter of taste.
 OF_EVERY_RUN = {
     "train/tokens_per_second": MAXIMIZE, "train/mfu": MAXIMIZE, "train/learning_rate": None,

@@ -10,8 +10,9 @@ from typing import Any
 from molino.base.console import working
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.messages import typed
-from molino.comparison import crosstab
+from molino.comparison import crosstab_tables as told
 from molino.comparison.collect import find_folders, find_runs, read_runs
+from molino.comparison.crosstab import cross
 from molino.comparison.pictures import require_matplotlib
 from molino.comparison.report import check_target, write_picture, write_report
 from molino.comparison.rows import default_metrics, make_rows
@@ -121,15 +122,13 @@ def show_crosstab(
         raise ConfigError(
             f"columns={columns} needs group_by=<one setting> for the rows, and no metric: each has its own"
         )
-    tab = crosstab.cross(runs, group_by[0], columns)
+    tab = cross(runs, group_by[0], columns)
     if format == "table":
-        crosstab.print_crosstab(tab, group_by[0])
+        told.print_crosstab(tab, group_by[0])
     else:
-        print(
-            {"markdown": crosstab.markdown, "csv": crosstab.as_csv, "json": crosstab.as_json}[format](tab, group_by[0])
-        )
+        print({"markdown": told.markdown, "csv": told.as_csv, "json": told.as_json}[format](tab, group_by[0]))
     if target:
-        path = write_picture(target, f"{group_by[0]} by {columns}", crosstab.draw_crosstab(tab))
+        path = write_picture(target, f"{group_by[0]} by {columns}", told.draw_crosstab(tab))
         print(f"picture: {path}", file=sys.stdout if format == "table" else sys.stderr)
 
 
