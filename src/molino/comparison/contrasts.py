@@ -5,8 +5,9 @@ corrected for all pairs of rows that could have been compared: which row is the 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from molino.comparison.statistics import (
     SIGNIFICANT,
@@ -89,9 +90,14 @@ def seed_by_seed(row: "Row", other: "Row") -> Sample | None:
     for each in (row, other):
         found = {(canonical(run.seed), run.batches): run.metric(row.metric) for run in each.runs}
         values.append({key: value for key, value in found.items() if value is not None})
-    if len(values[0]) < FEWEST_PAIRS or values[0].keys() != values[1].keys() or len(values[0]) != len(row.runs):
+    return differences(*values) if len(values[0]) == len(row.runs) else None
+
+
+def differences(one: Mapping[Any, float], other: Mapping[Any, float]) -> Sample | None:
+    """Return the differences of values with the same keys, such as seeds and batches; None of others and of too few."""
+    if len(one) < FEWEST_PAIRS or one.keys() != other.keys():
         return None
-    return describe([value - values[1][key] for key, value in values[0].items()])
+    return describe([value - other[key] for key, value in one.items()])
 
 
 def _pairs(rows: "list[Row]") -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from molino.base.errors import ConfigError
+from molino.comparison.contrasts import differences
 from molino.comparison.rows import check_settings
 from molino.comparison.run import Run
-from molino.comparison.statistics import Sample, describe, holm, welch
+from molino.comparison.statistics import Sample, describe, holm, paired, welch
 from molino.configuration.identity import canonical
 
 AVERAGE = "average"
@@ -36,6 +37,8 @@ class Column:
     scale: float
 
 
+# (row, column) -> (seed, batches) -> the metric that decides.
+Values = dict[tuple[str, str], dict[tuple[str, str], float]]
 AVERAGED = Column("", True, WHOLE)
 
 
@@ -47,8 +50,9 @@ class CrossTab:
         rows: names; those with the best average first, or where there is none those that lead in most columns.
         kinds: of each column.
         cells: (row, column) -> what its seeds say.
-        cell_p: (row, column) -> of each cell but the best of its column, whether it is as good; corrected for how many
-            of these there are in the table.
+        cell_p: (row, column) -> of each cell but the best of its column, whether it is as good: by differences seed by
+            seed where they have the same seeds and batches, as in the table of one setting, and corrected for all pairs
+            of rows in all columns.
         averages: of each row over the columns, as shares, seed by seed; only seeds that have all of them. Empty where
             a column is minimized.
         p: of each row but the first, whether its average is that of the first, corrected for how many there are.
@@ -103,22 +107,28 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
     averages = _averages(rows, columns, values)
     led = Counter(leaders.values())
     rows.sort(key=lambda row: (-_mean(averages.get(row)), -led[row], row))
-    p = dict.fromkeys(rows) | _compared({row: (averages[row], averages[rows[0]]) for row in rows[1:] if averages})
-    pairs = {key: (sample, samples[leaders[key[1]], key[1]]) for key, sample in samples.items()}
-    cell_p = _compared({key: pair for key, pair in pairs.items() if key[0] != leaders[key[1]]})
+    p = dict.fromkeys(rows) | _corrected({row: welch(averages[row], averages[rows[0]]) for row in rows[1:] if averages})
+    compared = {}
+    for row, name in values:
+        if row != leaders[name]:
+            key, best = (row, name), (leaders[name], name)
+            pairs = differences(values[key], values[best])
+            compared[key] = paired(pairs) if pairs else welch(samples[key], samples[best])
+    testable = Counter(name for (_, name), sample in samples.items() if sample.sd is not None)
+    cell_p = _corrected(compared, sum(count * (count - 1) // 2 for count in testable.values()))
     costs = {key: tuple(_mean_of(cells[key], name) for name in COSTS) for key in values}
     return CrossTab(rows, columns, samples, cell_p, averages, p, floors, costs)
 
 
-def _by_seed(runs: list[Run]) -> dict[str, float]:
-    """Return what each seed comes to at its best step, or at its last where no other is known."""
+def _by_seed(runs: list[Run]) -> dict[tuple[str, str], float]:
+    """Return what each seed, with the batches that it draws, comes to at its best step, else at its last."""
     found = {}
     for run in runs:
         tag = run.measures.monitor
         value = run.metric(tag.replace("/", "/best_", 1))
         value = run.metric(tag) if value is None else value
         if value is not None:
-            found[canonical(run.seed)] = value
+            found[canonical(run.seed), run.batches] = value
     return found
 
 
@@ -132,7 +142,7 @@ def _floors(cells: dict[tuple[str, str], list[Run]]) -> dict[str, dict[str, floa
     return dict(floors)
 
 
-def _column(name: str, run: Run, values: dict[tuple[str, str], dict[str, float]], floors: dict[str, Any]) -> Column:
+def _column(name: str, run: Run, values: Values, floors: dict[str, Any]) -> Column:
     tag = run.measures.monitor
     metric, maximized = run.measures.metric(tag), run.measures.maximized(tag)
     found = [value for (_, column), seeds in values.items() if column == name for value in seeds.values()]
@@ -147,23 +157,22 @@ def _leader(name: str, column: Column, samples: dict[tuple[str, str], Sample]) -
     return (max if column.maximized else min)(sorted(means), key=means.__getitem__)
 
 
-def _averages(
-    rows: list[str], columns: dict[str, Column], values: dict[tuple[str, str], dict[str, float]]
-) -> dict[str, Sample]:
+def _averages(rows: list[str], columns: dict[str, Column], values: Values) -> dict[str, Sample]:
     if not all(column.maximized for column in columns.values()):
         return {}
     averages = {}
     for row in rows:
-        seeds = set.intersection(*(set(values.get((row, name), ())) for name in columns))
-        told = (sum(columns[c].scale * values[row, c][seed] for c in columns) / len(columns) for seed in sorted(seeds))
-        averages[row] = describe([each / WHOLE for each in told])
+        found = {c: {seed: value for (seed, _), value in values.get((row, c), {}).items()} for c in columns}
+        seeds = sorted(set.intersection(*map(set, found.values())))
+        sums = (sum(columns[c].scale * found[c][seed] for c in columns) for seed in seeds)
+        averages[row] = describe([each / len(columns) / WHOLE for each in sums])
     return averages
 
 
-def _compared(pairs: dict[Any, tuple[Sample, Sample]]) -> dict[Any, float]:
-    """Return by Welch's t-test whether the two of each pair are equal, corrected for all pairs that can be told."""
-    found = {key: p for key, pair in pairs.items() if (p := welch(*pair)) is not None}
-    return dict(zip(found, holm(list(found.values())), strict=True))
+def _corrected(ps: dict[Any, float | None], tests: int | None = None) -> dict[Any, float]:
+    """Return what is known of these, corrected for so many tests, or as many as there are."""
+    known = {key: p for key, p in ps.items() if p is not None}
+    return dict(zip(known, holm(list(known.values()), tests), strict=True))
 
 
 def _mean(sample: Sample | None) -> float:

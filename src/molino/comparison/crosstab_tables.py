@@ -77,7 +77,8 @@ def notes(tab: CrossTab) -> list[str]:
     )
     told = [
         f"held-out figures of the best step{times}, over {counted} seeds, with their standard deviation; * is "
-        "significantly worse than the best of its column (Welch's t-test, corrected for all such cells by Holm)"
+        "significantly worse than the best of its column (Student's t-test seed by seed where seeds and batches are "
+        "the same, else Welch's; corrected for all pairs of rows by Holm)"
     ]
     if tab.averages:
         told.append(
