@@ -1,8 +1,10 @@
 """A table of two settings: what is averaged with what, which is best, and how it is told."""
 
 import csv
+import dataclasses
 import io
 import json
+import shutil
 import statistics
 
 import pytest
@@ -77,6 +79,56 @@ def test_seeds_that_lack_a_column_do_not_count(runs, tmp_path):
     (tmp_path / "gpt-pydocs-2" / "summary.json").unlink()
     tab = cross(runs(), "model", "data")
     assert tab.averages["gpt"].n == 2 and tab.cells["gpt", "quijote"].n == 3
+    assert "averages are of the seeds that have all columns: gpt 2" in notes(tab)
+    assert notes(tab)[-1].startswith("1 run is left out (failed, pruned or not ended)")
+
+
+def test_one_seed_has_no_spread_and_nothing_to_compare(runs):
+    tab = cross([run for run in runs() if run.seed == 0], "model", "data")
+    assert notes(tab) == ["held-out figures of the best step, times 100, over 1 seed"]
+    assert table(tab, "model")[1][0] == ["gpt", "60.0", "-", "-", "40.0", "80.0"]
+
+
+def test_runs_that_differ_in_more_are_not_taken_for_seeds(runs, tmp_path):
+    figures = {"val/best_accuracy": 0.1}
+    other = make_run(tmp_path / "other", "model=gpt", "data=quijote", "seed=1", "optimizer.lr=0.5", summary=figures)
+    write_measures(other, measures_of("val/accuracy", [Metric("accuracy", MAXIMIZE)], []))
+    with pytest.raises(
+        ConfigError, match=r"model=gpt and data=quijote hold several runs of seed 1, .* in optimizer.lr"
+    ):
+        cross(runs(), "model", "data")
+    with pytest.raises(ConfigError, match=r"seed=0 and data=\w+ hold several runs of seed 0, .* in model"):
+        cross([run for run in runs() if run.path.name != "other"], "seed", "data")
+    # The same once more is no seed more.
+    shutil.rmtree(other)
+    again = make_run(other, "model=gpt", "data=quijote", "seed=1", summary=figures)
+    write_measures(again, measures_of("val/accuracy", [Metric("accuracy", MAXIMIZE)], []))
+    assert cross(runs(), "model", "data").cells["gpt", "quijote"].n == 3
+
+
+def test_a_column_of_what_does_not_compare(tmp_path):
+    metrics = [Metric("loss", per_token=True), Metric("bits_per_byte", across=True)]
+    for tokenizer, loss, bits in (("char", 2.0, 3.0), ("bpe", 4.0, 2.5)):
+        figures = {"val/best_loss": loss, "val/best_bits_per_byte": bits}
+        run = make_run(tmp_path / tokenizer, "data=quijote", f"data/tokenizer={tokenizer}", summary=figures)
+        write_measures(run, measures_of("val/loss", metrics, [Floor("floor/x", 1.0, "x", "x", {"bits_per_byte": 1.0})]))
+    tab = cross(read_runs(find_runs([tmp_path]), measures), "data/tokenizer", "data")
+    assert tab.metrics == {"quijote": "val/bits_per_byte"} and tab.rows == ["bpe", "char"] and tab.floors == {}
+    for run in tmp_path.iterdir():
+        write_measures(run, measures_of("val/loss", metrics[:1], []))
+    with pytest.raises(ConfigError, match="data=quijote holds runs of several tasks or tokens, of which loss does not"):
+        cross(read_runs(find_runs([tmp_path]), measures), "data/tokenizer", "data")
+    other = make_run(tmp_path / "other", "data=pydocs", "data/tokenizer=char", summary={"val/best_loss": 1.0})
+    write_measures(other, measures_of("val/loss", metrics, []))
+    with pytest.raises(ConfigError, match="data/tokenizer=char holds runs of several texts, of which loss does not"):
+        cross(read_runs(find_runs([tmp_path]), measures), "data", "data/tokenizer")
+
+
+def test_small_models_and_short_runs_have_a_cost(tmp_path, runs):
+    tab = cross(runs(), "model", "data")
+    told = {("gpt", "quijote"): (0.69, 5_600), ("gpt", "pydocs"): (1234.5, 812), ("bigram", "quijote"): (None, 2.6e6)}
+    lines = costs(dataclasses.replace(tab, costs=told), "model")[1]
+    assert lines == [["gpt", "1,234 (812)", "0.7 (5.6 k)"], ["bigram", "-", "- (2.6 M)"]]
 
 
 def test_what_makes_no_table(runs, tmp_path, molino):
@@ -136,7 +188,8 @@ def test_unlike_metrics_have_no_average_and_each_column_its_best_row(mixed):
         ["floor: copied", "-", "-", "0.4"],
     ]
     told = notes(tab)
-    assert "of quijote times 100" in told[0] and told[1].startswith("less is better of pydocs: so there is no average")
+    assert "of quijote times 100, over 3 seeds, with" in told[0] and told[1].startswith("* is significantly worse")
+    assert told[2:] == ["less is better of pydocs: so there is no average over the columns"]
     assert costs(tab, "model") == (
         ["model", "pydocs seconds", "quijote seconds", "shakespeare seconds"],
         [["gpt", *["11 (2.6 M)"] * 3], ["bigram", *["11 (2.6 M)"] * 2, "-"]],

@@ -71,11 +71,16 @@ def test_a_head_that_is_damaged_is_one_line(tmp_path):
     for change, says in (
         ({"qa_outputs.bias": None}, "lacks qa_outputs.bias, a part of the head of a BertForQuestionAnswering"),
         ({"qa_outputs.weight": None}, "lacks qa_outputs.weight"),
-        ({"qa_outputs.weight": torch.zeros(3, 16)}, "a BertForQuestionAnswering with 3 outputs, not 2"),
+        ({"qa_outputs.weight": torch.zeros(3, 16)}, r"tells no beginning and end: qa_outputs.weight \(3, 16\)"),
+        ({"qa_outputs.bias": torch.zeros(3)}, r"and qa_outputs.bias \(3,\)"),
+        ({"qa_outputs.weight": torch.zeros(2)}, r"qa_outputs.weight of shape \(2,\), which is no matrix"),
     ):
         save_file({name: each for name, each in (whole | change).items() if each is not None}, path, {"format": "pt"})
         with pytest.raises(CheckpointError, match=says):
             read_head(str(tmp_path))
+    save_file(whole | {"qa_outputs.weight": torch.zeros(2, 17)}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="reads 17 numbers a token, and the model has 16: they do not belong"):
+        molino.load(tmp_path)
 
 
 def test_a_tokenizer_without_marks_is_refused(tmp_path):
@@ -129,6 +134,19 @@ def molino_in(molino, tmp_path):
         return done
 
     return run
+
+
+def test_what_is_asked_wrongly_is_one_line(tmp_path):
+    theirs(tmp_path, "Bert", BERT)
+    loaded = molino.load(tmp_path)
+    for asked, says in (
+        ({"question": "a", "context": "  \n "}, "the context of question 1 is empty"),
+        ({"question": "a", "context": ["b", "c"]}, "a pair that is one, and this is"),
+        ({"context": "a"}, r"a dict with a text, .* this is {'context': 'a'}"),
+        ({"question": "a", "text": "b", "context": "c"}, "question and text are two names of one thing"),
+    ):
+        with pytest.raises(molino.MolinoError, match=says):
+            loaded.predict(asked)
 
 
 def test_what_a_run_is_told_beside_its_tokens_is_in_no_format(molino_in, molino, tmp_path):

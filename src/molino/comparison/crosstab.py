@@ -12,10 +12,11 @@ from typing import Any
 
 from molino.base.errors import ConfigError
 from molino.comparison.contrasts import differences
-from molino.comparison.rows import check_settings
-from molino.comparison.run import Run
+from molino.comparison.rows import check_settings, text_of, without_repeats
+from molino.comparison.run import Run, is_indifferent
 from molino.comparison.statistics import Sample, describe, holm, paired, welch
 from molino.configuration.identity import canonical
+from molino.runs.measures import metric_name
 
 AVERAGE = "average"
 WHOLE = 100.0  # what a share is told times
@@ -58,6 +59,7 @@ class CrossTab:
         p: of each row but the first, whether its average is that of the first, corrected for how many there are.
         floors: name -> its value in each column that has one.
         costs: (row, column) -> seconds of a run, and its parameters; means over the seeds, None where unknown.
+        left_out: how many runs are in none of these: those that failed, were pruned or have not ended.
     """
 
     rows: list[str]
@@ -68,6 +70,7 @@ class CrossTab:
     p: dict[str, float | None]
     floors: dict[str, dict[str, float]]
     costs: dict[tuple[str, str], tuple[float | None, float | None]]
+    left_out: int
 
     @property
     def columns(self) -> list[str]:
@@ -83,25 +86,24 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
     """Return the table of the runs that are done.
 
     Raises:
-        ConfigError: no run has such a setting, none is done, or a column holds several metrics.
+        ConfigError: no run has such a setting, none is done, a column holds what does not compare, or a cell several
+            runs of one seed.
     """
     check_settings(runs, [row_key], "group_by")
     check_settings(runs, [column_key], "columns")
     cells: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    deciding: dict[str, Run] = {}
     for run in runs:
         if run.done and not run.pruned:
-            row, column = (str(run.value(key)) for key in (row_key, column_key))
-            cells[row, column].append(run)
-            tag, other = run.measures.monitor, deciding.setdefault(column, run).measures.monitor
-            if tag != other:
-                raise ConfigError(f"{column_key}={column} is measured by {other} and by {tag}: a column has one")
-    values = {key: found for key, runs_of in cells.items() if (found := _by_seed(runs_of))}
+            cells[str(run.value(row_key)), str(run.value(column_key))].append(run)
+    held_by = {column: [run for key, held in cells.items() if key[1] == column for run in held] for _, column in cells}
+    tags = {column: _tag_of(f"{column_key}={column}", held) for column, held in held_by.items()}
+    cells = {key: _one_a_seed(held, tags[key[1]], (row_key, column_key), key) for key, held in cells.items()}
+    values = {key: found for key, held in cells.items() if (found := _by_seed(held, tags[key[1]]))}
     if not values:
         raise ConfigError("none of these runs is done: there is nothing to put into a table")
-    floors = _floors(cells)
+    floors = _floors(held_by, tags)
     rows, names = (sorted({key[at] for key in values}) for at in (0, 1))
-    columns = {name: _column(name, deciding[name], values, floors) for name in names}
+    columns = {name: _column(name, tags[name], held_by[name][0], values, floors) for name in names}
     samples = {key: describe(list(found.values())) for key, found in values.items()}
     leaders = {name: _leader(name, column, samples) for name, column in columns.items()}
     averages = _averages(rows, columns, values)
@@ -117,14 +119,50 @@ def cross(runs: list[Run], row_key: str, column_key: str) -> CrossTab:
     testable = Counter(name for (_, name), sample in samples.items() if sample.sd is not None)
     cell_p = _corrected(compared, sum(count * (count - 1) // 2 for count in testable.values()))
     costs = {key: tuple(_mean_of(cells[key], name) for name in COSTS) for key in values}
-    return CrossTab(rows, columns, samples, cell_p, averages, p, floors, costs)
+    left_out = sum(not run.done or run.pruned for run in runs)
+    return CrossTab(rows, columns, samples, cell_p, averages, p, floors, costs, left_out)
 
 
-def _by_seed(runs: list[Run]) -> dict[tuple[str, str], float]:
+def _tag_of(column: str, runs: list[Run]) -> str:
+    """Return the metric that decides in all runs of a column; where tokens differ, what stands for one a token.
+
+    Raises:
+        ConfigError: there are several, or their figures do not compare.
+    """
+    tag = runs[0].measures.monitor
+    if other := next((run.measures.monitor for run in runs if run.measures.monitor != tag), None):
+        raise ConfigError(f"{column} is measured by {tag} and by {other}: a column has one")
+    if len({text_of(run, tag) for run in runs}) > 1:
+        tag = runs[0].measures.across(tag)
+    if len({text_of(run, tag) for run in runs}) > 1:
+        what = "texts" if len({run.corpus for run in runs}) > 1 else "tasks or tokens"
+        raise ConfigError(f"{column} holds runs of several {what}, of which {metric_name(tag)} does not compare")
+    return tag
+
+
+def _one_a_seed(runs: list[Run], tag: str, keys: tuple[str, str], cell: tuple[str, str]) -> list[Run]:
+    """Return the runs of a cell without repeats.
+
+    Raises:
+        ConfigError: they differ in more than their seeds.
+    """
+    kept, _ = without_repeats(runs, tag)
+    seen: dict[str, Run] = {}
+    for run in kept:
+        if (other := seen.setdefault(canonical(run.seed), run)) is not run:
+            differing = (key for key in run.settings if not is_indifferent(key) and run.value(key) != other.value(key))
+            where = " and ".join(f"{key}={value}" for key, value in zip(keys, cell, strict=True))
+            raise ConfigError(
+                f"{where} hold several runs of seed {run.seed}, which differ in {next(differing, 'something else')} as "
+                "well: name a sweep of these two settings, or group by that one"
+            )
+    return kept
+
+
+def _by_seed(runs: list[Run], tag: str) -> dict[tuple[str, str], float]:
     """Return what each seed, with the batches that it draws, comes to at its best step, else at its last."""
     found = {}
     for run in runs:
-        tag = run.measures.monitor
         value = run.metric(tag.replace("/", "/best_", 1))
         value = run.metric(tag) if value is None else value
         if value is not None:
@@ -132,18 +170,18 @@ def _by_seed(runs: list[Run]) -> dict[tuple[str, str], float]:
     return found
 
 
-def _floors(cells: dict[tuple[str, str], list[Run]]) -> dict[str, dict[str, float]]:
+def _floors(held_by: dict[str, list[Run]], tags: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Return the floors of each column; none where tokens differ, of which each has its own."""
     floors: dict[str, dict[str, float]] = defaultdict(dict)
-    for (_, column), runs in cells.items():
-        for run in runs:
-            for brief, level in run.measures.levels_of(run.measures.monitor).values():
+    for column, runs in held_by.items():
+        for run in runs if tags[column] == runs[0].measures.monitor else ():
+            for brief, level in run.measures.levels_of(tags[column]).values():
                 if level is not None:
                     floors[brief][column] = level
     return dict(floors)
 
 
-def _column(name: str, run: Run, values: Values, floors: dict[str, Any]) -> Column:
-    tag = run.measures.monitor
+def _column(name: str, tag: str, run: Run, values: Values, floors: dict[str, Any]) -> Column:
     metric, maximized = run.measures.metric(tag), run.measures.maximized(tag)
     found = [value for (_, column), seeds in values.items() if column == name for value in seeds.values()]
     found += [levels[name] for levels in floors.values() if name in levels]

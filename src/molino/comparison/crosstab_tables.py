@@ -53,14 +53,20 @@ def _cell(sample: Sample | None, column: Column, p: float | None) -> str:
 
 
 def costs(tab: CrossTab, row_key: str) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells: seconds of a run, and in brackets its millions of parameters."""
+    """Return header and cells: seconds of a run, and in brackets its parameters."""
     lines = []
     for row in tab.rows:
         found = [tab.costs.get((row, name), (None, None)) for name in tab.columns]
-        told = [NOTHING if seconds is None else f"{seconds:,.0f}" for seconds, _ in found]
-        sizes = ["" if size is None else f" ({size / 1e6:.1f} M)" for _, size in found]
+        told = [NOTHING if seconds is None else f"{seconds:,.{0 if seconds >= 10 else 1}f}" for seconds, _ in found]
+        sizes = ["" if size is None else f" ({_brief(size)})" for _, size in found]
         lines.append([row, *(a + b for a, b in zip(told, sizes, strict=True))])
     return [row_key, *(f"{name} seconds" for name in tab.columns)], lines
+
+
+def _brief(count: float) -> str:
+    """Return a count in thousands or millions, where it is so large."""
+    unit, name = next(((unit, name) for unit, name in ((1e6, " M"), (1e3, " k")) if count >= unit), (1, ""))
+    return f"{count / unit:.1f}{name}" if name else f"{count:.0f}"
 
 
 def notes(tab: CrossTab) -> list[str]:
@@ -68,22 +74,25 @@ def notes(tab: CrossTab) -> list[str]:
     seeds = sorted({sample.n for sample in tab.cells.values()})
     counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     shares = [name for name, column in tab.kinds.items() if column.scale != 1]
-    times = (
-        ""
-        if not shares
-        else ", times 100"
-        if len(shares) == len(tab.columns)
-        else f", of {', '.join(shares)} times 100"
-    )
-    told = [
-        f"held-out figures of the best step{times}, over {counted} seeds, with their standard deviation; * is "
-        "significantly worse than the best of its column (Student's t-test seed by seed where seeds and batches are "
-        "the same, else Welch's; corrected for all pairs of rows by Holm)"
-    ]
-    if tab.averages:
+    some = "" if len(shares) == len(tab.columns) else f" of {', '.join(shares)}"
+    times = f",{some} times 100" if shares else ""
+    several = seeds[-1] > 1
+    spread = ", with their standard deviation" if several else ""
+    told = [f"held-out figures of the best step{times}, over {counted} seed{'s' if several else ''}{spread}"]
+    if tab.cell_p:
+        told.append(
+            "* is significantly worse than the best of its column (Student's t-test seed by seed where seeds and "
+            "batches are the same, else Welch's; corrected for all pairs of rows by Holm)"
+        )
+    if any(p is not None for p in tab.p.values()):
         told.append(
             f"p: Welch's t-test of the averages against {tab.rows[0]!r}, corrected for all rows; * is significant"
         )
+    if few := [f"{row} {sample.n}" for row, sample in tab.averages.items() if 0 < sample.n < seeds[-1]]:
+        told.append(f"averages are of the seeds that have all columns: {', '.join(few)}")
+    if tab.left_out:
+        count = "1 run is" if tab.left_out == 1 else f"{tab.left_out} runs are"
+        told.append(f"{count} left out (failed, pruned or not ended): without columns= the table names them")
     down = [name for name, column in tab.kinds.items() if not column.maximized]
     if down:
         told.append(f"less is better of {', '.join(down)}: so there is no average over the columns")

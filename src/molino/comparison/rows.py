@@ -152,7 +152,7 @@ def make_rows(runs: list[Run], metrics: list[str] | None, group_by: list[str] | 
         (row.runs if run.done else row.unfinished).append(run)
     for row in rows.values():
         if not row.metric.endswith(MEASURED):
-            row.runs, row.repeats = _without_repeats(row.runs, row.metric)
+            row.runs, row.repeats = without_repeats(row.runs, row.metric)
         row.samples = {metric: describe(_values(row.runs, metric)) for metric in shown}
     label(list(rows.values()), group_by)
     return _ranked(list(rows.values()))
@@ -230,7 +230,7 @@ def _values(runs: list[Run], metric: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def _without_repeats(runs: list[Run], metric: str) -> tuple[list[Run], list[Run]]:
+def without_repeats(runs: list[Run], metric: str) -> tuple[list[Run], list[Run]]:
     """Return the latest run of each configuration and seed, one with a value if there is one, and the others, which say
     the same once more."""
     latest: dict[tuple[Any, ...], Run] = {}

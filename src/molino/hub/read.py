@@ -152,8 +152,11 @@ def read_head(source: str) -> Head | None:
             raise CheckpointError(f"{folder} lacks {stored.bias}, a part of the head of a {stored.architecture}")
         with _open(files[stored.bias]) as file:
             bias = file.get_tensor(stored.bias).float()
-        if len(weight) != 2 or bias.shape != (2,):
-            raise CheckpointError(f"{folder} has a {stored.architecture} with {len(weight)} outputs, not 2")
+        if weight.shape[:1] != (2,) or bias.shape != (2,):
+            found = f"{stored.weight} {tuple(weight.shape)} and {stored.bias} {tuple(bias.shape)}"
+            raise CheckpointError(f"{folder} has a {stored.architecture} that tells no beginning and end: {found}")
+    if weight.dim() != 2:
+        raise CheckpointError(f"{folder} has a {stored.weight} of shape {tuple(weight.shape)}, which is no matrix")
     names = names_of(config, folder) if stored.kind == CLASSES else None
     if names is not None and len(names) != len(weight):
         raise CheckpointError(f"{folder / 'config.json'} names {len(names)} classes of a head for {len(weight)}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from molino.base.errors import CheckpointError
+
 # Kinds of heads: one class of a text, one of several choices, where an answer begins and ends.
 CLASSES, CHOICES, SPANS = "classes", "choices", "spans"
 
@@ -28,3 +30,9 @@ class Head:
     pairs: bool = False
     sequence: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ())
     bias: Tensor | None = None
+
+    def check_width(self, width: int) -> None:
+        """Raise CheckpointError unless it reads hidden states of this width."""
+        if self.weight.shape[1] != width:
+            own = f"the head of these weights reads {self.weight.shape[1]} numbers a token"
+            raise CheckpointError(f"{own}, and the model has {width}: they do not belong together")

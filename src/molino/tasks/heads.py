@@ -55,5 +55,6 @@ def take_head(network: WithHead, trained: nn.Module | Head | None, forget: bool)
         raise ConfigError(
             f"weights= come with a head for {told[0]}, and this task has {told[1]}: add task.new_head=true"
         )
+    trained.check_width(network.task_head.weight.shape[1])
     order = range(len(trained.weight)) if own is None else [theirs.index(name) for name in own]
     network.task_head.weight.data.copy_(trained.weight.detach()[list(order)])

@@ -93,6 +93,7 @@ class Span:
             ConfigError: something of it would be lost.
         """
         if isinstance(trained, Head) and trained.kind == SPANS:
+            trained.check_width(network.span_head.in_features)
             network.span_head.load_state_dict({"weight": trained.weight, "bias": trained.bias})
         if not isinstance(trained, WithSpan):
             return
@@ -214,7 +215,8 @@ class Span:
         if empty := [number for number, each in enumerate(examples, start=1) if not each.text.strip()]:
             raise DataError(f"question {empty[0]} is empty: there is nothing to answer")
         windows = ContextWindows(tokenizer, examples, block_size, self.stride)
-        if len(empty := np.flatnonzero(windows.context_sizes_N == 0)):
+        bare_N = np.array([not each.pair.strip() for each in examples], dtype=bool)
+        if len(empty := np.flatnonzero(bare_N | (windows.context_sizes_N == 0))):
             raise DataError(f"the context of question {empty[0] + 1} is empty: there is nothing to answer from")
         rows = measure_all(self.measure, network, WindowBatches(windows), device_of(network))["rows"]
         told = told_of(rows, examples)

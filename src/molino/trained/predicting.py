@@ -87,9 +87,16 @@ def as_example(asked: Any) -> Example:
         return asked
     if isinstance(asked, str):
         return Example(asked)
-    if isinstance(asked, Mapping):
-        asked = {QUESTION.get(name, name): value for name, value in asked.items()}
-    if not isinstance(asked, Mapping) or not isinstance(asked.get("text"), str):
+    if not isinstance(asked, Mapping):
         raise DataError(f"an example must be a str or a dict with a text, and this is {asked!r}")
-    check_names(asked, ASKED)
-    return Example(asked["text"], asked.get("pair"), tuple(asked.get("choices") or ()))
+    for name, other in QUESTION.items():
+        if name in asked and other in asked:
+            raise ConfigError(f"{name} and {other} are two names of one thing: give one")
+    named = {QUESTION.get(name, name): value for name, value in asked.items()}
+    pair = named.get("pair")
+    if not isinstance(named.get("text"), str) or not (pair is None or isinstance(pair, str)):
+        raise DataError(
+            f"an example must be a str or a dict with a text, and a pair that is one, and this is {asked!r}"
+        )
+    check_names(named, ASKED)
+    return Example(named["text"], pair, tuple(named.get("choices") or ()))

@@ -85,14 +85,15 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 folder = "path/to/this/folder"
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
 question, context = "...", "..."
-read = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+# Of a context that is too long the beginning is read.
+read = tokenizer(question, context, truncation="only_second", return_tensors="pt", return_offsets_mapping=True)
 places = read.pop("offset_mapping")[0]
 inside = torch.tensor([text == 1 for text in read.sequence_ids(0)])
 told = model(**read)
 begin, end = (logits[0].where(inside, -torch.inf) for logits in (told.start_logits, told.end_logits))
-both = (begin[:, None] + end).where(torch.ones(len(end), len(end)).triu().bool(), -torch.inf)
-first, last = divmod(int(both.argmax()), len(end))
-print(context[places[first, 0] : places[last, 1]])""",
+spans = torch.ones(len(end), len(end)).triu().tril(29).bool()  # up to 30 tokens
+first, last = divmod(int((begin[:, None] + end).where(spans, -torch.inf).argmax()), len(end))
+print(context[places[first, 0] : places[last, 1]].strip())""",
     CHOICES: """import torch
 from transformers import AutoConfig, AutoTokenizer
 import transformers

@@ -71,6 +71,7 @@ class OwnAnswers:
         header: whether the first line of a TSV or CSV names its columns; else they are called 0, 1, 2, ...
         quotes: whether quotation marks of a TSV or CSV hold a field together.
         encoding: of all files.
+        language: whose articles do not count when answers are compared: en or es; those of others count.
 
     Raises:
         ConfigError: no path or no column is given, or a fraction is out of range.
@@ -91,7 +92,9 @@ class OwnAnswers:
         header: bool = True,
         quotes: bool = True,
         encoding: str = "utf-8",
+        language: str = "en",
     ):
+        self.language = language
         self.files = OwnFiles(
             "data=answers needs data.path=<JSON in SQuAD's format, TSV, CSV, JSONL or Parquet>",
             {"train": path, "val": val_path, "test": test_path},
