@@ -142,6 +142,17 @@ def test_what_makes_no_table(runs, tmp_path, molino):
     assert done.status == 0 and "82.0 (2.0)" in done.out
 
 
+def test_a_page_holds_the_table_its_picture_and_what_runs_cost(runs, tmp_path, molino):
+    runs()
+    page = tmp_path / "page"
+    for _ in range(2):  # an earlier one is replaced
+        done = molino("results", str(tmp_path), "columns=data", "group_by=model", f"to={page}")
+        assert done.status == 0 and f"page: {page / 'index.html'}" in done.out, done.err
+    text = (page / "index.html").read_text("utf-8")
+    assert "<td>82.0 (2.0)</td>" in text and "what a run costs" in text and "data:image/png;base64," in text
+    assert "columns=data" in text and sorted(each.suffix for each in page.iterdir()) == [".html", ".png"]
+
+
 # Of each method and each set, in three units: a share, nats, and what is perfect at 100.
 MIXED = {
     ("bigram", "quijote"): (0.50, 0.52, 0.51), ("bigram", "pydocs"): (3.10, 3.12, 3.14),

@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+from html import escape
 from typing import Any
 
 from molino.base.console import say, show_rows
 from molino.comparison.crosstab import AVERAGE, AVERAGED, COSTS, WHOLE, Column, CrossTab
+from molino.comparison.page import html_page, html_picture, html_table
+from molino.comparison.pictures import render
 from molino.comparison.show import NOTHING, show_number
 from molino.comparison.statistics import SIGNIFICANT, Sample
 from molino.comparison.tables import pipes
@@ -159,6 +162,15 @@ def draw_crosstab(tab: CrossTab) -> Any:
         place.plot([], [], color=f"C{number}", marker="s", ls="", label=row)
     place.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def make_page(tab: CrossTab, row_key: str, command: str) -> tuple[str, dict[str, bytes]]:
+    """Return the table as a page, and the picture on it by its title."""
+    drawn = {f"{row_key}, {len(tab.rows)} x {len(tab.columns)}": render(draw_crosstab(tab))}
+    parts = [html_table(*table(tab, row_key), 1), *(f"<p>{escape(note)}</p>" for note in notes(tab))]
+    parts += ["<h2>what a run costs</h2>", html_table(*costs(tab, row_key), 1)]
+    parts += [html_picture(title, png) for title, png in drawn.items()]
+    return html_page(f"{len(tab.rows)} rows, {len(tab.columns)} columns", parts, command), drawn
 
 
 def _draw_groups(place: Any, tab: CrossTab, groups: list[tuple[str, Column]]) -> None:

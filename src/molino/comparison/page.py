@@ -46,18 +46,20 @@ def make_page(
         wrong: a title, and examples that were told wrongly.
     """
     header, cells = table(rows, metrics)
-    parts = [_table(header, cells, len(rows[0].labels), [row.verdict for row in rows])]
+    parts = [html_table(header, cells, len(rows[0].labels), [row.verdict for row in rows])]
     parts += [f"<p>{escape(note)}</p>" for note in notes(rows, metrics)]
     if waiting := unfinished(rows):
-        parts += ["<h2>not finished</h2>", _table(UNFINISHED, waiting, len(UNFINISHED))]
-    for title, png in pictures.items():
-        data = base64.b64encode(png).decode("ascii")
-        image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-        parts.append(f"<h2>{escape(title)}</h2>\n<figure>{image}</figure>")
+        parts += ["<h2>not finished</h2>", html_table(UNFINISHED, waiting, len(UNFINISHED))]
+    parts += [html_picture(title, png) for title, png in pictures.items()]
     if wrong:
-        parts.append(f"<h2>{escape(wrong[0])}</h2>\n{_table(WRONG, wrong[1], len(WRONG) - 1)}")
+        parts.append(f"<h2>{escape(wrong[0])}</h2>\n{html_table(WRONG, wrong[1], len(WRONG) - 1)}")
+    return html_page(headline(rows), parts, command)
+
+
+def html_page(title: str, parts: list[str], command: str) -> str:
+    """Return a page of these parts of HTML; its title is text."""
     made = f"<footer><p>made {datetime.now():%Y-%m-%d %H:%M} by <code>{escape(command)}</code></p></footer>"
-    title = escape(headline(rows))
+    title = escape(title)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,7 +79,14 @@ def make_page(
 """
 
 
-def _table(
+def html_picture(title: str, png: bytes) -> str:
+    """Return a picture with its title."""
+    data = base64.b64encode(png).decode("ascii")
+    image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+    return f"<h2>{escape(title)}</h2>\n<figure>{image}</figure>"
+
+
+def html_table(
     header: list[str] | tuple[str, ...], rows: list[list[str]], left: int, kinds: list[str] | None = None
 ) -> str:
     """Return a table whose first `left` columns are text; `kinds` are the classes of its rows."""

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from molino.base.errors import ConfigError
 from molino.base.files import atomic_write, explain_os_errors, write_text
@@ -39,10 +38,14 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
         ResourceError: matplotlib is missing, or the folder cannot be written.
     """
     drawn = draw(rows, metrics) | draw_examples(rows)
+    return write_page(target, make_page(rows, metrics, drawn | read_looks(rows), command, most_wrong(rows)), drawn)
+
+
+def write_page(target: Path, page: str, drawn: dict[str, bytes]) -> Path:
+    """Write a page, and its pictures beside it, into the folder `target` and return the page."""
     for title, png in drawn.items():
         with atomic_write(target / file_name(title)) as file:
             file.write(png)
-    page = make_page(rows, metrics, drawn | read_looks(rows), command, most_wrong(rows))
     # Names of directories may hold bytes that are no text.
     write_text(target / INDEX, page.encode("utf-8", "backslashreplace").decode())
     # Pictures of an earlier report that this one has not.
@@ -51,14 +54,6 @@ def write_report(target: Path, rows: list[Row], metrics: list[str], command: str
         if path.name not in names and _is_ours(path):
             path.unlink()
     return target / INDEX
-
-
-def write_picture(target: Path, title: str, figure: Any) -> Path:
-    """Write a picture into the folder `target` and return its path."""
-    path = target / file_name(title)
-    with atomic_write(path) as file:
-        file.write(pictures.render(figure))
-    return path
 
 
 def draw(rows: list[Row], metrics: list[str]) -> dict[str, bytes]:

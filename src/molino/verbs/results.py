@@ -14,7 +14,7 @@ from molino.comparison import crosstab_tables as told
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.crosstab import cross
 from molino.comparison.pictures import require_matplotlib
-from molino.comparison.report import check_target, write_picture, write_report
+from molino.comparison.report import check_target, write_page, write_report
 from molino.comparison.rows import default_metrics, make_rows
 from molino.comparison.run import Run
 from molino.comparison.tables import as_csv, as_json, markdown, print_table
@@ -89,7 +89,7 @@ def results(
     if columns is not None:
         with telling("reading runs"):
             read = read_runs(found, earlier.measures)
-        show_crosstab(read, group_by, columns, metric, format, target)
+        show_crosstab(read, group_by, columns, metric, format, target, command)
         return
     with telling("reading runs"):
         read = read_runs(found, earlier.measures)
@@ -112,8 +112,9 @@ def show_crosstab(
     metric: list[str] | None,
     format: str,
     target: Path | None,
+    command: str,
 ) -> None:
-    """Print a table of two settings, and draw it.
+    """Print a table of two settings, and make a page of it.
 
     Raises:
         ConfigError: its rows are not named, or a metric is.
@@ -128,8 +129,8 @@ def show_crosstab(
     else:
         print({"markdown": told.markdown, "csv": told.as_csv, "json": told.as_json}[format](tab, group_by[0]))
     if target:
-        path = write_picture(target, f"{group_by[0]} by {columns}", told.draw_crosstab(tab))
-        print(f"picture: {path}", file=sys.stdout if format == "table" else sys.stderr)
+        index = write_page(target, *told.make_page(tab, group_by[0], command))
+        print(f"page: {index}", file=sys.stdout if format == "table" else sys.stderr)
 
 
 def _check_compare(compare: str, others: dict[str, Any]) -> None:
