@@ -106,10 +106,8 @@ def read_weights(model: nn.Module, source: str) -> None:
     parameters = dict(model.named_parameters())
     if head is not None:
         files = {name: file for name, file in files.items() if name not in (head.weight, head.bias)}
-        theirs = {name: form.stored(name).names[0] for name in parameters}
-        of_language = {name for name, each in theirs.items() if each.startswith(head.language or LANGUAGE)}
-        for name in of_language:
-            if theirs[name] not in files:
+        for name, stored_as in [(name, form.stored(name).names[0]) for name in parameters]:
+            if stored_as.startswith(head.language or LANGUAGE) and stored_as not in files:
                 del parameters[name]
     parts = {name: _present(form.stored(name).names, form, files) for name in parameters}
     expected = {theirs for names in parts.values() for theirs in names}

@@ -89,7 +89,7 @@ def predict(
         if named := [*named, *(name for name, there in said.items() if there)]:
             raise ConfigError(f"{named[0]} is one of a table: add file=<table>, or leave it out")
         given = tuple(map(str, choices or ()))
-        if text is None and pair is not None:
+        if text is None and pair is not None and not sys.stdin.isatty():
             raise ConfigError('there is a context or pair, and nothing to tell of it: add text="..." or question="..."')
         examples = [Example(ask() if text is None else text, pair, given)]
     started = time.perf_counter()
