@@ -39,7 +39,7 @@ def test_parts_know_of_each_other_what_they_need(settings, tmp_path):
     parts = build_parts(settings)
     assert parts.data.seed == 3 and parts.data.accumulate == 2 and parts.data.tokens_per_step == 2 * 3 * 8
     assert parts.plan.max_steps == 20 and parts.data.steps_per_block == parts.plan.steps_per_block == 2
-    (stop,) = parts.callbacks
+    (stop,) = parts.callbacks.values()
     assert type(stop) is EarlyStopping and stop.patience == 7
     assert parts.optimizer.func is torch.optim.AdamW and parts.schedule.keywords["warmup_steps"] == 2
     # Nothing has been read, nor written.

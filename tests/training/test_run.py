@@ -39,7 +39,7 @@ def asked(tmp_path) -> Request:
 def test_a_run_of_its_own_has_a_directory_when_it_begins(asked, tmp_path):
     with open_run(asked) as run:
         assert run.path is None and not run.exists and run.checkpoint is None and not list(tmp_path.iterdir())
-        run.begin(PLAN, SETTLED, MEASURES)
+        run.begin(PLAN, 2, SETTLED, MEASURES)
         assert run.path.name.startswith("mine_2") and read_status(run.path).state == "running"
         recorded = directory.read_config(run.path)
         assert recorded["hardware"] == {**HARDWARE, **SETTLED.settled} | {
@@ -56,14 +56,14 @@ def test_a_run_of_its_own_has_a_directory_when_it_begins(asked, tmp_path):
 
 def test_what_goes_wrong_is_told_in_the_directory_of_whoever_claimed_it(asked):
     with pytest.raises(ConfigError), open_run(asked) as run:
-        run.begin(PLAN, SETTLED, MEASURES)
+        run.begin(PLAN, 2, SETTLED, MEASURES)
         raise ConfigError("no good")
     assert read_status(run.path).state == FAILED and read_status(run.path).error == "no good"
 
 
 def begun(asked: Request, **settings) -> Path:
     with pytest.raises(KeyboardInterrupt), open_run(asked) as run:
-        run.begin(PLAN, SETTLED, MEASURES)
+        run.begin(PLAN, 2, SETTLED, MEASURES)
         (run.path / "checkpoints").mkdir()
         (run.path / directory.LAST).touch()
         raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def test_a_run_goes_on_as_it_began(asked):
     with open_run(resuming(asked, path, seed=7)) as run:
         assert run.exists and run.path == path and run.checkpoint == path / directory.LAST
         assert run.settings["seed"] == 1 and run.settings["hardware"]["precision"] == "bf16-mixed"
-        run.begin(PLAN, PRECISE, MEASURES)
+        run.begin(PLAN, 2, PRECISE, MEASURES)
         # What the machine of today makes of it is not what it began with.
         assert {file: file.read_bytes() for file in path.glob("*.yaml")} == before
         run.end({"val/loss": 1.5})
@@ -96,7 +96,7 @@ def test_a_run_of_a_sweep_lies_where_the_sweep_says_and_is_done_once(asked, tmp_
     placed = asked.at(tmp_path / "sweep" / "seed=1")
     with open_run(placed) as run:
         assert run.path == placed.path and not run.exists
-        run.begin(PLAN, SETTLED, MEASURES)
+        run.begin(PLAN, 2, SETTLED, MEASURES)
         run.end({"val/loss": 1.5})
     with open_run(placed) as again:
         assert again.summary == {"val/loss": 1.5}
@@ -111,7 +111,7 @@ def test_further_processes_train_what_the_first_has_settled(asked, monkeypatch):
     path = begun(asked)
     monkeypatch.setenv(HANDED, "of somebody else")
     with open_run(resuming(asked, path)) as run:
-        run.begin(PLAN, PRECISE, MEASURES)
+        run.begin(PLAN, 2, PRECISE, MEASURES)
         with run.handed_over(processes=2):
             handed = Request.from_text(os.environ[HANDED])
         assert os.environ[HANDED] == "of somebody else"
@@ -123,7 +123,7 @@ def test_further_processes_train_what_the_first_has_settled(asked, monkeypatch):
         with open_run(handed) as other:
             assert other.settings == run.settings and other.settings["hardware"]["precision"] == "32-true"
             assert other.path == path and other.checkpoint == run.checkpoint
-            other.begin(PLAN, PRECISE, MEASURES)
+            other.begin(PLAN, 2, PRECISE, MEASURES)
         assert (path / directory.CONFIG).read_text() == "name: another\n"
     monkeypatch.delenv(HANDED)
     with pytest.raises(ZeroDivisionError), run.handed_over(processes=2):

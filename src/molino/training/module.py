@@ -25,6 +25,7 @@ from molino.data.tokens import Split
 from molino.evaluation.totals import Totals
 from molino.runs.measures import HELDOUT, learnt_tag, spoken
 from molino.tasks.task import Batch, Task
+from molino.training.average import PLAIN, Average, measured_aside
 from molino.training.optimizers import optimizer_for
 
 
@@ -39,13 +40,17 @@ class TrainingModule(LightningModule):
         max_steps: optimizer steps of the run.
         log_every: steps between two lines of metrics.
         clip: largest gradient norm, or None.
+        ema: decay of an average of the weights, which is then what is measured, sampled and kept; see
+            molino.training.average.
+        each_step: go through Lightning's own optimizer, for callbacks that are called at every step.
         seed: decides, with the step, what dropout draws.
         heldout: the split that is measured.
         token_peak: tokens a second at which the device's matrix units would do nothing but this; None where unknown.
 
-    Logs (to every logger) the task's figures of the training loss (mean over the last block), `train/learning_rate`,
-    `train/gradient_norm` (before clipping), `train/tokens_per_second`, where `token_peak` is known also `train/mfu`,
-    the share of it, and the task's metrics of the held-out split.
+    Logs (to every logger) the task's figures of the training loss (mean over the steps since the last time),
+    `train/learning_rate`, `train/gradient_norm` (before clipping), `train/tokens_per_second`, where `token_peak` is
+    known also `train/mfu`, the share of it, and the task's metrics of the held-out split. With `ema` these are the
+    average's, and `val/plain_loss` is that of the weights themselves.
 
     Raises:
         NonFiniteError: the loss or the gradient is nan or inf at the end of a block.
@@ -61,6 +66,8 @@ class TrainingModule(LightningModule):
         max_steps: int,
         log_every: int,
         clip: float | None = None,
+        ema: float | None = None,
+        each_step: bool = False,
         seed: int = 0,
         heldout: Split | None = None,
         token_peak: float | None = None,
@@ -72,10 +79,14 @@ class TrainingModule(LightningModule):
         self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
         self.heldout, self.token_peak = heldout, token_peak
+        self.ema, self.each_step, self.average = ema, each_step, None
+        self._averaged: dict[str, torch.Tensor] | None = None  # of the checkpoint that the run goes on from
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
         self.losses: dict[str, float] = {}  # those of train_metrics that the task tells
         self._seconds, self._tokens = 0.0, 0
+        # Parts of the loss, added up since the last line of metrics, and over how many steps.
+        self._sums_P, self._steps = [0.0] * len(task.parts), 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = optimizer_for(self.model, self._matrices, self.make_optimizer)
@@ -88,11 +99,18 @@ class TrainingModule(LightningModule):
         # have been stopped before its first line of metrics.
         if "train/tokens_per_second" not in self.train_metrics and self._tokens:
             self._measure_speed()
-        checkpoint["metrics"] = {"train": self.train_metrics, "val": self.val_metrics}
+        since = {"sums": self._sums_P, "steps": self._steps}
+        checkpoint["metrics"] = {"train": self.train_metrics, "val": self.val_metrics, "since": since}
+        if self.average is not None:
+            self.average.put(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = checkpoint["metrics"]
         self.train_metrics, self.val_metrics = metrics["train"], metrics["val"]
+        if "since" in metrics:  # as earlier checkpoints have not
+            self._sums_P, self._steps = metrics["since"]["sums"], metrics["since"]["steps"]
+        if PLAIN in checkpoint:
+            self._averaged, checkpoint["state_dict"] = checkpoint["state_dict"], checkpoint.pop(PLAIN)
 
     # Training
 
@@ -100,7 +118,7 @@ class TrainingModule(LightningModule):
         strategy, scaler = self.trainer.strategy, getattr(self.trainer.precision_plugin, "scaler", None)
         # The raw path skips Lightning's optimizer wrapper, which costs as much as a bigram's whole step. Strategies
         # that synchronise gradients and the loss scaling of fp16 need their hooks.
-        raw = isinstance(strategy, SingleDeviceStrategy) and scaler is None
+        raw = isinstance(strategy, SingleDeviceStrategy) and scaler is None and not self.each_step
         self._take_step = self._raw_step if raw else self._hooked_step
         self._raw_optimizer = self.optimizers(use_pl_optimizer=False)
         self._trained = [p for group in self._raw_optimizer.param_groups for p in group["params"]]
@@ -111,15 +129,25 @@ class TrainingModule(LightningModule):
             raise ConfigError(
                 "hardware.precision=16-mixed needs optimizer=adamw optimizer.fused=true; or choose bf16-mixed"
             )
+        if self.ema is not None:
+            self.average = Average(self, self.ema)
+            if self._averaged is not None:
+                self.average.take(self._averaged)
+                self._averaged = None
+        self._set_rate(self.trainer.global_step)
 
-    def training_step(self, block: Block, batch_idx: int) -> None:
+    def training_step(self, block: Block, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Train on a block; return its mean loss, for callbacks."""
         started = time.perf_counter()
         first, losses = self.trainer.global_step, []
         for s, micro_batches in enumerate(block.steps()):
             self._prepare_step(first + s)
             losses_P, norm = self._take_step(micro_batches, s + 1 == len(block))
             losses += losses_P
-        self._finish_block(first, torch.stack(losses).view(len(block), -1), norm)
+            if self.average is not None:
+                self.average.update()
+        losses_SP = torch.stack(losses).view(len(block), -1)
+        self._finish_block(first, losses_SP, norm)
         self._seconds += time.perf_counter() - started
         self._tokens += block.elements(self.task.inputs) * self.trainer.world_size
         if self.trainer.global_step % self.log_every == 0 or self.trainer.global_step >= self.max_steps:
@@ -127,10 +155,19 @@ class TrainingModule(LightningModule):
         if self.trainer.global_step >= self.max_steps:
             # Lightning validates at multiples of its interval, and when it is asked to stop.
             self.trainer.should_stop = True
+        # Callbacks that look at the rate do so before the next step begins.
+        self._set_rate(self.trainer.global_step)
+        factors = self.task.parts.values()
+        return {"loss": sum(loss * factor for loss, factor in zip(losses_SP.mean(0), factors, strict=True))}
 
     def _prepare_step(self, step: int) -> None:
         """Seed what the step draws by (seed, step) and set its learning rate: a resumed run is the same run."""
         seed_step(self.seed, step, self.trainer.global_rank, self.device)
+        self._set_rate(step)
+
+    def _set_rate(self, step: int) -> None:
+        if step >= self.max_steps:
+            return
         factor = self.schedule(step, self.max_steps)
         for group, rate in zip(self._raw_optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
@@ -148,10 +185,18 @@ class TrainingModule(LightningModule):
         losses_P, _graph = self._learn(micro_batches, self.manual_backward)
         if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
             scaler.unscale_(self._raw_optimizer)
-        norm = self._clip(last)
+        self._before_clipping, self._last = True, last
         optimizer.step()
+        if self._before_clipping:
+            raise ConfigError(f"optimizer: {type(self._raw_optimizer).__name__}.step must call the closure it is given")
+        for callback in self.trainer.callbacks:
+            callback.on_before_zero_grad(self.trainer, self, self._raw_optimizer)
         optimizer.zero_grad()
-        return losses_P, norm
+        return losses_P, self._norm
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip when callbacks have seen the gradients, as Lightning has it."""
+        self._norm, self._before_clipping = self._clip(self._last), False
 
     def _learn(
         self, micro_batches: list[Step], backward: Callable[[torch.Tensor], None]
@@ -187,8 +232,8 @@ class TrainingModule(LightningModule):
             progress.ready += len(losses_SP)
             progress.completed += len(losses_SP)
         losses_SP = self.trainer.strategy.reduce(losses_SP, reduce_op="mean")
-        means, norm = [losses_S.mean().item() for losses_S in losses_SP.double().unbind(1)], norm.item()
-        if not (all(map(math.isfinite, means)) and math.isfinite(norm)):
+        sums_P, norm = losses_SP.double().sum(0).tolist(), norm.item()
+        if not (all(map(math.isfinite, sums_P)) and math.isfinite(norm)):
             bad = (~torch.isfinite(losses_SP)).nonzero()
             what = (
                 f"the loss became {losses_SP[tuple(bad[0])].item()}" if len(bad) else f"the gradient norm became {norm}"
@@ -198,7 +243,10 @@ class TrainingModule(LightningModule):
                 f"{what} at step {step}: start a new run with a lower optimizer.lr or with trainer.clip; if this one "
                 "has saved anything, it is from before"
             )
-        figures = self.task.training_figures(dict(zip(self.task.parts, means, strict=True)))
+        self._steps += len(losses_SP)
+        self._sums_P = [before + sum_ for before, sum_ in zip(self._sums_P, sums_P, strict=True)]
+        means_P = [sum_ / self._steps for sum_ in self._sums_P]
+        figures = self.task.training_figures(dict(zip(self.task.parts, means_P, strict=True)))
         self.losses = {learnt_tag(name): value for name, value in figures.items()}
         self.train_metrics |= {
             **self.losses,
@@ -209,6 +257,9 @@ class TrainingModule(LightningModule):
     def _log_training(self) -> None:
         self._measure_speed()
         self._write(self.train_metrics)
+        # Not of a line that is there only because the run ends: trained for longer, it goes on to the next.
+        if self.trainer.global_step % self.log_every == 0:
+            self._sums_P, self._steps = [0.0] * len(self._sums_P), 0
 
     def _measure_speed(self) -> None:
         """Measure tokens a second since the last time."""
@@ -219,24 +270,43 @@ class TrainingModule(LightningModule):
 
     # Validation: the whole held-out split, exactly
 
+    def on_validation_start(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+
+    def on_validation_end(self) -> None:
+        # Callbacks have been called before: what they sample and keep is the average's.
+        if self.average is not None:
+            self.average.swap()
+
     def on_validation_epoch_start(self) -> None:
-        self._totals = Totals()
+        self._totals, self._plain_totals = Totals(), Totals()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with exactly(self.device):
             self._totals.add(self.task.measure(self.model, batch))
+            if self.average is not None:
+                with self.average.aside():
+                    self._plain_totals.add(self.task.measure(self.model, batch))
 
     def on_validation_epoch_end(self) -> None:
-        strategy = self.trainer.strategy
-        totals = self._totals.over(lambda tensor: strategy.reduce(tensor, reduce_op="sum"), self._gather)
-        self.totals, figures = totals, self.task.figures(totals, self.heldout)
+        self.totals, figures = self._figures(self._totals)
         self.val_metrics = {f"{HELDOUT}/{name}": value for name, value in figures.items()}
+        if self.average is not None:
+            plain = self._figures(self._plain_totals)[1]
+            self.val_metrics |= {metric.tag: plain[name] for name, metric in measured_aside(self.task).items()}
         if not math.isfinite(decides := self.val_metrics[self.task.monitor]):
             raise NonFiniteError(f"the {spoken(self.task.monitor)} became {decides} at step {self.trainer.global_step}")
         # For callbacks that watch trainer.callback_metrics, such as early stopping; the loggers are written below.
         # Every process has the same values; sync_dist says so to Lightning.
         self.log_dict(self.val_metrics, logger=False, sync_dist=True)
         self._write(self.val_metrics)
+
+    def _figures(self, totals: Totals) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return totals over all processes, and the metrics that they amount to."""
+        strategy = self.trainer.strategy
+        found = totals.over(lambda tensor: strategy.reduce(tensor, reduce_op="sum"), self._gather)
+        return found, self.task.figures(found, self.heldout)
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensors of all processes, one below the other."""

@@ -9,13 +9,14 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
 from molino.configuration.build import bind, build, check_node
+from molino.configuration.door import find_part
 from molino.data.corpus import Corpus
 from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
 from molino.tasks.task import Task
 from molino.trained.load import build_model, build_task, check_model
-from molino.training.callbacks import check_callbacks
+from molino.training.callbacks import asks_each_step, check_callbacks, refuse_callback
 from molino.training.loggers import given_to
 from molino.training.optimizers import GIVEN, check_optimizer
 from molino.training.plan import Plan
@@ -23,7 +24,7 @@ from molino.training.schedules import Schedule, check_schedule
 from molino.training.zero_shot import zero_shot_corpora
 
 # What batches follow from beside the section of data.
-OF_PLAN = ("accumulate", "steps_per_block")
+OF_RUN = ("accumulate", "steps_per_block", "seed", "task")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Parts:
     """Parts of a run. The optimizer and the schedule wait for a model.
 
     Attributes:
-        callbacks: those of the configuration.
+        callbacks: those of the configuration, by name.
+        each_step: names of those that are to be called at every step; then a block is a step.
         asked: labelled corpora that a language model is asked about.
     """
 
@@ -41,7 +43,8 @@ class Parts:
     data: TextDataModule
     optimizer: functools.partial
     schedule: functools.partial
-    callbacks: list[Callback]
+    callbacks: dict[str, Callback]
+    each_step: list[str]
     asked: dict[str, Corpus]
 
 
@@ -61,8 +64,9 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     plan = build(settings["trainer"], "trainer", Plan)
     optimizer = bind(settings["optimizer"], "optimizer", Optimizer, GIVEN)
     schedule = build(settings["scheduler"], "scheduler", Schedule)
-    of_run = {name: getattr(plan, name) for name in OF_PLAN} | {"seed": settings["seed"], "task": task}
-    data = build(settings["data"], "data", TextDataModule, **of_run)
+    each_step = [name for name, callback in callbacks.items() if asks_each_step(callback)]
+    of_run = (plan.accumulate, 1 if each_step else plan.steps_per_block, settings["seed"], task)
+    data = build(settings["data"], "data", TextDataModule, **dict(zip(OF_RUN, of_run, strict=True)))
     asked = zero_shot_corpora(settings.get("zero_shot"), settings.get("paths", {}))
     check_callbacks(callbacks, task.metrics)
     check_optimizer(optimizer)
@@ -71,7 +75,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)
-    return Parts(task, plan, hardware, data, optimizer, schedule, list(callbacks.values()), asked)
+    return Parts(task, plan, hardware, data, optimizer, schedule, callbacks, each_step, asked)
 
 
 def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
@@ -79,11 +83,13 @@ def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
         if node:
             check_node(node, f"logger.{name}", Logger, given_to(node, f"logger.{name}"))
     for name, node in callbacks.items():
+        if isinstance(node, dict) and "_target_" in node:
+            refuse_callback(name, find_part(node["_target_"], f"callbacks.{name}._target_", Callback))
         check_node(node, f"callbacks.{name}", Callback)
     check_node(settings["task"], "task", Task)
     check_node(settings["hardware"], "hardware", Hardware)
     check_node(settings["trainer"], "trainer", Plan)
     check_node(settings["optimizer"], "optimizer", Optimizer, GIVEN, later=True)
     check_node(settings["scheduler"], "scheduler", Schedule)
-    check_node(settings["data"], "data", TextDataModule, (*OF_PLAN, "seed", "task"))
+    check_node(settings["data"], "data", TextDataModule, OF_RUN)
     check_model(settings)

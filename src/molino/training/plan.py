@@ -17,6 +17,7 @@ class Plan:
         log_every, val_every, checkpoint_every: between two lines of metrics, validations, checkpoints.
         accumulate: micro-batches a step.
         clip: largest norm of all gradients together, or None.
+        ema: decay of an average of the weights, or None.
         sample_tokens: length of the text sampled at each validation, 0 for none.
     """
 
@@ -29,6 +30,7 @@ class Plan:
     sample_tokens: int = 200
     epochs: float | None = None
     flops: float | None = None
+    ema: float | None = None
 
     def __post_init__(self):
         for name in ("log_every", "val_every", "checkpoint_every", "accumulate"):
@@ -44,6 +46,8 @@ class Plan:
             raise ConfigError(f"trainer.epochs={self.epochs} and trainer.flops={self.flops} are two lengths: give one")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"trainer.clip={self.clip} must be above 0; null turns clipping off")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(f"trainer.ema={self.ema} must be from 0 up to, not including, 1, such as 0.999")
         if self.sample_tokens < 0:
             raise ConfigError(f"trainer.sample_tokens={self.sample_tokens} must be at least 0")
 
@@ -70,8 +74,3 @@ class Plan:
     def steps_per_block(self) -> int:
         """Steps trained in one go: the largest number that divides all three intervals."""
         return math.gcd(self.log_every, self.val_every, self.checkpoint_every)
-
-    @property
-    def blocks(self) -> int:
-        """How many of them the run has; the last may be shorter."""
-        return -(-self.max_steps // self.steps_per_block)

@@ -15,6 +15,8 @@ class Trace(Callback):
         block: counted from 0; the first blocks also hold what happens only once.
     """
 
+    per_block = True
+
     def __init__(self, block: int = 2):
         self.block = block
         self.profile = torch.profiler.profile()

@@ -28,8 +28,13 @@ def introduce(
     hardware: Hardware,
     floors: list[Floor],
     first_step: int,
+    each_step: list[str],
 ) -> None:
-    """Print what was composed, before the first step."""
+    """Print what was composed, before the first step.
+
+    Args:
+        each_step: names of the callbacks that are called at every step.
+    """
     train, val, per_step = data.splits["train"], data.splits["val"], data.tokens_per_step
     model, max_steps = module.model, module.max_steps
     steps = f"{max_steps:,} steps of {per_step:,} tokens: {max_steps / data.steps_per_epoch:.1f} epochs"
@@ -48,6 +53,11 @@ def introduce(
     warmup_steps = module.schedule.keywords.get("warmup_steps", 0)
     if warmup_steps > max_steps > 0:
         facts["warm-up"] = f"{warmup_steps:,} steps, longer than the run: the rate stays below optimizer.lr"
+    if each_step:
+        facts["each step"] = (
+            f"asked for by {', '.join(f'callbacks.{name}' for name in each_step)}: a block is one step, by Lightning's "
+            "optimizer, which costs each about a millisecond"
+        )
     if run.parent:
         facts["continued"] = f"{run.parent.name}, after step {first_step:,}"
         said = differs(run.parent, run.settings, first_step, max_steps)

@@ -66,11 +66,19 @@ class Run:
         """Record what it will come to."""
         write_measures(self.path, measures)
 
-    def begin(self, plan: Plan, hardware: Hardware, measures: Measures, task: Mapping[str, Any] | None = None) -> None:
+    def begin(
+        self,
+        plan: Plan,
+        steps_per_block: int,
+        hardware: Hardware,
+        measures: Measures,
+        task: Mapping[str, Any] | None = None,
+    ) -> None:
         """Record a new run, in a directory of its own if it has none; nothing is written before.
 
         Args:
             plan, hardware: as they were settled. A run that goes on elsewhere computes as it did here.
+            steps_per_block: optimizer steps that are taken in one go.
             measures: what it will come to.
             task: settings of the task that follow from the text.
         """
@@ -83,7 +91,7 @@ class Run:
         if is_main_process() and not self.exists:
             self.tell(measures)
             if self.parent:
-                take_over(self.parent, self.path, plan.steps_per_block)
+                take_over(self.parent, self.path, steps_per_block)
             whole = complete(self.settings)
             record(self.path, whole, self.request.overrides, self.request.choices)
         if self.parent:

@@ -15,25 +15,28 @@ from molino.training.progress import ProgressDisplay, StatusReport
 
 
 def make_trainer(
-    run: Path, plan: Plan, hardware: Hardware, loggers: list[Logger], callbacks: list[Callback]
+    run: Path, plan: Plan, steps_per_block: int, hardware: Hardware, loggers: list[Logger], callbacks: list[Callback]
 ) -> Trainer:
     """Return what trains for the steps of a plan.
 
     Args:
         run: the run directory.
+        steps_per_block: optimizer steps that are one batch to Lightning.
         callbacks: beside those that tell how far it is. Checkpoints come last: they save when all else that belongs to
             a step has happened.
     """
     quiet_lightning()
+    blocks = -(-plan.max_steps // steps_per_block)
     return Trainer(
         max_epochs=1,
         max_steps=plan.max_steps,
         # In blocks. A validation also follows the last one; see TrainingModule.training_step.
-        val_check_interval=min(plan.val_every // plan.steps_per_block, plan.blocks or 1),
+        val_check_interval=min(plan.val_every // steps_per_block, blocks or 1),
         # Else early stopping would wait for the end of the epoch where the interval is 1, which it reads as a fraction.
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
+        # For callbacks that log; what the run itself measures is logged as it comes.
+        log_every_n_steps=plan.log_every // steps_per_block,
         logger=loggers,
         callbacks=[ProgressDisplay(), StatusReport(run), *callbacks],
         plugins=[AtomicCheckpointIO(), *cluster_plugins(hardware.processes)],
@@ -58,8 +61,10 @@ def quiet_lightning() -> None:
     """Silence advice that does not apply: its tips, and what it says of loaders that are not DataLoaders."""
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
-    # All that this one says is that a process of the run has died, before it kills the others.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    # All that these say is that a process of the run has died, before it kills the others, and the table that somebody
+    # has asked for by callbacks.x._target_=lightning.pytorch.callbacks.ModelSummary.
+    for module in ("fabric.strategies.launchers.subprocess_script", "pytorch.callbacks.model_summary"):
+        logging.getLogger(f"lightning.{module}").setLevel(logging.INFO)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*does not have many workers.*",

@@ -23,6 +23,7 @@ from molino.tasks.check import check_task_by_use
 from molino.tasks.floors import count_floors
 from molino.tasks.task import Task
 from molino.trained.load import begin_weights, build_model, build_network, build_task
+from molino.training.average import measured_aside
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.counting import begin_beside, facts_of, keep_counts, plan_of, stand_on_counts
 from molino.training.floors import Floors
@@ -112,6 +113,8 @@ def train(run: Run, started: float) -> float:
         max_steps=plan.max_steps,
         log_every=plan.log_every,
         clip=plan.clip,
+        ema=plan.ema,
+        each_step=bool(parts.each_step),
         seed=seed,
         heldout=data.splits[HELDOUT],
         token_peak=hardware.token_peak(network, data.block_size),
@@ -119,13 +122,14 @@ def train(run: Run, started: float) -> float:
 
     asking = zero_shot(parts.asked, data.text, network)
     first_step = resume_step(run.checkpoint, data.text.digest, plan.max_steps, run.parent is not None)
-    floors = Floors(run, task, data.text, data.block_size)
-    run.begin(asked, hardware, floors.measures, data.settled)
+    metrics = [*task.metrics, *(measured_aside(task).values() if plan.ema is not None else ())]
+    floors = Floors(run, task, metrics, data.text, data.block_size)
+    run.begin(asked, data.steps_per_block, hardware, floors.measures, data.settled)
     loggers = []
     if main:
         data.tokenizer.save(run.tokenizer)
         keep_counts(counts, run.counts)
-        introduce(run, data, module, hardware, floors.found or [], first_step)
+        introduce(run, data, module, hardware, floors.found or [], first_step, parts.each_step)
         loggers = start_loggers(run, task.metrics, first_step)
         draw_floors(run, loggers, floors.found or [], plan.max_steps)
     start_id = (
@@ -139,7 +143,8 @@ def train(run: Run, started: float) -> float:
         *asking,
         *example_outcomes(task, run.path, data.text),
     ]
-    trainer = make_trainer(run.path, plan, hardware, loggers, [*parts.callbacks, floors, *watching, checkpoints])
+    callbacks = [*parts.callbacks.values(), floors, *watching, checkpoints]
+    trainer = make_trainer(run.path, plan, data.steps_per_block, hardware, loggers, callbacks)
     with run.handed_over(hardware.processes):
         fit(trainer, module, data, run.checkpoint)
 
