@@ -58,7 +58,9 @@ PARTS = {
         "masked_language_model.MaskedLanguageModel",
         "sequence_to_sequence.SequenceToSequence", "span.Span", "task.Task",
     },
-    Logger: {"loggers.TensorBoard", "loggers.MetricsFile"},
+    Logger: {
+        "tensorboard.TensorBoard", "metrics_file.MetricsFile", "mlflow.MLflow", "wandb.WeightsAndBiases",
+    },
 }  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def test_only_these_take_parts_in_turn():
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
         "WithHead.model", "WithSpan.model", "SequenceToSequence.writing",
         "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task",
-        "Floors.text",
+        "Floors.text", "Floors.metrics",
     }  # fmt: skip
 
 

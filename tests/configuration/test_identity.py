@@ -229,10 +229,15 @@ def test_hparams_show_what_changes_results():
         "trainer.log_every=2",
         "hardware.threads=1",
     ]
-    shown = compared(SETTINGS, {"model": "gpt", "hardware": "cpu"}, typed)
-    assert shown["model"] == "gpt" and shown["hardware"] == "cpu" and shown["data.distinct_batches"] == "3"
-    assert shown["optimizer"] == "AdamW" and shown["optimizer.lr"] == 1e-3 and shown["seed"] == 1
-    assert not {"paths.outputs", "logger.csv", "trainer.log_every", "hardware.threads"} & shown.keys()
+    choices = {"model": "gpt", "hardware": "cpu", "data": "quijote"}
+    # Of a run of its own its corpus and model, and what was typed; of one of a sweep what tells it from the others.
+    assert compared(SETTINGS, choices, typed, None) == {
+        "data": "quijote", "model": "gpt", "data.distinct_batches": "3"
+    }  # fmt: skip
+    varied = ["optimizer.lr=1e-3", "model=gpt", "seed=1", "set=small", "hardware.threads=1"]
+    assert compared(SETTINGS, choices, [*typed, *varied], varied) == {
+        "optimizer.lr": 1e-3, "model": "gpt", "seed": 1, "set": "small"
+    }  # fmt: skip
 
 
 def test_a_source_that_is_gone_is_not_asked(tmp_path):

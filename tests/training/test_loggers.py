@@ -1,7 +1,9 @@
 """Logged metrics, read back from the files: with csv, and with TensorBoard's own reader."""
 
 import csv
+import html
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from molino.runs.measures import Floor
 from molino.tasks.language_model import LanguageModel
-from molino.training.loggers import MetricsFile, TensorBoard, log_floors
+from molino.training.loggers import MetricsFile, TensorBoard
+from molino.training.loggers.tensorboard import as_markup, write_floors
 
 
 def rows_of(directory: Path) -> list[dict[str, str]]:
@@ -93,11 +96,15 @@ def test_event_files_lie_right_in_the_run(tmp_path):
     logger.log_metrics({"train/loss": 2.5, "val/loss": 2.25}, step=10)
     logger.log_metrics({"train/loss": 1.5}, step=20)
     logger.finalize("success")
-    assert [path for path in (tmp_path / "run").rglob("*") if path.is_dir()] == []
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_dir()] == ["training"]
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
     # TensorBoard names a run after its folder.
-    assert set(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Runs()) == {"run"}
-    assert sorted(events(tmp_path / "run").Tags()["scalars"]) == ["train/loss", "val/loss"]
+    assert set(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Runs()) == {"run", "run/training"}
+    assert sorted(events(tmp_path / "run").Tags()["scalars"]) == ["loss", "train/loss", "val/loss"]
+    # One chart, the first, has the held-out loss and that of training: they share a tag.
+    assert scalars(tmp_path / "run", "loss") == [(10, 2.25)]
+    assert scalars(tmp_path / "run" / "training", "loss") == [(10, 2.5), (20, 1.5)]
+    assert events(tmp_path / "run" / "training").Tags()["scalars"] == ["loss"]
     assert scalars(tmp_path / "run", "train/loss") == [(10, 2.5), (20, 1.5)]
 
 
@@ -109,13 +116,15 @@ def test_a_resumed_run_shows_each_step_once(first_step, tmp_path):
         killed.log_metrics({"train/loss": 1.0}, step)
     killed.finalize("failed")
     # TensorBoard reads files in the order of their names, which hold the second they were made in.
-    for file in tmp_path.glob("events.*"):
-        file.rename(tmp_path / "events.out.tfevents.0000000001.killed")
+    for folder in (tmp_path, tmp_path / "training"):
+        for file in folder.glob("events.*"):
+            file.rename(folder / "events.out.tfevents.0000000001.killed")
     resumed = TensorBoard(tmp_path, first_step)
     for step in range(first_step + 10, 61, 10):
         resumed.log_metrics({"train/loss": 2.0}, step)
     resumed.finalize("success")
-    assert scalars(tmp_path, "train/loss") == [(step, 1.0 if step <= first_step else 2.0) for step in range(10, 61, 10)]
+    expected = [(step, 1.0 if step <= first_step else 2.0) for step in range(10, 61, 10)]
+    assert scalars(tmp_path, "train/loss") == scalars(tmp_path / "training", "loss") == expected
 
 
 def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
@@ -138,25 +147,37 @@ def test_hyperparameters_stand_beside_the_metrics_and_add_no_point(tmp_path):
 
     logger.log_metrics({"val/loss": 2.25}, 10)
     logger.finalize("success")
-    assert events(tmp_path).Tags()["scalars"] == ["val/loss"]
+    assert sorted(events(tmp_path).Tags()["scalars"]) == ["loss", "val/loss"]
     assert scalars(tmp_path, "val/loss") == [(10, 2.25)]
 
 
 def test_floors_are_level_lines_in_the_chart_of_the_loss(tmp_path):
     floors = {"floor/unigram": 3.25, "floor/bigram": 2.5, "floor/ngram": 1.75}
     told = [Floor(tag, level, "", "", {"loss": level, "perplexity": math.exp(level)}) for tag, level in floors.items()]
-    log_floors(tmp_path / "floors", [*told, Floor("floor/bigram_train", 2.375, "", "")], last_step=1000)
+    write_floors(tmp_path / "floors", [*told, Floor("floor/bigram_train", 2.375, "", "")], last_step=1000)
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     assert set(runs.Runs()) == {"floors/unigram", "floors/bigram", "floors/ngram"}
     for run in runs.Runs():
         level = floors[run.replace("floors", "floor")]
-        assert sorted(runs.Runs()[run]["scalars"]) == ["val/loss", "val/perplexity"]
-        assert [(event.step, event.value) for event in runs.Scalars(run, "val/loss")] == [(0, level), (1000, level)]
+        assert sorted(runs.Runs()[run]["scalars"]) == ["loss", "val/loss", "val/perplexity"]
+        for tag in ("loss", "val/loss"):
+            assert [(event.step, event.value) for event in runs.Scalars(run, tag)] == [(0, level), (1000, level)]
         assert [event.value for event in runs.Scalars(run, "val/perplexity")] == pytest.approx([math.exp(level)] * 2)
 
 
 def test_a_floor_of_another_metric_is_in_its_chart(tmp_path):
-    log_floors(tmp_path, [Floor("floor/majority", 0.5, "", "", {"accuracy": 0.5})], 10)
+    write_floors(tmp_path, [Floor("floor/majority", 0.5, "", "", {"accuracy": 0.5})], 10)
     assert scalars(tmp_path / "majority", "val/accuracy") == [(0, 0.5), (10, 0.5)]
-    log_floors(tmp_path / "none", [], 10)
+    write_floors(tmp_path / "none", [], 10)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_sample_is_shown_character_by_character_by_tensorboards_own_cleaner():
+    from tensorboard.plugin_util import markdowns_to_safe_html
+
+    text = "# no *heading*\n\n  <b>&amp;</b>  ![x](http://e.vil/a.png)\n" + "long " * 60
+    shown = markdowns_to_safe_html([as_markup(text)], lambda parts: "".join(parts))
+    assert "<img" not in shown and "<h1>" not in shown and "<b>" not in shown and "<pre" not in shown
+    body = shown.strip().removeprefix("<p>").removesuffix("</p>")
+    back = html.unescape(re.sub("<br ?/?>", "\n", body)).replace("\N{NO-BREAK SPACE}", " ")
+    assert back == text

@@ -129,6 +129,6 @@ def test_tensorboard_shows_the_text_and_nothing_it_names(tmp_path):
     logger.finalize("success")
     shown = EventAccumulator(str(tmp_path)).Reload().Tensors("samples/text_summary")
     assert [(event.step, event.tensor_proto.string_val[0].decode()) for event in shown] == [
-        (10, "<pre><code>&lt;b&gt;</code></pre>"),
-        (20, "<pre><code>&amp;a</code></pre>"),
+        (10, "<p>&lt;b&gt;</p>"),
+        (20, "<p>&amp;a</p>"),
     ]

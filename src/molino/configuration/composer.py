@@ -94,8 +94,11 @@ class Composer:
         """Where the runs of the sweep lie."""
         return Path(str(self.master.hydra.sweep.dir))
 
-    def request(self, overrides: list[str], name: str) -> Request:
+    def request(self, overrides: list[str], name: str, varied: list[str] | None = None) -> Request:
         """Return the run of these overrides, in the directory `name` of the sweep.
+
+        Args:
+            varied: what tells it from the others.
 
         Raises:
             ConfigError: it is no run for a sweep.
@@ -107,7 +110,8 @@ class Composer:
         if hydra is not self._current:
             HydraConfig.instance().set_config(hydra)
             self._current = hydra
-        asked = Request(resolve(config), list(overrides), choices_of(hydra.hydra), self.directory / name)
+        choices, path = choices_of(hydra.hydra), self.directory / name
+        asked = Request(resolve(config), list(overrides), choices, path, varied=varied)
         return with_origin(asked, compose)
 
     def compose(self, overrides: list[str]) -> DictConfig:

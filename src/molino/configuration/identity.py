@@ -129,31 +129,21 @@ def without_seed(settings: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def compared(settings: dict[str, Any], choices: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-    """Return what TensorBoard's HParams tab compares: what changes results.
+def compared(
+    settings: dict[str, Any], choices: dict[str, Any], typed: list[str], varied: list[str] | None
+) -> dict[str, Any]:
+    """Return what TensorBoard's HParams tab compares: what tells a run from the others of its sweep, and nothing else;
+    of a run of its own, its corpus, its model and what was typed.
 
     Args:
         choices: of groups; model=gpt says more than the name of its class.
-        typed: overrides; whatever else a sweep varies is among them.
+        typed, varied: overrides; see molino.configuration.request.Request.
     """
-    data, trainer = settings["data"], settings["trainer"]
-    shown = {
-        "data": data["corpus"].get("name") or data["corpus"]["_target_"].rsplit(".", 1)[-1],
-        **flatten({name: data[name] for name in ("tokenizer", "batches", "batch_size", "block_size")}),
-        **flatten({name: settings[name] for name in ("task", "model", "optimizer", "scheduler")}),
-        **{
-            name: choices[name] for name in ("task", "model", "optimizer", "scheduler", "hardware") if choices.get(name)
-        },
-        **{
-            name: trainer[name]
-            for name in (next((n for n in LENGTHS if trainer.get(n)), "max_steps"), "accumulate", "clip")
-            if name in trainer
-        },
-        "seed": settings["seed"],
-    }
-    others = dict(override.lstrip("+").split("=", 1) for override in typed if "=" in override)
-    ours = {key for key in others if key in shown or is_indifferent(key) or key.startswith("trainer.")}
-    return shown | {key: value for key, value in others.items() if key not in ours}
+    own = {"data": choices.get("data"), "model": choices.get("model")} if varied is None else {}
+    said = dict(override.lstrip("+").split("=", 1) for override in (typed if varied is None else varied))
+    values = flatten(settings) | choices
+    told = {key: values.get(key, text) for key, text in said.items() if not is_indifferent(key)}
+    return {key: value for key, value in (own | told).items() if value is not None}
 
 
 def canonical(value: Any) -> str:

@@ -135,7 +135,7 @@ def _continued(request: Request, parent: Path) -> Request:
         own["trainer"] = own["trainer"] | {name: asked["trainer"].get(name) for name in ("epochs", "flops")}
     own |= {"continue": str(parent), "resume": None} | ({"name": asked["name"]} if "name" in typed else {})
     choices = read_choices(parent) | {group: request.choices[group] for group in chosen}
-    return Request(own, request.overrides, choices, request.path)
+    return replace(request, settings=own, choices=choices)
 
 
 def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, Any]) -> Request:
@@ -164,7 +164,7 @@ def _begun(request: Request, run: Path, own: dict[str, Any], chosen: dict[str, A
     if (DROPOUT in typed or recipe.get("model")) and "dropout" in model:
         model = model | {"dropout": asked["model"].get("dropout")}
     settings = asked | {"model": model, "data": data, "weights": str(run), "name": name}
-    return Request(settings, request.overrides, choices, request.path)
+    return replace(request, settings=settings, choices=choices)
 
 
 def _recipe(experiment: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Request:
         overrides: what was typed, but for Hydra's own settings.
         choices: the choice taken of each group: {"model": "gpt", ...}.
         path: the directory that a sweep has for the run; None for a run of its own.
+        varied: of what was typed, what tells it from the others of its sweep; None where nobody has said.
         origin: the run that it begins from, where `weights=` names settings: trained first, if it is not done.
         settled: these are the settings that another process trains the run with already; they are not read again.
     """
@@ -30,6 +31,7 @@ class Request:
     path: Path | None = None
     settled: bool = False
     origin: "Request | None" = None
+    varied: list[str] | None = None
 
     @property
     def name(self) -> str:

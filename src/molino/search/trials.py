@@ -25,7 +25,7 @@ from molino.search.internals import complete, reopen
 from molino.search.samplers import Grid
 from molino.search.trial import TRIAL, curve, write_trial
 from molino.sweeps.ledger import GRACE, conclude, launch
-from molino.sweeps.plan import run_name
+from molino.sweeps.plan import run_name, varied
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Runs:
     def request(self, params: dict[str, Any]) -> Request:
         """Return the run with these values of the settings."""
         overrides = [*self.fixed, *(f"{key}={params[key]}" for key in self.space)]
-        return self.composer.request(overrides, run_name(overrides, list(self.space)))
+        return self.composer.request(
+            overrides, run_name(overrides, list(self.space)), varied(overrides, list(self.space))
+        )
 
     def unlike(self, study: optuna.Study) -> bool:
         """Tell whether the runs of a study were trained with other settings than are asked for now."""

@@ -10,7 +10,18 @@ from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
 from molino.sweeps.launchers import make_launcher
 from molino.sweeps.ledger import conclude, launch_all, place, queue
-from molino.sweeps.plan import called, combine, every_case, parse, parse_cases, run_name, split, sweep_names, told
+from molino.sweeps.plan import (
+    called,
+    combine,
+    every_case,
+    parse,
+    parse_cases,
+    run_name,
+    split,
+    sweep_names,
+    told,
+    varied,
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,13 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     directory = place(config, sweep_names([*swept, *cases], [*fixed, *told(cases)]))
     composer = Composer(context.config_loader, config)
     # Of values listed twice there is one run.
+    telling = [*swept, *cases]
     found = [
-        composer.request([*each, *settings, *called(names)], run_name([*names, *each], [*swept, *cases]))
+        composer.request(
+            [*each, *settings, *called(names)],
+            run_name([*names, *each], telling),
+            varied([*names, *each], telling),
+        )
         for each in combine(overrides)
         for names, settings in every_case(cases, grid.without or ())
     ]

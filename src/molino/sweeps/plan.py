@@ -116,14 +116,19 @@ def sweep_names(swept: list[str], fixed: list[str], prefix: str = "") -> list[st
     return [f"{prefix}{readable_name(sorted(swept))}-{_digest(sorted(texts))}" for texts in (telling, earlier)]
 
 
+def varied(overrides: list[str], swept: list[str]) -> list[str]:
+    """Return what tells a run from the others: in alphabetical order but for the seed, which comes last."""
+    found = [override for override in overrides if override.partition("=")[0] in swept]
+    return sorted(found, key=lambda override: (override.startswith("seed="), override))
+
+
 def run_name(overrides: list[str], swept: list[str]) -> str:
-    """Return the name of a run: what differs, in alphabetical order but for the seed, which comes last."""
-    varied = [override for override in overrides if override.partition("=")[0] in swept]
-    varied.sort(key=lambda override: (override.startswith("seed="), override))
-    name = readable_name(varied)
-    if any(mark in override.partition("=")[2] for override in varied for mark in "/ "):
+    """Return the name of a run: what differs."""
+    told = varied(overrides, swept)
+    name = readable_name(told)
+    if any(mark in override.partition("=")[2] for override in told for mark in "/ "):
         # A directory's name cannot hold them, and a/b is not a-b.
-        return f"{name}-{_digest(varied, between=',')}"
+        return f"{name}-{_digest(told, between=',')}"
     return name
 
 

@@ -10,7 +10,7 @@ from molino.data.tokens import TokenizedCorpus
 from molino.runs.measures import HELDOUT, Floor, Measures, Metric, measures_of
 from molino.tasks.floors import count_floors, known_floors
 from molino.tasks.task import Task
-from molino.training.loggers import draw_floors
+from molino.training.loggers.start import draw_floors
 from molino.training.run import Run
 
 
@@ -39,4 +39,4 @@ class Floors(Callback):
         if trainer.is_global_zero and self.found is None:
             self.found = count_floors(self.task, self.text, HELDOUT, self.block_size)
             self.run.tell(self.measures)
-            draw_floors(self.run, trainer.loggers, self.found, module.max_steps)
+            draw_floors(trainer.loggers, self.found, module.max_steps)

@@ -1,15 +1,14 @@
-"""What became of the held-out examples, beside each validation: in TensorBoard, and in the run for the results page."""
+"""What became of the held-out examples, beside each validation: in the loggers, and in the run for the results page."""
 
-import html
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from molino.data.tokens import TokenizedCorpus
 from molino.runs.examples import Outcomes, write_outcomes
 from molino.runs.pictures import draw_outcomes
 from molino.tasks.task import Task
+from molino.training.loggers.start import tell
 
 
 class ExampleOutcomes(Callback):
@@ -27,11 +26,11 @@ class ExampleOutcomes(Callback):
             return
         outcomes = module.task.outcomes(module.totals, self.text, trainer.global_step)
         write_outcomes(self.path, outcomes)
+        tell(trainer.loggers, "log_text", "most wrong", _wrong(outcomes), trainer.global_step)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("most wrong", _wrong(outcomes), trainer.global_step)
-                if (figure := _figure(outcomes)) is not None:
-                    logger.experiment.add_figure("held-out examples", figure, trainer.global_step)
+            # Each closes the picture that it has drawn.
+            if hasattr(logger, "log_figure") and (figure := _figure(outcomes)) is not None:
+                logger.log_figure("held-out examples", figure, trainer.global_step)
 
 
 def example_outcomes(task: Task, run: Path, text: TokenizedCorpus) -> list[Callback]:
@@ -48,5 +47,4 @@ def _figure(outcomes: Outcomes) -> object | None:
 
 
 def _wrong(outcomes: Outcomes) -> str:
-    lines = "\n".join(f"{each.sure:.3f}  {each.told}, not {each.wanted}: {each.text}" for each in outcomes.wrong)
-    return f"<pre><code>{html.escape(lines)}</code></pre>"
+    return "\n".join(f"{each.sure:.3f}  {each.told}, not {each.wanted}: {each.text}" for each in outcomes.wrong)

@@ -17,7 +17,7 @@ from molino.models.shapes import shapes_only
 from molino.tasks.task import Task
 from molino.trained.load import build_model, build_task, check_model
 from molino.training.callbacks import asks_each_step, check_callbacks, refuse_callback
-from molino.training.loggers import given_to
+from molino.training.loggers.start import given_to
 from molino.training.optimizers import GIVEN, check_optimizer
 from molino.training.plan import Plan
 from molino.training.schedules import Schedule, check_schedule

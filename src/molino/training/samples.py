@@ -1,15 +1,14 @@
-"""What a network writes at each validation: to TensorBoard and to `samples.txt` of the run."""
+"""What a network writes at each validation: to the loggers and to `samples.txt` of the run."""
 
-import html
 import re
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from molino.base.files import write_text
 from molino.data.tokens import TokenizedCorpus
 from molino.machine.hardware import Hardware
+from molino.training.loggers.start import tell
 from molino.training.plan import Plan
 
 HEADING = r"^--- step (\d+) ---$"
@@ -43,11 +42,7 @@ class Samples(Callback):
         if not text:
             return
         write_text(self.path, f"{self._sampled()}--- step {trainer.global_step} ---\n{text}\n\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                # Preformatted and escaped: TensorBoard would read a sample as Markdown, and fetch images it names.
-                markup = f"<pre><code>{html.escape(text)}</code></pre>"
-                logger.experiment.add_text("samples", markup, trainer.global_step)
+        tell(trainer.loggers, "log_text", "samples", text, trainer.global_step)
 
     def _sampled(self) -> str:
         """What was sampled so far, with its line ends as they are."""

@@ -27,7 +27,7 @@ from molino.training.average import measured_aside
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.counting import begin_beside, facts_of, keep_counts, plan_of, stand_on_counts
 from molino.training.floors import Floors
-from molino.training.loggers import draw_floors, start_loggers
+from molino.training.loggers.start import draw_floors, start_loggers
 from molino.training.module import TrainingModule
 from molino.training.outcomes import example_outcomes
 from molino.training.parts import build_parts
@@ -131,7 +131,7 @@ def train(run: Run, started: float) -> float:
         keep_counts(counts, run.counts)
         introduce(run, data, module, hardware, floors.found or [], first_step, parts.each_step)
         loggers = start_loggers(run, task.metrics, first_step)
-        draw_floors(run, loggers, floors.found or [], plan.max_steps)
+        draw_floors(loggers, floors.found or [], plan.max_steps)
     start_id = (
         task.start(data.tokenizer) if hasattr(task, "start") else start_token(data.tokenizer, data.corpus.documents)
     )
