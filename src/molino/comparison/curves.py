@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from molino.comparison.run import Run
+from molino.runs.measures import partial_tag
 
 METRICS = "metrics.csv"
 
@@ -34,7 +35,9 @@ def read_validations(run: Path, metric: str) -> dict[int, tuple[float, float | N
     try:
         with (run / METRICS).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                value, seconds = _number(row.get(metric)), _number(row.get("seconds"))
+                # Where looks in between took a share of the split, theirs are all there are.
+                value = _number(row.get(metric) or row.get(partial_tag(metric)))
+                seconds = _number(row.get("seconds"))
                 step = _number(row.get("step"))
                 if value is not None and step is not None:
                     found[int(step)] = value, seconds

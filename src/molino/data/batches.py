@@ -7,6 +7,8 @@ cheap: the random numbers of any set of rows are computed at once, without a sta
 Shapes: S steps in a block, A micro-batches a step, B rows of this process, T time (tokens).
 """
 
+import bisect
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -54,7 +56,8 @@ class Draw(NamedTuple):
 class Evaluation(Protocol):
     """A split in batches, dicts of tensors, in order and the same every time; of several processes each has its own.
 
-    `describe()` tells in a table of facts how the split is read.
+    `describe()` tells in a table of facts how the split is read. One that is made of windows of text has
+    `first(count)`: the first so many of them, or None where there are no more.
     """
 
     def __len__(self) -> int: ...
@@ -278,6 +281,12 @@ class EvaluationWindows:
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch_size)
+
+    def first(self, count: int) -> "EvaluationWindows | None":
+        """Return the first so many windows alone; None where there are no more."""
+        part = copy.copy(self)
+        part.mine = self.mine[: bisect.bisect_left(self.mine, count)]
+        return None if len(part.mine) == len(self.mine) else part
 
     def describe(self) -> dict[str, str]:
         predicted = int((self.ends - self.starts - 1).clip(min=0).sum())

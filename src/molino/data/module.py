@@ -42,6 +42,7 @@ class TextDataModule(LightningDataModule):
         steps_per_block: optimizer steps drawn, and trained, at once.
         joint_vocabulary: whether sources and targets share a tokenizer, or each have one of the same kind.
         seed: decides every batch.
+        val_windows: Lightning validates on the first so many windows of the held-out text; None for all of it.
         distinct_batches: train on the batches of the first so many steps over and over, None for always new ones.
         cache: folder for tokenizers and tokens.
 
@@ -69,6 +70,7 @@ class TextDataModule(LightningDataModule):
         accumulate: int,
         steps_per_block: int,
         seed: int,
+        val_windows: int | None = None,
     ):
         super().__init__()
         if not callable(tokenizer):
@@ -86,7 +88,7 @@ class TextDataModule(LightningDataModule):
         self.batches, self.block_size, self.batch_size = batches, block_size, batch_size
         self.batch_tokens, self.distinct_batches, self.task = batch_tokens, distinct_batches, task
         self.accumulate, self.steps_per_block, self.seed = accumulate, steps_per_block, seed
-        self.joint_vocabulary = joint_vocabulary
+        self.joint_vocabulary, self.val_windows = joint_vocabulary, val_windows
         self.text: TokenizedCorpus | None = None
 
     @property
@@ -148,6 +150,7 @@ class TextDataModule(LightningDataModule):
                     f"data.batch_tokens={self.batch_tokens} is for examples of unequal lengths: with this task say "
                     "data.batch_size"
                 )
+            self._check_share()
 
     def block(self, steps: np.ndarray, rank: int = 0, world_size: int = 1) -> Block | UnevenBlock:
         """Return the batches of some steps; of several processes each has its share of every batch."""
@@ -169,7 +172,26 @@ class TextDataModule(LightningDataModule):
         return TrainingBlocks(block, lambda: self.trainer.global_step, self.trainer.max_steps, self.steps_per_block)
 
     def val_dataloader(self) -> Evaluation:
+        """Return what validations read: the held-out split, or a share of it."""
+        whole = self.heldout()
+        share = None if self.val_windows is None else whole.first(self.val_windows)
+        return whole if share is None else share
+
+    def heldout(self) -> Evaluation:
+        """Return the held-out split."""
         return self.task.evaluation(self.text, "val", self.block_size, None, *self._processes())
+
+    def _check_share(self) -> None:
+        """Refuse a share of what has no windows, and leave out one that is all."""
+        if self.val_windows is None:
+            return
+        whole = self.heldout()
+        if not hasattr(whole, "first"):
+            name = type(self.task).__name__
+            reason = f"is for windows of text, and {name} reads examples: leave it out"
+            raise ConfigError(f"trainer.val_windows={self.val_windows} {reason}")
+        if whole.first(self.val_windows) is None:
+            self.val_windows = None
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

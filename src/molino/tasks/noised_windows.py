@@ -3,6 +3,8 @@
 Shapes: N windows, R of them side by side, T time (tokens), V vocabulary.
 """
 
+import bisect
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,6 +68,12 @@ class NoisedWindows:
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.rows)
+
+    def first(self, count: int) -> "NoisedWindows | None":
+        """Return the first so many windows alone; None where there are no more."""
+        part = copy.copy(self)
+        part.mine = self.mine[: bisect.bisect_left(self.mine, count)]
+        return None if len(part.mine) == len(self.mine) else part
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for at in range(0, len(self.mine), self.rows):

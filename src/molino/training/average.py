@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from molino.runs.measures import Metric
+from molino.runs.measures import LEARNT, Metric, metric_name
 from molino.tasks.task import Task
 
 PLAIN = "plain_state_dict"  # in a checkpoint whose state_dict is the average: what training goes on with
@@ -74,5 +74,5 @@ class Average:
 def measured_aside(task: Task) -> dict[str, Metric]:
     """Return what is measured of the weights themselves where an average is measured: the figure that decides, and the
     loss; by the names that these have of the average."""
-    asked = (metric for metric in task.metrics if metric.tag == task.monitor or metric.name == "loss")
+    asked = (metric for metric in task.metrics if metric.tag == task.monitor or metric.name == metric_name(LEARNT))
     return {each.name: replace(each, name=f"plain_{each.name}", shown=False, across=False) for each in asked}

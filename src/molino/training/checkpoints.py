@@ -25,6 +25,7 @@ from molino.runs.measures import MAXIMIZE
 from molino.tasks import earlier
 from molino.tasks.task import Task
 from molino.trained.load import load_checkpoint
+from molino.training.whole import WholeSplit
 
 # USR1 and USR2 are what clusters send before a job's time is up, as `sbatch --signal` has it.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,6 +61,7 @@ class Checkpoints(Callback):
         validation_due: tells whether a validation follows the block that ended at a step. A checkpoint of that step
             is written after it, so that a resumed run neither repeats nor misses one.
         started: when this process took up the run, by time.perf_counter.
+        whole: measures the whole held-out split when the run ends, where validations take a share of it.
 
     Attributes:
         best: the held-out figures of the best step so far, by tag.
@@ -71,9 +73,16 @@ class Checkpoints(Callback):
     """
 
     def __init__(
-        self, run: Path, every: int, facts: dict[str, Any], validation_due: Callable[[int], bool], started: float
+        self,
+        run: Path,
+        every: int,
+        facts: dict[str, Any],
+        validation_due: Callable[[int], bool],
+        started: float,
+        whole: WholeSplit | None = None,
     ):
         self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
+        self.whole = whole
         self.best: dict[str, float] = {}
         self.best_step = 0
         self.stopped = False
@@ -119,6 +128,11 @@ class Checkpoints(Callback):
         if is_better(module.val_metrics, self.best, module.task):
             self.best, self.best_step = dict(module.val_metrics), trainer.global_step
             trainer.save_checkpoint(self.run / BEST)
+        if self.whole is not None and (trainer.should_stop or trainer.max_steps == 0):
+            module.end(self.whole.last(module))
+            self.best = dict(module.val_metrics)
+            if self.best_step != trainer.global_step:
+                self.best = self.whole.best(module)
         for logger in trainer.loggers:
             logger.log_metrics({"seconds": self.seconds}, step=trainer.global_step)
         self._between_blocks(trainer)

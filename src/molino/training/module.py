@@ -11,7 +11,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,10 +23,11 @@ from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import Block, Step
 from molino.data.tokens import Split
 from molino.evaluation.totals import Totals
-from molino.runs.measures import HELDOUT, learnt_tag, spoken
+from molino.runs.measures import HELDOUT, learnt_tag, partial_tag, spoken
 from molino.tasks.task import Batch, Task
 from molino.training.average import PLAIN, Average, measured_aside
 from molino.training.optimizers import optimizer_for
+from molino.training.seeding import seed_step
 
 
 class TrainingModule(LightningModule):
@@ -42,6 +43,7 @@ class TrainingModule(LightningModule):
         clip: largest gradient norm, or None.
         ema: decay of an average of the weights, which is then what is measured, sampled and kept; see
             molino.training.average.
+        partial: what is measured between steps is a share of the split, and is called so where it is logged.
         each_step: go through Lightning's own optimizer, for callbacks that are called at every step.
         seed: decides, with the step, what dropout draws.
         heldout: the split that is measured.
@@ -67,6 +69,7 @@ class TrainingModule(LightningModule):
         log_every: int,
         clip: float | None = None,
         ema: float | None = None,
+        partial: bool = False,
         each_step: bool = False,
         seed: int = 0,
         heldout: Split | None = None,
@@ -79,7 +82,7 @@ class TrainingModule(LightningModule):
         self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
         self.heldout, self.token_peak = heldout, token_peak
-        self.ema, self.each_step, self.average = ema, each_step, None
+        self.ema, self.partial, self.each_step, self.average = ema, partial, each_step, None
         self._averaged: dict[str, torch.Tensor] | None = None  # of the checkpoint that the run goes on from
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
@@ -268,7 +271,7 @@ class TrainingModule(LightningModule):
             self.train_metrics["train/mfu"] = self.train_metrics["train/tokens_per_second"] / self.token_peak
         self._seconds, self._tokens = 0.0, 0
 
-    # Validation: the whole held-out split, exactly
+    # Validation: the held-out split, exactly
 
     def on_validation_start(self) -> None:
         if self.average is not None:
@@ -290,17 +293,35 @@ class TrainingModule(LightningModule):
                     self._plain_totals.add(self.task.measure(self.model, batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.totals, figures = self._figures(self._totals)
-        self.val_metrics = {f"{HELDOUT}/{name}": value for name, value in figures.items()}
-        if self.average is not None:
-            plain = self._figures(self._plain_totals)[1]
-            self.val_metrics |= {metric.tag: plain[name] for name, metric in measured_aside(self.task).items()}
-        if not math.isfinite(decides := self.val_metrics[self.task.monitor]):
-            raise NonFiniteError(f"the {spoken(self.task.monitor)} became {decides} at step {self.trainer.global_step}")
+        self.val_metrics = self._heldout_figures()
         # For callbacks that watch trainer.callback_metrics, such as early stopping; the loggers are written below.
         # Every process has the same values; sync_dist says so to Lightning.
         self.log_dict(self.val_metrics, logger=False, sync_dist=True)
-        self._write(self.val_metrics)
+        self._write({partial_tag(tag) if self.partial else tag: value for tag, value in self.val_metrics.items()})
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the figures of these batches by tag, as a validation measures its own."""
+        self.on_validation_epoch_start()
+        with self.trainer.precision_plugin.val_step_context():
+            for number, batch in enumerate(batches):
+                self.validation_step({name: tensor.to(self.device) for name, tensor in batch.items()}, number)
+        return self._heldout_figures()
+
+    def end(self, figures: dict[str, float]) -> None:
+        """Take these for the held-out figures that the run ends with, and log them."""
+        self.val_metrics = figures
+        self._write(figures)
+
+    def _heldout_figures(self) -> dict[str, float]:
+        self.totals, figures = self._figures(self._totals)
+        found = {f"{HELDOUT}/{name}": value for name, value in figures.items()}
+        if self.average is not None:
+            plain = self._figures(self._plain_totals)[1]
+            found |= {metric.tag: plain[name] for name, metric in measured_aside(self.task).items()}
+        if not math.isfinite(decides := found[self.task.monitor]):
+            raise NonFiniteError(f"the {spoken(self.task.monitor)} became {decides} at step {self.trainer.global_step}")
+        return found
 
     def _figures(self, totals: Totals) -> tuple[dict[str, Any], dict[str, float]]:
         """Return totals over all processes, and the metrics that they amount to."""
@@ -320,21 +341,3 @@ class TrainingModule(LightningModule):
 def exactly(device: torch.device) -> contextlib.AbstractContextManager:
     """On a CPU, compute in the precision of the weights, so that a later evaluation of them comes out equal."""
     return torch.autocast("cpu", enabled=False) if device.type == "cpu" else contextlib.nullcontext()
-
-
-def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
-    """Seed torch's generator of `device` by (seed, step, rank), so that dropout needs no saved state."""
-    mixed = _mix(_mix(_mix(seed) + step) + rank)
-    torch.default_generator.manual_seed(mixed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(mixed)
-
-
-def _mix(z: int) -> int:
-    """One round of splitmix64: neighbouring numbers become unrelated ones."""
-    z = (z + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return z ^ (z >> 31)

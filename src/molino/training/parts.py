@@ -24,7 +24,7 @@ from molino.training.schedules import Schedule, check_schedule
 from molino.training.zero_shot import zero_shot_corpora
 
 # What batches follow from beside the section of data.
-OF_RUN = ("accumulate", "steps_per_block", "seed", "task")
+OF_RUN = ("accumulate", "steps_per_block", "seed", "task", "val_windows")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     optimizer = bind(settings["optimizer"], "optimizer", Optimizer, GIVEN)
     schedule = build(settings["scheduler"], "scheduler", Schedule)
     each_step = [name for name, callback in callbacks.items() if asks_each_step(callback)]
-    of_run = (plan.accumulate, 1 if each_step else plan.steps_per_block, settings["seed"], task)
+    of_run = (plan.accumulate, 1 if each_step else plan.steps_per_block, settings["seed"], task, plan.val_windows)
     data = build(settings["data"], "data", TextDataModule, **dict(zip(OF_RUN, of_run, strict=True)))
     asked = zero_shot_corpora(settings.get("zero_shot"), settings.get("paths", {}))
     check_callbacks(callbacks, task.metrics)

@@ -18,6 +18,8 @@ class Plan:
         accumulate: micro-batches a step.
         clip: largest norm of all gradients together, or None.
         ema: decay of an average of the weights, or None.
+        val_windows: validations take the first so many windows of the held-out text; None for all of it. The whole of
+            it is measured at the end.
         sample_tokens: length of the text sampled at each validation, 0 for none.
     """
 
@@ -31,10 +33,11 @@ class Plan:
     epochs: float | None = None
     flops: float | None = None
     ema: float | None = None
+    val_windows: int | None = None
 
     def __post_init__(self):
-        for name in ("log_every", "val_every", "checkpoint_every", "accumulate"):
-            if getattr(self, name) < 1:
+        for name in ("log_every", "val_every", "checkpoint_every", "accumulate", "val_windows"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)} must be at least 1")
         if self.max_steps < 0:
             raise ConfigError(f"trainer.max_steps={self.max_steps} must be at least 0")

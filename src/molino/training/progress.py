@@ -66,7 +66,7 @@ class ProgressDisplay(Callback):
         if trainer.is_global_zero:
             told = (m for m in module.task.metrics if m.shown or m.tag == module.task.monitor)
             shown = {metric.name: module.val_metrics[metric.tag] for metric in told}
-            told = f"held-out {_told(shown)}"
+            told = f"held-out{' (first windows)' if module.partial else ''} {_told(shown)}"
             if console.is_jupyter:
                 self._heldout = f" | {told}"
                 self.line.show(f"{self._at(trainer)}{self._heldout}", at_once=True)

@@ -35,6 +35,7 @@ from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
 from molino.training.samples import sampling
 from molino.training.trainer import fit, make_trainer
+from molino.training.whole import WholeSplit
 from molino.training.zero_shot import zero_shot
 
 WAIT = 1.0  # seconds between two looks at a run that another process trains
@@ -114,6 +115,7 @@ def train(run: Run, started: float) -> float:
         log_every=plan.log_every,
         clip=plan.clip,
         ema=plan.ema,
+        partial=data.val_windows is not None,
         each_step=bool(parts.each_step),
         seed=seed,
         heldout=data.splits[HELDOUT],
@@ -136,7 +138,8 @@ def train(run: Run, started: float) -> float:
         task.start(data.tokenizer) if hasattr(task, "start") else start_token(data.tokenizer, data.corpus.documents)
     )
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
-    checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started)
+    whole = WholeSplit(run.path, data.heldout) if module.partial else None
+    checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started, whole)
     watching = [
         *pruning_of(run.path, task.metrics),
         *sampling(run.path, data.text, plan, hardware, seed),

@@ -9,12 +9,15 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from molino.runs.measures import HELDOUT, LEARNT, Floor, Metric
+from molino.runs.measures import HELDOUT, LEARNT, Floor, Metric, metric_name, partial_tag
 
 # One chart, the first that TensorBoard shows: the held-out loss, that of training, and the floors. Lines share a chart
 # where they share a tag, so each but the first is a small run of its own below the run.
-CHART = "loss"
-TRAINING, FLOORS = "training", "floors"
+CHART = metric_name(LEARNT)
+HELD = f"{HELDOUT}/{CHART}"
+# Where those lie, and the tags that they are of.
+BESIDE = {LEARNT: "training", partial_tag(HELD): "partial"}
+FLOORS = "floors"
 
 
 class TensorBoard(TensorBoardLogger):
@@ -29,29 +32,30 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, directory: Path, first_step: int | None):
         self._directory = Path(directory)
         self._purge = {} if first_step is None else {"purge_step": first_step + 1}
-        self._training = None
+        self._beside = {}
         super().__init__(directory, name="", version="", default_hp_metric=False, **self._purge)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         super().log_metrics(metrics, step)
-        if f"{HELDOUT}/loss" in metrics:
-            super().log_metrics({CHART: metrics[f"{HELDOUT}/loss"]}, step)
-        if LEARNT in metrics:
-            self._training_writer().add_scalar(CHART, metrics[LEARNT], step)
+        if HELD in metrics:
+            super().log_metrics({CHART: metrics[HELD]}, step)
+        for tag, name in BESIDE.items():
+            if tag in metrics:
+                self._writer(name).add_scalar(CHART, metrics[tag], step)
 
     @rank_zero_only
     def save(self) -> None:
         """Make what was logged safe. Lightning would also write the settings, which config.yaml holds."""
         self.experiment.flush()
-        if self._training is not None:
-            self._training.flush()
+        for writer in self._beside.values():
+            writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         super().finalize(status)
-        if self._training is not None:
-            self._training.close()
+        for writer in self._beside.values():
+            writer.close()
 
     @rank_zero_only
     def log_settings(self, settings: dict[str, Any], metrics: Iterable[Metric]) -> None:
@@ -84,12 +88,12 @@ class TensorBoard(TensorBoardLogger):
     def log_figure(self, tag: str, figure: Any, step: int) -> None:
         self.experiment.add_figure(tag, figure, step)
 
-    def _training_writer(self) -> Any:
-        if self._training is None:
+    def _writer(self, name: str) -> Any:
+        if name not in self._beside:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._training = SummaryWriter(str(self._directory / TRAINING), **self._purge)
-        return self._training
+            self._beside[name] = SummaryWriter(str(self._directory / name), **self._purge)
+        return self._beside[name]
 
 
 def write_floors(directory: Path, floors: Iterable[Floor], last_step: int) -> None:
