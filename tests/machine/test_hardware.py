@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 
 from molino.base.errors import ConfigError, ResourceError
 from molino.machine import policy
 from molino.machine.hardware import PRECISIONS, Hardware
+from molino.machine.sharding import ShardedStrategy
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 
@@ -89,8 +89,7 @@ def test_a_machine_that_lacks_what_is_asked_for_says_so(machine):
     machine(gpus=0)
     with pytest.raises(ResourceError, match="torch finds none here: choose hardware=cpu or auto"):
         Hardware(accelerator="gpu")
-    with pytest.raises(ResourceError, match="hardware=fsdp needs GPUs: choose hardware=ddp on CPUs"):
-        Hardware(strategy="fsdp")
+    assert Hardware(strategy="fsdp", devices=2).processes == 2  # CPU processes
     machine(gpus=2)
     assert Hardware(accelerator="gpu", devices=2).devices == 2
     with pytest.raises(ResourceError, match=r"hardware\.devices=3, but there are 2 GPUs here"):
@@ -98,10 +97,11 @@ def test_a_machine_that_lacks_what_is_asked_for_says_so(machine):
     assert Hardware(accelerator="cpu", devices=3).devices == 3
 
 
-def test_sharding_writes_one_whole_checkpoint(machine):
+def test_sharding_is_a_strategy_of_our_own(machine):
+    """What it computes and saves is in test_sharding."""
     machine(gpus=2)
-    strategy = Hardware(accelerator="gpu", devices=2, strategy="fsdp").trainer_arguments()["strategy"]
-    assert isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "full"
+    arguments = Hardware(accelerator="gpu", devices=2, strategy="fsdp").trainer_arguments()
+    assert type(arguments["strategy"]) is ShardedStrategy and arguments["inference_mode"] is False
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -26,7 +26,7 @@ INDIFFERENT = (
 )  # fmt: skip
 PLACES = ("cache", "mirror")  # in the section of data
 # An argument that the harness gives: no setting, whatever its default.
-GIVEN = {"model": ("vocab_size",)}
+GIVEN = {"model": ("vocab_size",), "data": ("val_windows",)}
 # Asked for as `auto` these are settled by the machine or the text, and recorded as they were settled.
 SETTLED = (
     "hardware.precision", "hardware.attention", "hardware.compile", "task.classes", "task.choices", "task.scale",

@@ -80,8 +80,10 @@ class Hardware:
             raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
         if self.kind == "cpu" and self.precision == "16-mixed":
             raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
-        if self.strategy == "fsdp" and self.kind != "cuda":
-            raise ResourceError("hardware=fsdp needs GPUs: choose hardware=ddp on CPUs")
+        if self.strategy == "fsdp" and self.kind == "mps":
+            raise ResourceError("hardware=fsdp needs CUDA's GPUs, or CPUs: add hardware.accelerator=cpu")
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ConfigError("hardware.precision=16-mixed is not for hardware=fsdp: choose bf16-mixed, or 32-true")
         if self.kind == "cpu" and self.compile is True and not (shutil.which("g++") or shutil.which("clang++")):
             raise ResourceError("hardware.compile=true needs a C++ compiler (g++) to compile for a CPU: install one")
 
@@ -115,6 +117,7 @@ class Hardware:
         compiled = self.compile
         if compiled == "auto":
             compiled = self.kind == "cuda" and policy.is_long(model, block_size, tokens_per_step, max_steps)
+            compiled &= self.strategy != "fsdp"  # weights come and go between layers
         threads = self.threads
         if threads is None and self.kind == "cpu" and policy.is_tiny(model, tokens_per_step):
             threads = 1
@@ -186,6 +189,8 @@ class Hardware:
             "num_nodes": self.num_nodes,
             "strategy": self._strategy(),
             "precision": self.resolved_precision,
+            # What is gathered for a validation is used in training after it.
+            **({"inference_mode": False} if self.strategy == "fsdp" else {}),
         }
 
     def describe(self) -> str:
@@ -202,7 +207,6 @@ class Hardware:
     def _strategy(self) -> Any:
         if self.strategy != "fsdp":
             return self.strategy
-        from lightning.pytorch.strategies import FSDPStrategy
+        from molino.machine.sharding import ShardedStrategy
 
-        # One whole checkpoint file, written by rank 0, so that runs load anywhere.
-        return FSDPStrategy(state_dict_type="full", auto_wrap_policy=None)
+        return ShardedStrategy()

@@ -142,7 +142,7 @@ def attend(
         if bias_BHTS is None and (visible := cache.visible(T, window)) is None:
             # One new token that sees all: the heads that share a key stand in as its queries, nothing is copied.
             q_BGRD, told = q_BHTD.reshape(B, G, H // G, D), {"dropout_p": dropout, "scale": scale}
-            return F.scaled_dot_product_attention(q_BGRD, k_BGTD, v_BGTD, **told).view(B, H, 1, D)
+            return F.scaled_dot_product_attention(q_BGRD, k_BGTD, v_BGTD, **told).reshape(B, H, 1, D)
     elif bias_BHTS is None and window is not None and window < T:
         places_T = torch.arange(T, device=q_BHTD.device)
         visible = see(places_T[:, None], places_T, window)

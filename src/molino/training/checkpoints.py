@@ -140,7 +140,8 @@ class Checkpoints(Callback):
     def _between_blocks(self, trainer: Trainer) -> None:
         step = trainer.global_step
         # Ranks of a distributed run may be signalled at different moments; they must agree before they save.
-        stop = trainer.strategy.reduce(torch.tensor(float(self.signal or 0)), reduce_op="max").item()
+        signalled = torch.tensor(float(self.signal or 0), device=trainer.strategy.root_device)
+        stop = trainer.strategy.reduce(signalled, reduce_op="max").item()
         if stop or step % self.every == 0 or trainer.should_stop:
             # What is logged up to here must be as safe as the checkpoint that will not log it again.
             for logger in trainer.loggers:

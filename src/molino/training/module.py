@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import Block, Step
 from molino.data.tokens import Split
 from molino.evaluation.totals import Totals
+from molino.machine.sharding import gather, scatter
 from molino.runs.measures import HELDOUT, learnt_tag, partial_tag, spoken
 from molino.tasks.task import Batch, Task
 from molino.training.average import PLAIN, Average, measured_aside
@@ -78,7 +80,6 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.task, self.model, self.make_optimizer, self.schedule = task, model, optimizer, schedule
-        # Asked now: a strategy that shards the model flattens what it shards.
         self._matrices = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         self.max_steps, self.log_every, self.clip, self.seed = max_steps, log_every, clip, seed
         self.heldout, self.token_peak = heldout, token_peak
@@ -125,9 +126,7 @@ class TrainingModule(LightningModule):
         self._take_step = self._raw_step if raw else self._hooked_step
         self._raw_optimizer = self.optimizers(use_pl_optimizer=False)
         self._trained = [p for group in self._raw_optimizer.param_groups for p in group["params"]]
-        # A model that is sharded over processes knows how to take the norm over all of them.
-        clip_own = functools.partial(clip_grad_norm_, list(self.model.parameters()))
-        self._clip_norm = getattr(self.trainer.model, "clip_grad_norm_", clip_own)
+        self._clip_norm = functools.partial(clip_grad_norm_, list(self.model.parameters()))
         if scaler is not None and not getattr(self._raw_optimizer, "_step_supports_amp_scaling", False):
             raise ConfigError(
                 "hardware.precision=16-mixed needs optimizer=adamw optimizer.fused=true; or choose bf16-mixed"
@@ -226,7 +225,9 @@ class TrainingModule(LightningModule):
         """Clip the gradients; return their norm, which is computed without clipping only at the end of a block."""
         if self.clip is None and not last:
             return None
-        return self._clip_norm(math.inf if self.clip is None else self.clip)
+        norm = self._clip_norm(math.inf if self.clip is None else self.clip)
+        # Of weights that are in pieces over the processes each knows its part.
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _finish_block(self, first: int, losses_SP: torch.Tensor, norm: torch.Tensor) -> None:
         if self._take_step == self._raw_step:
@@ -274,6 +275,7 @@ class TrainingModule(LightningModule):
     # Validation: the held-out split, exactly
 
     def on_validation_start(self) -> None:
+        gather(self)
         if self.average is not None:
             self.average.swap()
 
@@ -281,6 +283,7 @@ class TrainingModule(LightningModule):
         # Callbacks have been called before: what they sample and keep is the average's.
         if self.average is not None:
             self.average.swap()
+        scatter(self)
 
     def on_validation_epoch_start(self) -> None:
         self._totals, self._plain_totals = Totals(), Totals()
@@ -302,6 +305,7 @@ class TrainingModule(LightningModule):
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the figures of these batches by tag, as a validation measures its own."""
+        gather(self)
         self.on_validation_epoch_start()
         with self.trainer.precision_plugin.val_step_context():
             for number, batch in enumerate(batches):

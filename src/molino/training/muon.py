@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from molino.models import compute_dtype
 
@@ -105,7 +106,8 @@ def split(groups: Iterable[dict[str, Any]], hidden: Set[Tensor], muon_lr: float)
             params = [parameter for parameter in group["params"] if (parameter in hidden) == muon]
             if params:
                 parted.append({"muon": muon, **({"lr": muon_lr} if muon else {}), **group, "params": params})
-    if any(parameter.dim() != 2 for group in parted if group["muon"] for parameter in group["params"]):
+    whole = (group["params"] for group in parted if group["muon"])
+    if any(each.dim() != 2 or isinstance(each, DTensor) for params in whole for each in params):
         raise ValueError("Muon trains whole matrices, which hardware=fsdp cuts into pieces: choose optimizer=adamw")
     return parted
 

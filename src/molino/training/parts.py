@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
+from molino.base.errors import ConfigError
 from molino.configuration.build import bind, build, check_node
 from molino.configuration.door import find_part
 from molino.data.corpus import Corpus
@@ -72,6 +73,8 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     check_optimizer(optimizer)
     check_schedule(schedule, max(plan.max_steps, 1))
     data.check_processes(hardware.processes)
+    if hardware.strategy == "fsdp" and plan.ema is not None:
+        raise ConfigError(f"trainer.ema={plan.ema} needs whole weights in each process: choose hardware=ddp")
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)

@@ -50,7 +50,7 @@ class Samples(Callback):
 
 
 def sampling(run: Path, text: TokenizedCorpus, plan: Plan, hardware: Hardware, seed: int) -> list[Callback]:
-    """Return what samples during a run: nothing where no text is asked for, or no process holds all the weights."""
-    if not plan.sample_tokens or hardware.strategy == "fsdp":
+    """Return what samples during a run: nothing where no text is asked for."""
+    if not plan.sample_tokens:
         return []
     return [Samples(run, text, plan.sample_tokens, seed)]

@@ -28,10 +28,11 @@ class WholeSplit:
 
     def best(self, module: LightningModule) -> dict[str, float]:
         """Return those of `best.ckpt`, by the same tags, but for what is measured beside an average."""
-        own = {name: value.clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(load_checkpoint(self.run / BEST)["state_dict"])
+        strategy = module.trainer.strategy
+        own = {name: value.clone() for name, value in strategy.lightning_module_state_dict().items()}
+        strategy.load_model_state_dict(load_checkpoint(self.run / BEST))
         found = self._measure(module, "the whole held-out text, by best.ckpt")
-        module.load_state_dict(own)
+        strategy.load_model_state_dict({"state_dict": own})
         return {metric.tag: found[metric.tag] for metric in module.task.metrics}
 
     def _measure(self, module: LightningModule, what: str) -> dict[str, float]:
