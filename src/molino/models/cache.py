@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
 
@@ -72,6 +73,14 @@ class KVCache:
     def clear(self) -> None:
         """Forget all tokens; the tensors stay."""
         self.length, self.lengths_B, self._visible = 0, None, None
+
+    def grow(self, capacity: int) -> None:
+        """Have room for `capacity` tokens a row, if there is less; what is kept stays."""
+        if capacity <= self.capacity:
+            return
+        more = capacity - self.capacity
+        self.keys, self.values = ([F.pad(each, (0, 0, 0, more)) for each in kept] for kept in (self.keys, self.values))
+        self.tokens_BS, self.capacity = F.pad(self.tokens_BS, (0, more)), capacity
 
     def rows(self, which: slice) -> "KVCache":
         """Return an empty cache that writes into some rows of this one."""
