@@ -20,7 +20,11 @@ def ask_prompt(advice: str = "") -> str:
     """
     if not sys.stdin.isatty():
         raise ConfigError(f'there is no prompt: add prompt="..."{advice}')
-    return input("prompt: ")
+    if sys.stdout.isatty():
+        return input("prompt: ")
+    # What is asked for alone goes into a file or a pipe.
+    print("prompt: ", end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:

@@ -131,7 +131,6 @@ class Conversation:
         kept = len(tokens) if row.ended != STOP else self._shown(opening, row)
         self.ids = [*opening.ids, *tokens[:kept]]
         self.rest = row.text[len(self._text(opening, tokens[:kept])) :] if row.ended == STOP else ""
-        self._tell(len(self.ids))
 
     def _shown(self, opening: Opening, row: Row) -> int:
         """Return how many tokens of a row stand before the text that stopped it."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from molino.base.errors import ResourceError
 from molino.configuration.settings import check_seed
 from molino.data.prompt import encode_prompt, remark
 from molino.data.start import forbidden_tokens
@@ -15,12 +16,13 @@ from molino.generation.context import Context
 from molino.generation.decode import Drawing, Step, go_on, seeds_of
 from molino.generation.filters import check_settings
 from molino.generation.stopping import Row, check_stops
-from molino.models.capabilities import capabilities_of
+from molino.models.capabilities import capabilities_of, require_next_token
 from molino.trained.load import LoadedRun
 
 # Numbers that texts drawn at once may need for what is kept of them, and for the logits of their prompts.
 ROOM = 2**27
 MOST_ROWS = 256
+MOST_TOKENS = 2**33  # of all samples of a prompt, which are kept until the last is there
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Sampling:
 
     Raises:
         ConfigError: a setting makes no sense.
+        ResourceError: it asks for more than fits into memory.
     """
 
     max_new_tokens: int = 300
@@ -60,6 +63,10 @@ class Sampling:
         )
         check_seed(self.seed)
         check_stops(self.stops)
+        if self.samples * self.max_new_tokens > MOST_TOKENS:
+            raise ResourceError(
+                f"out of memory: samples={self.samples} times max_new_tokens={self.max_new_tokens} are kept: lower one"
+            )
 
     @property
     def stops(self) -> list[str]:
@@ -129,12 +136,18 @@ class Writer:
     Attributes:
         scored: whether to tell the probability of each token.
         pace: of all that was written.
+
+    Raises:
+        ConfigError: it is the run of a model that tells no next token.
     """
 
     loaded: LoadedRun
     sampling: Sampling
     scored: bool = False
     pace: Pace = field(default_factory=Pace)
+
+    def __post_init__(self):
+        require_next_token(self.loaded.model, "generate")
 
     def opening(self, prompt: str) -> Opening:
         """Return what a prompt is read as, with a remark on what is unknown of it, or cut off."""
@@ -167,7 +180,7 @@ class Writer:
         """
         samples, most = self.sampling.samples, self.sampling.max_new_tokens
         seeds = seeds_of(torch.Generator().manual_seed(self.sampling.seed), samples)
-        at_once, beside = self._room(max(len(each.ids) for each in openings))
+        at_once, beside = self._room(max((len(each.ids) for each in openings), default=1))
         for first in range(0, len(openings), at_once):
             batch = openings[first : first + at_once]
             found: list[list[Written]] = [[] for _ in batch]

@@ -16,10 +16,12 @@ from molino.configuration.request import Request
 from molino.data.prompt import ask_prompt, remark
 from molino.data.prompts import FIELD, read_prompt, read_prompts
 from molino.machine.hardware import Hardware
-from molino.models.capabilities import require_next_token
 from molino.trained.conversation import Chat, Conversation, read_chat
 from molino.trained.load import load
 from molino.trained.writing import Sampling, Writer, Written
+
+with suppress(ImportError):
+    import readline  # noqa: F401  # lines that are typed can be edited
 
 NOTHING = '; an empty one, prompt="", starts from nothing'
 
@@ -83,11 +85,10 @@ def sample(
     chatting = read_chat(source, system) if chat else None
     hardware.apply()
     loaded = load(run, source, checkpoint, paths["outputs"], hardware.device, hardware.dtype)
-    require_next_token(loaded.model, "generate")
+    writer = Writer(loaded, sampling, scored=target is not None)
     if hardware.compile is True:
         # The length of the text changes with every token.
         loaded.model.compile(dynamic=True)
-    writer = Writer(loaded, sampling, scored=target is not None)
     with hardware.autocast():
         if asked is None:
             converse(Conversation(writer, chatting), new_text_only or chat)
@@ -96,7 +97,8 @@ def sample(
         else:
             before = [""] * len(asked) if new_text_only or chat else asked
             show(writer, asked, chatting, before)
-    remark(writer.pace.describe())
+    if writer.pace.tokens:
+        remark(writer.pace.describe())
 
 
 def check_shown(new_text_only: bool, chat: bool, system: str | None, to: str | None) -> None:
