@@ -90,11 +90,16 @@ class Conversation:
         self.told = False
 
     def turn(self, typed: str) -> Iterator[str]:
-        """Take up what a person adds; yield what the model adds, piece by piece as it becomes readable."""
-        opening, most = self._opening(typed), self.writer.sampling.max_new_tokens
+        """Take up what a person adds, at once; return an iterator over what the model adds, piece by piece as it becomes
+        readable."""
+        opening = self._opening(typed)
         self._tell(len(opening.ids))
-        row = self.writer.row(opening)
-        for pieces in self.writer.grow(lambda: self._context(opening.ids, most), self._seeds(), [Written(row)]):
+        return self._answer(opening)
+
+    def _answer(self, opening: Opening) -> Iterator[str]:
+        row, most = self.writer.row(opening), self.writer.sampling.max_new_tokens
+        seeds = seeds_of(self.generator, 1)
+        for pieces in self.writer.grow(lambda: self._context(opening.ids, most), seeds, [Written(row)]):
             if pieces[0]:
                 yield pieces[0]
         self._keep(opening, row)
@@ -119,9 +124,6 @@ class Conversation:
         else:
             self.texts.follow(torch.tensor(ids[self.began :]), most)
         return self.texts
-
-    def _seeds(self) -> list[int]:
-        return seeds_of(self.generator, 1)
 
     def _keep(self, opening: Opening, row: Row) -> None:
         """Take up what the model has added: what was shown of it."""

@@ -142,6 +142,8 @@ def read_asked(
     """
     if prompt is not None and prompts is not None:
         raise ConfigError(f"prompt= and prompts={prompts} are two ways to ask: give one")
+    if prompts == "":
+        raise ConfigError('prompts="" names no file: name one, or - for standard input')
     if prompts is not None:
         return read_prompts(prompts, prompts_field)
     if prompts_field != FIELD:
@@ -159,8 +161,9 @@ def converse(conversation: Conversation, new_text_only: bool) -> None:
     """Ask on a terminal for what is to be gone on with, until nothing is typed, or Ctrl-C or Ctrl-D."""
     with suppress(EOFError, KeyboardInterrupt):
         while typed := ask_prompt(NOTHING):
+            pieces = conversation.turn(typed)  # with remarks on what was typed
             write("" if new_text_only else typed)
-            for piece in conversation.turn(typed):
+            for piece in pieces:
                 write(piece)
             write("\n")
         return
