@@ -62,6 +62,16 @@ def test_a_row_ends_by_a_token_a_text_or_its_length():
     assert [row.take(1), row.take(2), row.finish()] == ["", "", "bc"] and (row.ended, row.text) == (LENGTH, "bc")
 
 
+def test_a_row_that_is_not_shown_as_it_comes_is_the_same_text():
+    rows = [Row(decode, [5], ends=[7], stops=stops, live=False) for stops in ([], ["cd"])]
+    for row in rows:
+        assert [row.take(each) for each in (0, 1)] == (["", ""] if row.waits else ["a", "b"])
+        row.take(2)
+        row.take(7)
+        assert (row.text, row.ended, row.tokens) == ("abc", END, [0, 1, 2, 7])
+    assert [row.waits for row in rows] == [True, False]
+
+
 def test_a_stop_text_may_be_what_a_text_ends_with_in_the_middle_of_a_character():
     """The last bytes are shown as what stands for broken ones, which a stop text may be."""
     row = Row(lambda ids: bytes(ids).decode("utf-8", "replace"), [], ends=[], stops=["\ufffd"])

@@ -1,5 +1,7 @@
 """Turns: the same text as if all of it were read anew, and little is read."""
 
+import functools
+
 import pytest
 import torch
 from chatting import CHATML, MARKS, PHI3, TEMPLATES, write_folder
@@ -7,7 +9,7 @@ from conftest import CPU, train
 
 from molino.base.errors import ConfigError, DataError
 from molino.generation.context import window_start
-from molino.generation.decode import Drawing
+from molino.generation.decode import Drawing, go_on
 from molino.hub.chat import ChatTemplate
 from molino.trained.conversation import Chat, Conversation, read_chat
 from molino.trained.load import load_run, load_source
@@ -42,6 +44,15 @@ def test_each_turn_goes_on_with_the_whole_text(loaded, cache):
         ids = greedy(loaded, [*ids, *loaded.tokenizer.encode(typed).tolist()], 7)
         assert "".join(talk.turn(typed)) == loaded.tokenizer.decode(ids[-7:])
         assert talk.ids == ids
+
+
+def test_tokens_that_were_chosen_ahead_are_taken_back(loaded, monkeypatch):
+    """As on a GPU, which chooses several before they are looked at."""
+    sampling, typed = Sampling(max_new_tokens=9, stop="a"), ("en un", " lugar", "de")
+    one, talk = (Conversation(Writer(loaded, sampling)) for _ in range(2))
+    wanted = ["".join(one.turn(each)) for each in typed]
+    monkeypatch.setattr("molino.trained.writing.go_on", functools.partial(go_on, chunk=4))
+    assert ["".join(talk.turn(each)) for each in typed] == wanted and talk.ids == one.ids
 
 
 def test_only_what_is_new_is_read(loaded):

@@ -1,6 +1,6 @@
 """Where a text ends: at a token that says so, before a text that is not to come, or when it is as long as it may be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from molino.base.errors import ConfigError
 from molino.generation.streaming import TextStream
@@ -62,6 +62,7 @@ class Row:
         decode, context: see molino.generation.streaming.TextStream.
         ends: tokens that end a text.
         stops: texts that do; they are no part of it.
+        live: whether text is to be shown as it comes; else, where no stop text is looked for, it is made at the end.
 
     Attributes:
         tokens: all that were drawn, those of what ended it included.
@@ -71,9 +72,15 @@ class Row:
     """
 
     def __init__(
-        self, decode: Callable[[list[int]], str], context: Sequence[int], ends: Sequence[int], stops: Sequence[str]
+        self,
+        decode: Callable[[list[int]], str],
+        context: Sequence[int],
+        ends: Collection[int],
+        stops: Sequence[str],
+        live: bool = True,
     ):
         self.ends, self.stream, self.stops = frozenset(ends), TextStream(decode, context), Stops(stops)
+        self.waits = not (live or stops)
         self.tokens: list[int] = []
         self.logps: list[float] = []
         self.text, self.ended = "", None
@@ -85,6 +92,9 @@ class Row:
             self.logps.append(logp)
         if token in self.ends:
             return self.finish(END)
+        if self.waits:
+            self.stream.hold(token)
+            return ""
         return self._show(self.stream.push(token))
 
     def finish(self, why: str = LENGTH) -> str:

@@ -27,6 +27,10 @@ class TextStream:
         self.shown, self.pending = self.pending, []
         return piece
 
+    def hold(self, token: int) -> None:
+        """Take a further token whose text can wait."""
+        self.pending.append(token)
+
     def end(self) -> str:
         """Return what is left when no token comes any more."""
         return self._piece() if self.pending else ""

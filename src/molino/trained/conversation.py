@@ -90,8 +90,7 @@ class Conversation:
         self.told = False
 
     def turn(self, typed: str) -> Iterator[str]:
-        """Take up what a person adds, at once; return an iterator over what the model adds, piece by piece as it becomes
-        readable."""
+        """Take up what a person adds; return an iterator over what the model adds, piece by piece as it is readable."""
         opening = self._opening(typed)
         self._tell(len(opening.ids))
         return self._answer(opening)

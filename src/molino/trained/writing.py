@@ -186,7 +186,7 @@ class Writer:
             found: list[list[Written]] = [[] for _ in batch]
             for start in range(0, samples, beside):
                 own = seeds[start : start + beside]
-                rows = [Written(self.row(opening)) for opening in batch for _ in own]
+                rows = [Written(self.row(opening, live=False)) for opening in batch for _ in own]
                 done = 0
                 for _ in self.grow(self._texts(batch, len(own)), own * len(batch), rows):
                     done += 1
@@ -198,11 +198,11 @@ class Writer:
                     found[number // len(own)].append(each)
             yield from found
 
-    def row(self, opening: Opening) -> Row:
-        """Return a row of how a text goes on."""
+    def row(self, opening: Opening, live: bool = True) -> Row:
+        """Return a row of how a text goes on, see molino.generation.stopping."""
         tokenizer = self.loaded.tokenizer
         ends = {*self.loaded.ends, tokenizer.end_of_text_id} - {None}
-        return Row(tokenizer.decode, opening.context, ends, self.sampling.stops)
+        return Row(tokenizer.decode, opening.context, ends, self.sampling.stops, live)
 
     def grow(self, texts: Callable[[], Context], seeds: Sequence[int], written: list[Written]) -> Iterator[list[str]]:
         """Let texts go on until all have ended; yield what each step lets be shown of each row.
