@@ -174,6 +174,18 @@ def test_mistakes_are_told_before_anything_is_loaded(molino, places, file, tmp_p
     assert done.err.startswith("molino: ") and done.err.count("\n") == 1 and says.format(file=file) in done.err
 
 
+def test_remarks_on_many_prompts_are_few(molino, places, tmp_path):
+    long = [f"€{'a' * (20 + n)}" for n in range(9)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in [*long, "\ud800"]))
+    done = molino("generate", *places, f"prompts={tmp_path / 'p.jsonl'}", f"to={tmp_path / 'o.jsonl'}")
+    lines = done.err.splitlines()
+    assert done.status == 0 and lines[0] == "molino: not in the vocabulary, read as <unk>: '€'"
+    assert lines[1] == "molino: the prompt has 21 tokens; the model sees the last 16, its context"
+    assert len(lines) == 7 and lines[5] == "molino: and 6 more such remarks" and "new tokens in" in lines[6]
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text("utf-8").splitlines()]
+    assert [row["prompt"] for row in rows] == [*long, "\ud800"]
+
+
 def test_what_fails_leaves_no_file(molino, places, tmp_path):
     with mock.patch("molino.verbs.generate.as_record", side_effect=KeyboardInterrupt):
         assert molino("generate", *places, "prompt=a", f"to={tmp_path / 'o.jsonl'}").status == 130

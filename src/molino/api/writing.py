@@ -7,7 +7,7 @@ from molino.api.aside import Explained
 from molino.base.errors import ConfigError
 from molino.trained.load import LoadedRun
 from molino.trained.reading import check_text
-from molino.trained.writing import Opening, Sampling, Writer
+from molino.trained.writing import Opening, Sampling, Writer, few_remarks
 
 
 def write_on(
@@ -32,7 +32,9 @@ def write_on(
             raise ConfigError("stream=True tells the new text alone: leave new_text_only out")
         return _streamed(writer, writer.opening(prompt))
     before = [""] * len(prompts) if new_text_only else prompts
-    written = writer.together([writer.opening(each) for each in prompts])
+    with few_remarks():
+        openings = [writer.opening(each) for each in prompts]
+    written = writer.together(openings)
     texts = [[start + each.row.text for each in own] for start, own in zip(before, written, strict=True)]
     texts = [own[0] if sampling.samples == 1 else own for own in texts]
     return texts if several else texts[0]

@@ -131,13 +131,15 @@ class Context:
             self.cache.before_BR = self._before(slice(None))
             self.model(self.tokens_BT[:, self.starts[0] : self.ends[0] - 1], self.cache)
             return
-        # One by one: their neighbours have no need to be read again.
-        for row in moved:
-            one = slice(row, row + 1)
-            rows = self.cache.rows(one)
-            rows.before_BR = self._before(one)
-            self.model(self.tokens_BT[one, self.starts[row] : self.ends[row] - 1], rows)
-        self.cache.before_BR = self._before(slice(None))
+        # Their neighbours have no need to be read again. A window that has moved is as long as any other that has.
+        rows_M = torch.tensor(moved, device=self.tokens_BT.device)
+        length = self.ends[moved[0]] - 1 - self.starts[moved[0]]
+        places_MT = self._column(self.starts)[rows_M] + torch.arange(length, device=rows_M.device)
+        read, before_BR = self.cache.empty(len(moved)), self._before(slice(None))
+        read.before_BR = before_BR[rows_M]
+        self.model(self.tokens_BT[rows_M].gather(1, places_MT), read)
+        self.cache.replace(rows_M, read)
+        self.cache.before_BR = before_BR
         self._fill()
 
     def _fill(self) -> None:

@@ -90,6 +90,20 @@ class KVCache:
         view.tokens_BS, view.before_BR = self.tokens_BS[which], self.before_BR[which]
         return view
 
+    def empty(self, count: int) -> "KVCache":
+        """Return an empty cache of `count` rows like these."""
+        other = KVCache(CacheShape(0, 0, 0), count, self.capacity, self.device)
+        other.keys = [k_BGSD.new_zeros(count, *k_BGSD.shape[1:]) for k_BGSD in self.keys]
+        other.values = [v_BGSD.new_zeros(count, *v_BGSD.shape[1:]) for v_BGSD in self.values]
+        return other
+
+    def replace(self, which: Tensor, other: "KVCache") -> None:
+        """Keep what another cache has read in place of some rows, by their numbers."""
+        mine, theirs = ((*cache.keys, *cache.values) for cache in (self, other))
+        for kept_BGSD, new_BGSD in zip(mine, theirs, strict=True):
+            kept_BGSD[which, :, : other.length] = new_BGSD[:, :, : other.length]
+        self.tokens_BS[which, : other.length] = other.tokens_BS[:, : other.length]
+
     def share(self, count: int) -> None:
         """Copy the first of each `count` rows to the others."""
         for tensor in (*self.keys, *self.values, self.tokens_BS) if count > 1 else ():

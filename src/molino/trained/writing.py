@@ -1,8 +1,10 @@
 """A run that goes on with texts: one of them piece by piece, or many together."""
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +24,22 @@ from molino.trained.load import LoadedRun
 # Numbers that texts drawn at once may need for what is kept of them, and for the logits of their prompts.
 ROOM = 2**27
 MOST_ROWS = 256
+FEW = 5  # remarks on many prompts
 MOST_TOKENS = 2**33  # of all samples of a prompt, which are kept until the last is there
+
+
+@contextmanager
+def few_remarks() -> Iterator[None]:
+    """Let at most FEW of the remarks that are made within be seen, each once, and say how many more there were."""
+    heard = io.StringIO()
+    try:
+        with redirect_stderr(heard):
+            yield
+    finally:
+        said = list(dict.fromkeys(heard.getvalue().splitlines(keepends=True)))
+        sys.stderr.write("".join(said[:FEW]))
+        if len(said) > FEW:
+            remark(f"and {len(said) - FEW:,} more such remarks")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from molino.data.prompts import FIELD, read_prompt, read_prompts
 from molino.machine.hardware import Hardware
 from molino.trained.conversation import Chat, Conversation, read_chat
 from molino.trained.load import load
-from molino.trained.writing import Sampling, Writer, Written
+from molino.trained.writing import Opening, Sampling, Writer, Written, few_remarks
 
 with suppress(ImportError):
     import readline  # noqa: F401  # lines that are typed can be edited
@@ -176,7 +176,8 @@ def written(writer: Writer, asked: list[str], chat: Chat | None, tell: bool = Fa
     Args:
         tell: show how far it has got.
     """
-    openings = [opening_of(writer, prompt, chat) for prompt in asked]
+    with few_remarks():
+        openings = [opening_of(writer, prompt, chat) for prompt in asked]
     if not tell:
         yield from writer.together(openings)
         return
@@ -185,7 +186,7 @@ def written(writer: Writer, asked: list[str], chat: Chat | None, tell: bool = Fa
         yield from writer.together(openings, told)
 
 
-def opening_of(writer: Writer, prompt: str, chat: Chat | None) -> Any:
+def opening_of(writer: Writer, prompt: str, chat: Chat | None) -> Opening:
     """Return what a prompt is read as, of a chat as its first message."""
     if chat is None:
         return writer.opening(prompt)
@@ -219,7 +220,9 @@ def save(target: Path, asked: list[str], texts: Iterator[list[Written]]) -> None
         for prompt, each in zip(asked, texts, strict=True):
             for sample, one in enumerate(each, start=1):
                 count += 1
-                file.write(json.dumps(as_record(prompt, sample, one), ensure_ascii=False).encode("utf-8") + b"\n")
+                line = json.dumps(as_record(prompt, sample, one), ensure_ascii=False)
+                # Half a character, which a prompt may hold, is no UTF-8, but has an escape in JSON.
+                file.write(f"{line}\n".encode("utf-8", "backslashreplace"))
     say(f"{target}: {count:,} texts")
 
 
