@@ -36,12 +36,13 @@ def greedy(loaded, ids, count, began=0):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_each_turn_goes_on_with_the_whole_text(loaded, cache):
-    """Also far beyond the context of 16 tokens."""
+@pytest.mark.parametrize("first", ["en", "en un lugar de la Mancha, de cuyo"])
+def test_each_turn_goes_on_with_the_whole_text(loaded, cache, first):
+    """Also far beyond the context of 16 tokens, and after a first turn that is longer."""
     talk = Conversation(Writer(loaded, Sampling(max_new_tokens=7, temperature=0, cache=cache)))
-    ids = []
-    for typed in ("en", " un lugar", "¡señor! de la Mancha, de cuyo", "a"):
-        ids = greedy(loaded, [*ids, *loaded.tokenizer.encode(typed).tolist()], 7)
+    ids, began = [], max(0, len(first) - 16)
+    for typed in (first, " un lugar", "¡señor! de la Mancha, de cuyo", "a"):
+        ids = greedy(loaded, [*ids, *loaded.tokenizer.encode(typed).tolist()], 7, began)
         assert "".join(talk.turn(typed)) == loaded.tokenizer.decode(ids[-7:])
         assert talk.ids == ids
 

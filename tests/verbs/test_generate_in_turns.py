@@ -1,6 +1,7 @@
 """molino generate on a terminal: it asks again and again."""
 
 import re
+import shlex
 import sys
 
 import pytest
@@ -61,6 +62,19 @@ def test_several_samples_and_a_file_are_asked_for_once(command, tmp_path):
     status, shown = type_at([*command, *settings], [(QUESTION, "en un\n")])
     assert status == 0 and shown.count(QUESTION) == 1 and "o.jsonl: 2 texts" in shown
     assert (tmp_path / "o.jsonl").read_text("utf-8").count('"prompt": "en un"') == 2
+
+
+def test_who_types_nothing_where_it_is_asked_once(command):
+    status, shown = type_at([*command, "samples=2"], [(QUESTION, "\x04")])
+    assert status == 2 and "molino: no prompt was typed: type one, or add prompt=" in shown
+
+
+def test_what_goes_into_a_file_is_the_text_alone(command, talk, tmp_path):
+    words = shlex.join([*command, "max_new_tokens=10", "seed=2"])
+    typed = [(QUESTION, "en un\n"), (QUESTION, "\n")]
+    status, shown = type_at(["bash", "-c", f"{words} > {shlex.quote(str(tmp_path / 'out.txt'))}"], typed)
+    assert status == 0 and shown.startswith(f"{QUESTION}en un\n{QUESTION}\n")
+    assert (tmp_path / "out.txt").read_text("utf-8") == "en un" + "".join(talk.turn("en un")) + "\n"
 
 
 def test_a_chat_in_turns(tmp_path):

@@ -13,7 +13,7 @@ from molino.base.files import atomic_write
 from molino.base.streams import printable
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
-from molino.data.prompt import ask_prompt, remark
+from molino.data.prompt import ask, ask_prompt, remark
 from molino.data.prompts import FIELD, read_prompt, read_prompts
 from molino.machine.hardware import Hardware
 from molino.trained.conversation import Chat, Conversation, read_chat
@@ -160,7 +160,7 @@ def read_asked(
 def converse(conversation: Conversation, new_text_only: bool) -> None:
     """Ask on a terminal for what is to be gone on with, until nothing is typed, or Ctrl-C or Ctrl-D."""
     with suppress(EOFError, KeyboardInterrupt):
-        while typed := ask_prompt(NOTHING):
+        while typed := ask():
             pieces = conversation.turn(typed)  # with remarks on what was typed
             write("" if new_text_only else typed)
             for piece in pieces:
