@@ -97,7 +97,7 @@ TEMPLATES = {
 MARKS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
-def write_folder(folder: Path, template: str | None, ends: list[int] | int | None = None, block_size: int = 128):
+def write_folder(folder: Path, template: str | None, ends: list[int] | int | None = None, seed: int = 0):
     """Write a Llama of random weights with a byte-level tokenizer; return what `transformers` reads its tokens with."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -111,11 +111,11 @@ def write_folder(folder: Path, template: str | None, ends: list[int] | int | Non
     tokenizer.add_special_tokens({"extra_special_tokens": MARKS[3:]})
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
     config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=block_size, intermediate_size=32, bos_token_id=1,
+        vocab_size=len(tokenizer), max_position_embeddings=128, intermediate_size=32, bos_token_id=1,
         eos_token_id=2, **sizes,
     )  # fmt: skip
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.3)

@@ -154,6 +154,29 @@ def test_in_a_locale_that_is_not_utf_8_text_is_escaped_and_the_prompt_is_read(ti
     assert unknown == "molino: not in the vocabulary, read as <unk>: '\\u20ac'" and "new tokens in" in pace
 
 
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ("[a,b]", ["a", "b"]),
+        ("[en un lugar,  de la ]", ["en un lugar", "de la"]),
+        ("['a, b', \"it's\" , ¡señor!, ${x}, 1605, null]", ["a, b", "it's", "¡señor!", "${x}", "1605", "null"]),
+        ("[\n,a\n]", ["\n", "a\n"]),
+        ("[a,]", ["a"]),
+        ("[a,,b]", ["a", "", "b"]),
+        ("[]", []),
+        ("[it's, so]", ["it's", "so"]),
+    ],
+)
+def test_a_list_of_texts(value, texts):
+    for key in ("prompt", "stop"):
+        override = OverridesParser.create().parse_override(quote(f"{key}={value}", "generate"))
+        found = OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]
+        assert list(map(str, found)) == texts
+    # Elsewhere a prompt is one text, and so it is in quotes of its own.
+    assert quote(f"prompt={value}", "explain") == quote(f"prompt={value}") != quote(f"prompt={value}", "generate")
+    assert quote("prompt='[a,b]'", "generate") == "prompt='[a,b]'"
+
+
 def test_arguments_are_read_as_utf_8(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "prompt=se\udcc3\udcb1or", "name=señor", "name=\udcff"])
     prepare_environment()

@@ -121,6 +121,28 @@ def test_messages_are_read_as_transformers_reads_them(tmp_path, name):
     assert chat.read(chat.messages(*said), loaded.tokenizer).ids == wanted
 
 
+def test_an_answer_is_that_of_transformers(tmp_path):
+    """Greedily, up to the token that ends it, for models with other weights until some have ended."""
+    from transformers import LlamaForCausalLM
+
+    ended = 0
+    for seed in range(12):
+        reference = write_folder(tmp_path / str(seed), CHATML, ends=[2, *range(40, 60)], seed=seed)
+        theirs = LlamaForCausalLM.from_pretrained(tmp_path / str(seed))
+        loaded, chat = (
+            load_source(str(tmp_path / str(seed)), torch.device("cpu")),
+            read_chat(str(tmp_path / str(seed)), None),
+        )
+        asked = reference.apply_chat_template(chat.messages("hola"), add_generation_prompt=True, return_tensors="pt")
+        ids_1T = theirs.generate(**asked, max_new_tokens=20, do_sample=False, suppress_tokens=[0], pad_token_id=0)
+        new = ids_1T[0, asked["input_ids"].shape[1] :].tolist()
+        writer = Writer(loaded, Sampling(max_new_tokens=20, temperature=0))
+        ((one,),) = writer.together([chat.read(chat.messages("hola"), loaded.tokenizer)])
+        assert one.row.tokens == new
+        ended += one.row.ended == "end"
+    assert 0 < ended < 12
+
+
 def test_special_tokens_that_are_typed_are_text(tmp_path):
     write_folder(tmp_path, CHATML)
     loaded, chat = load_source(str(tmp_path), torch.device("cpu")), read_chat(str(tmp_path), None)

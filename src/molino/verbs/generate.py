@@ -67,16 +67,7 @@ def sample(
     Remarks (unknown characters, a prompt longer than the context, tokens a second) go to standard error.
     """
     sampling = Sampling(
-        max_new_tokens=max_new_tokens,
-        samples=samples,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        cache=cache,
-        seed=seed,
+        max_new_tokens, samples, temperature, top_k, top_p, min_p, repetition_penalty, stop, cache, seed
     )
     check_shown(new_text_only, chat, system, to)
     target = check_target(to)
