@@ -108,6 +108,8 @@ def test_losses_and_figures_are_exact(run, places):
     for ask in (run.loss, run.tokens, run.logits, run.attention, run.hidden, run.generate):
         with pytest.raises(molino.DataError, match="a text must be a str, and this is a NoneType"):
             ask(None)
+    with pytest.raises(molino.DataError, match="a text must be a str, and this is a int"):
+        run.generate(["a", 3])
 
 
 def test_what_a_model_says_inside(run):
@@ -141,10 +143,31 @@ def test_texts_are_those_of_the_command(loaded, tiny, molino):
     assert len(loaded.generate(max_new_tokens=7)) == 7
 
 
+def test_texts_of_several_prompts_and_up_to_a_stop(loaded):
+    prompts, drawn = ["En un", "", "de la"], {"temperature": 0.8, "seed": 3}
+    alone = [loaded.generate(each, 40, **drawn) for each in prompts]
+    assert loaded.generate(prompts, 40, **drawn) == loaded.generate(tuple(prompts), 40, **drawn) == alone
+    both = loaded.generate(prompts, 40, samples=2, **drawn)
+    assert [each[0] for each in both] == alone and both[2] == loaded.generate("de la", 40, samples=2, **drawn)
+    assert loaded.generate([], 40) == [] and loaded.generate(["En un"], 40, **drawn) == alone[:1]
+    new = loaded.generate(prompts, 40, new_text_only=True, **drawn)
+    assert [start + text for start, text in zip(prompts, new, strict=True)] == alone
+    assert loaded.generate("En un", 40, stop="a", **drawn) == "En un" + new[0].partition("a")[0]
+    ended = min(new[0].find(each) for each in "ae" if each in new[0])
+    for stop in (["a", "e"], ("e", "a")):
+        assert loaded.generate("En un", 40, stop=stop, **drawn) == "En un" + new[0][:ended]
+        assert "".join(loaded.generate("En un", 40, stop=stop, stream=True, **drawn)) == new[0][:ended]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"temperature": -1}, "temperature=-1"),
+        ({"prompt": ["a", "b"], "stream": True}, "a list of prompts cannot be streamed together"),
+        ({"stream": True, "new_text_only": True}, "leave new_text_only out"),
+        ({"stop": ""}, 'stop="" would end every text'),
+        ({"stop": 3}, "stop must be str"),
+        ({"stop": ["a", 3]}, "stop must be str"),
         ({"samples": 0}, "samples=0"),
         ({"seed": -1}, "seed=-1 must be a whole number"),
         ({"samples": 2, "stream": True}, "samples=2 cannot be streamed together"),
@@ -154,7 +177,7 @@ def test_texts_are_those_of_the_command(loaded, tiny, molino):
 )
 def test_mistakes_in_sampling(loaded, settings, says):
     with pytest.raises(molino.ConfigError, match=says):
-        loaded.generate("a", 3, **settings)
+        loaded.generate(**{"prompt": "a", "max_new_tokens": 3, **settings})
 
 
 def test_runs_are_found_by_path_name_and_time(run, places, tmp_path):

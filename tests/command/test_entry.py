@@ -150,7 +150,31 @@ def test_in_a_locale_that_is_not_utf_8_text_is_escaped_and_the_prompt_is_read(ti
     done = subprocess.run([*command, "prompt=¡señor! €"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("\\xa1se\\xf1or! \\u20ac"), done.stderr
     # Of the prompt's characters the text of the run lacks this one alone.
-    assert done.stderr == "molino: not in the vocabulary, read as <unk>: '\\u20ac'\n"
+    unknown, pace = done.stderr.splitlines()
+    assert unknown == "molino: not in the vocabulary, read as <unk>: '\\u20ac'" and "new tokens in" in pace
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ("[a,b]", ["a", "b"]),
+        ("[en un lugar,  de la ]", ["en un lugar", "de la"]),
+        ("['a, b', \"it's\" , ¡señor!, ${x}, 1605, null]", ["a, b", "it's", "¡señor!", "${x}", "1605", "null"]),
+        ("[\n,a\n]", ["\n", "a\n"]),
+        ("[a,]", ["a"]),
+        ("[a,,b]", ["a", "", "b"]),
+        ("[]", []),
+        ("[it's, so]", ["it's", "so"]),
+    ],
+)
+def test_a_list_of_texts(value, texts):
+    for key in ("prompt", "stop"):
+        override = OverridesParser.create().parse_override(quote(f"{key}={value}", "generate"))
+        found = OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]
+        assert list(map(str, found)) == texts
+    # Elsewhere a prompt is one text, and so it is in quotes of its own.
+    assert quote(f"prompt={value}", "explain") == quote(f"prompt={value}") != quote(f"prompt={value}", "generate")
+    assert quote("prompt='[a,b]'", "generate") == "prompt='[a,b]'"
 
 
 def test_arguments_are_read_as_utf_8(monkeypatch):

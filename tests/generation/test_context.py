@@ -166,3 +166,47 @@ def test_a_repetition_penalty_counts_prompt_and_continuation_by_hand(name, cache
     texts = run(model, prompts, repetition_penalty=1.5, cached=cached)
     with torch.no_grad():
         assert texts == [greedy_by_hand(model, prompt_T, 40, 1.5) for prompt_T in prompts]
+
+
+def read_whole(model, tokens):
+    """The logits after a text that began within the context, of its window alone, read anew."""
+    start, tokens_T = window_start(len(tokens), BLOCK), torch.tensor(tokens)
+    return model(tokens_T[None, start:], **before(model, tokens_T, start))[0, -1]
+
+
+@NAMES
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_text_that_is_followed_by_another_is_as_if_it_were_read_anew(name, cached):
+    """Turns of any length, some that take back what was drawn, also past the end of the context."""
+    model, text = make(name, BLOCK), random_tokens(3).tolist()
+    with torch.inference_mode():
+        texts = Context(model, [torch.tensor(text)], 1, 2, cached)
+        for turn, (back, added, drawn) in enumerate(
+            [(0, 2, 2), (1, 1, 3), (3, 0, 1), (0, 1, 4), (2, 9, 2), (0, 30, 5)]
+        ):
+            text = [*text[: len(text) - back], *random_tokens(added, seed=turn).tolist()]
+            texts.follow(torch.tensor(text), drawn)
+            for step in range(drawn):
+                torch.testing.assert_close(texts.logits()[0], read_whole(model, text), atol=1e-5, rtol=0)
+                next_B = random_tokens(1, seed=100 + step)
+                texts.append(next_B)
+                text.append(int(next_B))
+
+
+def test_what_was_read_is_not_read_again():
+    model, read = make("llama", 64), []
+    model.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[1]))
+    with torch.inference_mode():
+        texts = Context(model, [torch.tensor([5, 6, 7])], 1, 2, True)
+        for _ in range(2):
+            texts.logits()
+            texts.append(torch.tensor([8]))
+        assert read == [2, 1, 1] and texts.cache.capacity == 5
+        # The token that was drawn last has not been read; of five that are added the last waits for its logits.
+        texts.follow(torch.tensor([5, 6, 7, 8, 8, 9, 9, 9, 9, 9]), 3)
+        texts.logits()
+        assert read == [2, 1, 1, 5, 1] and texts.cache.capacity == 13
+        texts.append(torch.tensor([4]))
+        texts.follow(torch.tensor([5, 6, 7, 3]), 3)  # all of it but the last token has been read
+        texts.logits()
+        assert read == [2, 1, 1, 5, 1, 1] and texts.cache.capacity == 13

@@ -139,3 +139,27 @@ def test_a_token_sees_itself_and_as_many_before_it_as_its_window_holds(window, c
         for place, row_S in enumerate(seen_TS.tolist(), start=length):
             first = 0 if window is None else place - window + 1
             assert row_S == [first <= other <= place for other in range(length + count)]
+
+
+@NAMES
+def test_a_cache_that_grows_keeps_what_it_has_read(name):
+    model, tokens_BT = make(name, T), random_tokens(2, T)
+    cache = KVCache(model.capabilities.cache, 2, 5)
+    logits = [model(tokens_BT[:, :5], cache)]
+    cache.grow(T)
+    cache.grow(7)  # there is room already
+    logits.append(model(tokens_BT[:, 5:], cache))
+    assert cache.capacity == T
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(tokens_BT), atol=1e-5, rtol=0)
+
+
+@NAMES
+def test_rows_that_are_read_elsewhere_take_the_place_of_others(name):
+    model, tokens_BT = make(name, T), random_tokens(4, 10)
+    cache, which = KVCache(model.capabilities.cache, 4, T), torch.tensor([3, 1])
+    model(random_tokens(4, 9, seed=2), cache)
+    other = cache.empty(2)
+    model(tokens_BT[which, :9], other)
+    cache.replace(which, other)
+    found_BTV = model(tokens_BT[:, 9:], cache)
+    torch.testing.assert_close(found_BTV[which, 0], model(tokens_BT)[which, 9], atol=1e-5, rtol=0)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
+from molino.generation.context import Context
 from molino.generation.decode import generate
 from molino.models.cache import KVCache
 from molino.models.lstm import LSTM
@@ -90,6 +91,20 @@ def test_cached_decoding_gives_the_tokens_of_full_reading(n_layer, new):
     alone = [torch.stack(list(generate(model, prompt, new, temperature=0)), dim=1)[0] for prompt in prompts]
     assert torch.equal(torch.stack(alone), cached)
     assert len(set(map(tuple, cached.tolist()))) > 1
+
+
+@torch.no_grad()
+def test_a_text_that_is_followed_by_another_goes_on_from_what_both_begin_with():
+    model, read = lstm(), []
+    text = some_tokens(6)
+    texts = Context(model, [text], 1, 2, cached=True)
+    model.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[1]))
+    for kept, added in ((6, 3), (7, 2), (2, 4)):
+        text = torch.cat([text[:kept], some_tokens(added, seed=added)])
+        read.clear()
+        texts.follow(text, 2)
+        torch.testing.assert_close(texts.logits(), model(text[None])[:, -1], atol=1e-5, rtol=1e-5)
+        assert sum(read[:-1]) <= added + 1  # the last is that of the whole text
 
 
 @pytest.mark.parametrize(("n_layer", "tied"), [(1, True), (3, False)])

@@ -3,7 +3,7 @@
 import csv
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from molino.api.aside import Explained
+from molino.api.writing import write_on
 from molino.base.errors import CheckpointError, ConfigError
 from molino.base.messages import suggest
 from molino.configuration.build import check_arguments
@@ -25,7 +26,6 @@ from molino.trained.measuring import corpus_of, measure, read_texts, record_test
 from molino.trained.predicting import answers_of, as_example, told_to_write
 from molino.trained.reading import (
     SourceAttention,
-    check_text,
     read_attention,
     read_hidden,
     read_logits,
@@ -33,7 +33,7 @@ from molino.trained.reading import (
     read_tokens,
 )
 from molino.trained.scoring import asked_of, score_of
-from molino.trained.writing import check_sampling, continuations, pieces
+from molino.trained.writing import Sampling
 
 
 def load(
@@ -264,7 +264,7 @@ class Run:
 
     def generate(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
         max_new_tokens: int = 300,
         *,
         samples: int = 1,
@@ -273,40 +273,34 @@ class Run:
         top_p: float | None = None,
         min_p: float | None = None,
         repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
         seed: int = 0,
+        new_text_only: bool = False,
         stream: bool = False,
     ) -> Any:
         """Return a text that goes on from a prompt, the prompt included; of several samples a list.
 
         Args:
+            prompt: of a list of them the texts are a list too, each as it is alone; of several samples one of lists.
+            stop: a text, or several, before which the new text ends.
+            new_text_only: leave the prompt out.
             stream: return an iterator over the pieces of new text in its place, as they become readable.
             For the others see `molino generate --help`.
         """
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "samples": samples,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "stop": list(stop) if isinstance(stop, tuple) else stop,
+            "seed": seed,
+        }
         with Explained():
-            drawn = {
-                "samples": samples,
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "min_p": min_p,
-                "repetition_penalty": repetition_penalty,
-            }
-            check_arguments(check_sampling, {"seed": seed, **drawn})
-            check_sampling(seed, **drawn)
-            check_text(prompt)
-            if stream and samples > 1:
-                raise ConfigError(f"samples={samples} cannot be streamed together: ask for one at a time")
-            steps, context = continuations(self._loaded, prompt, seed=seed, cached=True, **drawn)
-            if stream:
-                return self._stream(steps, context)
-            rows_SN = list(zip(*(tokens_B.tolist() for tokens_B in steps), strict=True)) or [()] * samples
-            texts = [prompt + "".join(pieces(row, self.tokenizer, context)) for row in rows_SN]
-        return texts[0] if samples == 1 else texts
-
-    def _stream(self, steps: Iterator[Tensor], context: list[int]) -> Iterator[str]:
-        with Explained():
-            yield from pieces((int(tokens_B[0]) for tokens_B in steps), self.tokenizer, context)
+            check_arguments(Sampling, settings)
+            return write_on(self._loaded, prompt, Sampling(**settings), new_text_only, stream)
 
 
 def _read_metrics(run: Path) -> dict[str, np.ndarray]:

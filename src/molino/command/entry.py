@@ -73,7 +73,7 @@ def _run(verb: str) -> int:
     share_cores(verb)
     if verb in WORDS:
         sys.argv[1:] = gather(sys.argv[1:], WORDS[verb][0])
-    sys.argv[1:] = arrange(sys.argv[1:])
+    sys.argv[1:] = arrange(sys.argv[1:], verb)
     # By its name: it brings Hydra.
     return import_module("molino.command.task").run_command(verb)
 

@@ -45,7 +45,7 @@ def compose(verb: str, arguments: list[str]) -> Request:
         raise ConfigError(f"{flags[0]} is for the command line: this is one run; leave it out")
     if own is not None:
         check_config_dir(Path(own), CONF)
-    overrides = [quote(override) for override in overrides]
+    overrides = [quote(override, verb) for override in overrides]
     check_typed(verb, overrides)
     with composed(CONF, verb, force(overrides), own) as config:
         hydra = config.hydra

@@ -14,9 +14,12 @@ TEXTS = {
     "file", "template", "data.target_path", "data.val_path", "data.val_target_path", "data.test_path",
     "data.test_target_path", "data.columns.text", "data.columns.pair", "data.columns.label", "data.columns.score",
     "data.columns.answer", "data.columns.offset", "columns.text", "columns.pair", "question", "context", "target",
+    "prompts", "prompts_field", "stop", "system",
 }  # fmt: skip
 # The name of a column, or a list of names.
 NAMES = {"data.columns.target", "data.columns.choices", "columns.choices"}
+# A text, or a list of texts, of a verb.
+LISTS = {"generate": {"prompt", "stop"}}
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
@@ -24,14 +27,15 @@ CONFIG_DIR = ("--config-dir", "-cd")
 RESUMABLE = ("resume=", "paths.", "hardware=", "hardware.", "debug=traceback", "hydra.", "hydra/")
 
 
-def arrange(arguments: list[str]) -> list[str]:
-    """Return a command line as Hydra takes it: flags before the settings, which must stand in one piece, texts quoted.
+def arrange(arguments: list[str], verb: str = "") -> list[str]:
+    """Return a command line of a verb as Hydra takes it: flags before the settings, which must stand in one piece,
+    texts quoted.
 
     In a sweep a text with a comma or a bracket is left to Hydra: it lists values.
     """
     flags = [argument for argument in arguments if argument in MULTIRUN]
     folder, rest = take_config_dir([argument for argument in arguments if argument not in MULTIRUN])
-    settings = [argument if flags and re.search("[,(]", argument) else quote(argument) for argument in rest]
+    settings = [argument if flags and re.search("[,(]", argument) else quote(argument, verb) for argument in rest]
     return [*flags, *(["--config-dir", folder] if folder else []), *settings]
 
 
@@ -56,18 +60,35 @@ def gather(arguments: list[str], name: str) -> list[str]:
     return [*rest, f"{name}=[{','.join(quote_value(word) for word in arguments if word in plain)}]"] if plain else rest
 
 
-def quote(argument: str) -> str:
+def quote(argument: str, verb: str = "") -> str:
     """Quote the value of `prompt=...` and the like for Hydra, whose grammar has its own uses for commas and brackets.
 
     A value that already stands in quotes is left as it is, and so is null, which means none; a prompt may say "null".
+    Where the verb takes a list of texts each of them is quoted.
     """
     key, _, value = argument.partition("=")
     none = value == "" or (value == "null" and key != "prompt")
     if key in NAMES and value.startswith("[") and value.endswith("]"):
         return argument
-    if none or key not in TEXTS | NAMES or re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL):
+    if key in LISTS.get(verb, ()) and value.startswith("[") and value.endswith("]"):
+        return f"{key}=[{','.join(map(_quote_item, split_list(value[1:-1])))}]"
+    if none or key not in TEXTS | NAMES or _is_quoted(value):
         return argument
     return f"{key}={quote_value(value)}"
+
+
+def split_list(inner: str) -> list[str]:
+    """Return the items between the brackets of a list: what commas separate that stand in no quotes."""
+    # Line ends are texts too, and stay. At the end the pattern matches nothing once more.
+    return re.findall(r""" *("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^,]*?) *(?:,|\Z)""", inner.strip(" "), re.DOTALL)[:-1]
+
+
+def _quote_item(item: str) -> str:
+    return item if _is_quoted(item) else quote_value(item)
+
+
+def _is_quoted(value: str) -> bool:
+    return re.fullmatch(r"""(['"])(\\.|(?!\1)[^\\])*\1""", value, re.DOTALL) is not None
 
 
 def as_typed(override: str) -> str:

@@ -16,11 +16,27 @@ def ask_prompt(advice: str = "") -> str:
         advice: what else could be typed, for where there is no one to ask.
 
     Raises:
-        ConfigError: there is no one to ask.
+        ConfigError: there is no one to ask, or nothing was typed.
     """
     if not sys.stdin.isatty():
         raise ConfigError(f'there is no prompt: add prompt="..."{advice}')
-    return input("prompt: ")
+    try:
+        return ask()
+    except EOFError as error:
+        raise ConfigError(f'no prompt was typed: type one, or add prompt="..."{advice}') from error
+
+
+def ask() -> str:
+    """Return a line that is typed on a terminal.
+
+    Raises:
+        EOFError: nothing is typed any more.
+    """
+    if sys.stdout.isatty():
+        return input("prompt: ")
+    # What is asked for alone goes into a file or a pipe.
+    print("prompt: ", end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:

@@ -5,6 +5,7 @@ of the training split only. They are read once; only what is counted in them is 
 more that reads what exists.
 """
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -67,6 +68,20 @@ class Tokenizer:
     def encode(self, text: Text) -> np.ndarray:
         """Return the ids of `text`, shape (N,), of type `dtype`."""
         return np.concatenate([np.empty(0, self.dtype), *self.stream(text)])
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids of a text in which the names of special tokens stand for these; in `encode` they are text."""
+        self.backend.encode_special_tokens = False
+        try:
+            return self.backend.encode(text, add_special_tokens=False).ids
+        finally:
+            self.backend.encode_special_tokens = True
+
+    @functools.cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The names of special tokens, the longest first."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return tuple(sorted((token.content for token in added if token.special), key=len, reverse=True))
 
     def stream(self, text: Text) -> Iterator[np.ndarray]:
         """Yield the ids of `text` in one array after the other, for texts larger than memory.

@@ -83,6 +83,31 @@ class Context:
             self.tokens_BT.scatter_(1, self._column(self.ends), next_B[:, None])
         self.ends = [end + 1 for end in self.ends]
 
+    def follow(self, text_T: Tensor, more: int) -> None:
+        """Go on with another text in place of the only one there is: what both begin with is not read again.
+
+        What the new one holds beyond counts as if it had been drawn: the window moves as it would have.
+
+        Args:
+            text_T: one token or more, those of before the first window left out.
+            more: how far it may grow.
+        """
+        end, before = len(text_T), self.tokens_BT[0, : self.ends[0]]
+        text_T = text_T.to(self.tokens_BT.device)
+        shared = min(end, len(before))
+        same = (text_T[:shared] == before[:shared]).long().cumprod(0).sum().item()
+        self.tokens_BT = torch.cat([text_T, text_T.new_zeros(more)])[None]
+        start, self.ends = window_start(end, self.model.block_size), [end]
+        if self.cache is None:
+            return
+        self.cache.grow(min(self.model.block_size, end + more))
+        if start != self.starts[0]:
+            return  # the window is read anew, as when it moves by itself
+        # The last token is read when its logits are asked for.
+        self.cache.fill([max(min(self.cache.length, same - start, end - 1 - start), 0)])
+        if (unread := start + self.cache.length) < end - 1:
+            self.model(self.tokens_BT[:, unread : end - 1], self.cache)
+
     def seen(self, vocab_size: int) -> Tensor:
         """Return which tokens each text holds so far, bool (B, V)."""
         seen_BV = torch.zeros(len(self.ends), vocab_size, dtype=torch.bool, device=self.tokens_BT.device)
@@ -106,13 +131,15 @@ class Context:
             self.cache.before_BR = self._before(slice(None))
             self.model(self.tokens_BT[:, self.starts[0] : self.ends[0] - 1], self.cache)
             return
-        # One by one: their neighbours have no need to be read again.
-        for row in moved:
-            one = slice(row, row + 1)
-            rows = self.cache.rows(one)
-            rows.before_BR = self._before(one)
-            self.model(self.tokens_BT[one, self.starts[row] : self.ends[row] - 1], rows)
-        self.cache.before_BR = self._before(slice(None))
+        # Their neighbours have no need to be read again. A window that has moved is as long as any other that has.
+        rows_M = torch.tensor(moved, device=self.tokens_BT.device)
+        length = self.ends[moved[0]] - 1 - self.starts[moved[0]]
+        places_MT = self._column(self.starts)[rows_M] + torch.arange(length, device=rows_M.device)
+        read, before_BR = self.cache.empty(len(moved)), self._before(slice(None))
+        read.before_BR = before_BR[rows_M]
+        self.model(self.tokens_BT[rows_M].gather(1, places_MT), read)
+        self.cache.replace(rows_M, read)
+        self.cache.before_BR = before_BR
         self._fill()
 
     def _fill(self) -> None:

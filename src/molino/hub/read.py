@@ -35,7 +35,7 @@ FAMILIES = {
     encoder_decoders.TRANSFORMER: Transformer,
 }
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-FILES = ["*.json", "*.safetensors", "merges.txt"]
+FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja"]
 # Tables that some folders carry although they can be computed.
 COMPUTED = re.compile(r"(attn\.(masked_)?bias|rotary_emb\.inv_freq)$")
 

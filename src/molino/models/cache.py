@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from molino.base.errors import ConfigError
 
@@ -73,6 +74,14 @@ class KVCache:
         """Forget all tokens; the tensors stay."""
         self.length, self.lengths_B, self._visible = 0, None, None
 
+    def grow(self, capacity: int) -> None:
+        """Have room for `capacity` tokens a row, if there is less; what is kept stays."""
+        if capacity <= self.capacity:
+            return
+        more = capacity - self.capacity
+        self.keys, self.values = ([F.pad(each, (0, 0, 0, more)) for each in kept] for kept in (self.keys, self.values))
+        self.tokens_BS, self.capacity = F.pad(self.tokens_BS, (0, more)), capacity
+
     def rows(self, which: slice) -> "KVCache":
         """Return an empty cache that writes into some rows of this one."""
         view = KVCache(CacheShape(0, 0, 0), 1, self.capacity, self.device)
@@ -80,6 +89,20 @@ class KVCache:
         view.values = [v_BGSD[which] for v_BGSD in self.values]
         view.tokens_BS, view.before_BR = self.tokens_BS[which], self.before_BR[which]
         return view
+
+    def empty(self, count: int) -> "KVCache":
+        """Return an empty cache of `count` rows like these."""
+        other = KVCache(CacheShape(0, 0, 0), count, self.capacity, self.device)
+        other.keys = [k_BGSD.new_zeros(count, *k_BGSD.shape[1:]) for k_BGSD in self.keys]
+        other.values = [v_BGSD.new_zeros(count, *v_BGSD.shape[1:]) for v_BGSD in self.values]
+        return other
+
+    def replace(self, which: Tensor, other: "KVCache") -> None:
+        """Keep what another cache has read in place of some rows, by their numbers."""
+        mine, theirs = ((*cache.keys, *cache.values) for cache in (self, other))
+        for kept_BGSD, new_BGSD in zip(mine, theirs, strict=True):
+            kept_BGSD[which, :, : other.length] = new_BGSD[:, :, : other.length]
+        self.tokens_BS[which, : other.length] = other.tokens_BS[:, : other.length]
 
     def share(self, count: int) -> None:
         """Copy the first of each `count` rows to the others."""

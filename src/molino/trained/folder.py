@@ -41,7 +41,7 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     # What ends a text also begins one, unless the folder says that the model has never seen it.
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
     start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
-    return LoadedRun(folder, {}, _task_of(model), tokenizer, model, None, start_id, prefix)
+    return LoadedRun(folder, {}, _task_of(model), tokenizer, model, None, start_id, prefix, end_tokens(folder))
 
 
 def _task_of(model: torch.nn.Module) -> Task:
@@ -80,6 +80,15 @@ def _loaded(folder: Path, task: Task, head: Head, tokenizer: Tokenizer, model: t
 def suppressed_tokens(folder: Path) -> list[int]:
     """Return the tokens that a folder's generation_config.json says are never to be drawn."""
     return _said(folder, GENERATION).get("suppress_tokens") or []
+
+
+def end_tokens(folder: Path) -> tuple[int, ...]:
+    """Return the tokens that end a text, as generation_config.json or config.json names them, one or several; without
+    those that are never to be drawn."""
+    said = _said(folder, "config.json") | _said(folder, GENERATION)
+    named, suppressed = said.get("eos_token_id"), suppressed_tokens(folder)
+    named = named if isinstance(named, list) else [named]
+    return tuple(each for each in named if isinstance(each, int) and each not in suppressed)
 
 
 def _target_start(folder: Path) -> int:

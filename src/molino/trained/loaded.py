@@ -22,6 +22,7 @@ class LoadedRun:
         step: optimizer steps the weights have seen; None of a folder.
         start_id: the token a text starts from that nothing is given for.
         prefix: tokens that stand before every text (Llama's <s>).
+        ends: tokens that end a text, beside the tokenizer's own, as a folder names them.
     """
 
     path: Path
@@ -32,3 +33,4 @@ class LoadedRun:
     step: int | None
     start_id: int
     prefix: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
