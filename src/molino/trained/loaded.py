@@ -22,6 +22,7 @@ class LoadedRun:
         step: optimizer steps the weights have seen; None of a folder.
         start_id: the token a text starts from that nothing is given for.
         prefix: tokens that stand before every text (Llama's <s>).
+        line_end: the only one that the model has read; None where there are several, or it is not known.
     """
 
     path: Path
@@ -32,3 +33,4 @@ class LoadedRun:
     step: int | None
     start_id: int
     prefix: tuple[int, ...] = ()
+    line_end: str | None = None

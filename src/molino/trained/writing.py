@@ -29,7 +29,7 @@ def continuations(
     require_next_token(loaded.model, "generate")
     tokenizer, model = loaded.tokenizer, loaded.model
     # A prompt may hold no token at all, such as white space where tokens are words.
-    ids = (encode_prompt(prompt, tokenizer, loaded.prefix) if prompt else []) or [loaded.start_id]
+    ids = (encode_prompt(prompt, tokenizer, loaded.prefix, loaded.line_end) if prompt else []) or [loaded.start_id]
     if len(ids) > model.block_size:
         remark(f"the prompt has {len(ids)} tokens; the model sees the last {model.block_size}, its context")
     steps = generate(

@@ -87,7 +87,7 @@ class UserText:
             raise ConfigError(f"data.{name}={value} has no effect: data.path={path} is no table; leave it out")
         self.more |= {name: value for name, value in {"limit": limit, "newlines": newlines}.items() if value}
         self._check_apart()
-        self.name, self.encoding = self.found["train"].name, encoding
+        self.name, self.encoding, self.newlines = self.found["train"].name, encoding, newlines
         self.fractions = (train_fraction, *([test_fraction] if test_fraction else []))
         self.documents = any(found.documents for found in self.found.values())
 
