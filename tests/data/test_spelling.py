@@ -45,11 +45,11 @@ def test_bytes_are_written_in_the_form_of_fewer_tokens():
 
 def test_only_what_is_unknown_is_changed_and_only_into_what_is_known():
     tokenizer = train_char([nfc("señal de año") + nfd("cómo") + "fin a1."])
-    assert spelt(nfc("señó"), tokenizer) == (nfc("señ") + nfd("ó"), {nfc("señó"): nfc("señ") + nfd("ó")})
+    assert spelt(nfc("señó"), tokenizer) == (nfc("señ") + nfd("ó"), {nfc("ó"): nfd("ó")})
     assert spelt(nfc("señal ü «x»"), tokenizer) == (nfc("señal ü «x»"), {})
     assert spelt("ﬁn\u00a0a\u2003①…", tokenizer) == (
         "fin a 1...",
-        {"ﬁn": "fin", "\u00a0": " ", "\u2003": " ", "①…": "1..."},
+        {"ﬁ": "fi", "\u00a0": " ", "\u2003": " ", "①": "1", "…": "..."},
     )
     assert spelt("“a” ‘1’", tokenizer) == ("“a” ‘1’", {})  # no form of Unicode makes them straight
     assert spelt("½", tokenizer) == ("½", {})  # 1, a slash that is not known, and 2
@@ -58,7 +58,7 @@ def test_only_what_is_unknown_is_changed_and_only_into_what_is_known():
 def test_words_that_are_known_stay():
     tokenizer = train_word([nfc("año señal ") + nfd("señor ")])
     typed = nfc("año señor camión, señal")
-    assert spelt(typed, tokenizer) == (nfc("año ") + nfd("señor") + nfc(" camión, señal"), {nfc("señor"): nfd("señor")})
+    assert spelt(typed, tokenizer) == (nfc("año ") + nfd("señor") + nfc(" camión, señal"), {nfc("ñ"): nfd("ñ")})
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)

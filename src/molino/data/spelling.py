@@ -20,7 +20,7 @@ NOWHERE = "\U0010fffd"  # a character that no text has
 
 
 def spelt(text: str, tokenizer: Tokenizer, line_end: str | None = None) -> tuple[str, dict[str, str]]:
-    """Return a text as the vocabulary knows it, and which words and line ends of it were changed into what.
+    """Return a text as the vocabulary knows it, and which characters, line ends and words of it became what.
 
     Changed is what is unknown, and only into what is known. Where nothing ever is unknown, as with bytes, accents are
     written as they are, composed or decomposed, whichever takes the fewest tokens.
@@ -37,8 +37,22 @@ def spelt(text: str, tokenizer: Tokenizer, line_end: str | None = None) -> tuple
         spelling = {part: _known(part, tokenizer) for part in dict.fromkeys(parts)}
     else:
         return text, changed
-    changed |= {part: other for part, other in spelling.items() if part != other}
+    for part, other in spelling.items():
+        changed |= _changes(part, other)
     return "".join(map(spelling.__getitem__, parts)), changed
+
+
+def _changes(part: str, other: str) -> dict[str, str]:
+    """Return what in a word became what: its characters, or where these became others together, the word."""
+    ways = {each: [each, *(normalize(form, each) for form in (*SAME, *NEARLY))] for each in _characters(part)}
+    found, rest = {}, other
+    for each in _characters(part):
+        way = next((way for way in ways[each] if rest.startswith(way)), None)
+        if way is None:
+            return {part: other}
+        rest = rest.removeprefix(way)
+        found |= {each: way} if way != each else {}
+    return {part: other} if rest else found
 
 
 def _with_line_end(text: str, tokenizer: Tokenizer, line_end: str | None) -> tuple[str, dict[str, str]]:
