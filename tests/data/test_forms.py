@@ -185,7 +185,7 @@ def test_empty_cells_are_left_out_and_said(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = UserText(str(tmp_path / "a.jsonl"), 0.5, column="a.b")
     assert read(corpus) == read(corpus) == {"train": ["one"], "val": ["two", "3"]}
-    assert capsys.readouterr().out == "a.jsonl: 5 rows are left out, whose a.b is empty\n"
+    assert capsys.readouterr().out == "a.jsonl: left out are 5 of its rows, whose a.b is empty\n"
 
 
 def test_a_table_without_a_header_or_with_quotation_marks_of_the_text(tmp_path):

@@ -91,7 +91,7 @@ class FoundTexts:
         if not taken:
             raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
         if skipped:
-            say(f"{self.name}: {skipped:,} rows are left out, whose {self.reading.column} is empty")
+            say(f"{self.name}: left out are {skipped:,} of its rows, whose {self.reading.column} is empty")
         return taken
 
     def _every(self) -> Iterator[tuple[Text, bool]]:
