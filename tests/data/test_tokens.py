@@ -157,7 +157,7 @@ def test_a_text_in_which_no_words_are_found_says_so(made, tmp_path):
 
 
 def test_line_ends_of_the_training_split_are_kept(tmp_path):
-    corpus = Texts({"train": ["a\r\nb\n", "c\r", "\r\n"], "val": ["\n"]}, True)
+    corpus = Texts({"train": ["a\r\nb\n", "\n", "c\r", "\r\n"], "val": ["\n"]}, True)
     for _ in range(2):
         assert prepare_corpus(corpus, CHAR, tmp_path).line_ends == {"\n": 1, "\r\n": 2, "\r": 1}
     (path,) = tmp_path.rglob("line_ends.json")

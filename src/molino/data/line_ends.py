@@ -9,21 +9,25 @@ LINE_ENDS = ("\n", "\r\n", "\r")
 
 
 class LineEnds:
-    """Counts the line ends of texts that come in strings."""
+    """Counts the returns of texts that come in strings, and looks for line ends without one."""
 
     def __init__(self) -> None:
-        self.feeds = self.returns = self.both = 0
-        self._last = ""
+        self._plain, self._returns, self._both, self._last = False, 0, 0, ""
 
     def add(self, string: str) -> None:
-        self.feeds += string.count("\n")
-        self.returns += string.count("\r")
-        self.both += string.count("\r\n") + (self._last == "\r" and string.startswith("\n"))
+        # Almost all texts have none, and to count what is in every line takes longer than to look for it.
+        if "\r" not in string and self._last != "\r":
+            self._plain = self._plain or "\n" in string
+            return
+        both = string.count("\r\n") + (self._last == "\r" and string.startswith("\n"))
+        self._plain = self._plain or string.count("\n") > both
+        self._returns += string.count("\r")
+        self._both += both
         self._last = string[-1:]
 
     def counts(self) -> dict[str, int]:
-        """Return how often each of LINE_ENDS was there."""
-        return line_ends(self.feeds, self.returns, self.both)
+        """Return how often each of LINE_ENDS was there; of the first only whether."""
+        return line_ends(int(self._plain) + self._both, self._returns, self._both)
 
 
 def line_ends(feeds: int, returns: int, both: int) -> dict[str, int]:

@@ -5,7 +5,7 @@
         train.npy  val.npy  ...       one flat array of ids a split, memory-mapped when read
         train.documents.npy  ...      where each document's <|endoftext|> marks stand
         train.texts.npy  ...          where each text begins and ends
-        line_ends.json                how often the training split has which
+        line_ends.json                which the training split has
         meta.json                     characters, bytes and unknown tokens of each split; written last
 
 Whatever changes text or tokenizer changes the key, so nothing in the cache is ever stale. Each entry is made under a
@@ -73,7 +73,7 @@ class TokenizedCorpus:
         digest: of text and tokenizer at once: names the tokens, and whatever is counted in them.
         splits: by name: train, val and, where the corpus has one, test.
         cache: the folder for what is made of it once for many runs.
-        line_ends: how often the training split has which; None of an entry of before there was such a count.
+        line_ends: what `LineEnds.counts` says of the training split; None of an entry of before it was kept.
     """
 
     corpus: Corpus
