@@ -29,8 +29,11 @@ def spelt(text: str, tokenizer: Tokenizer, line_end: str | None = None) -> tuple
         line_end: the only one that the model has read; None where there are several, or it is not known.
     """
     text, changed = _with_line_end(text, tokenizer, line_end)
+    if text.isascii() and not LINE_END.search(text):
+        return text, changed  # there is one way to write it
     parts = PARTS.findall(text)
     if _knows_all(tokenizer):
+        # As it is comes first, for where others take as many.
         form = min([None, *SAME], key=lambda form: len(tokenizer.encode(_in(form, text))))
         spelling = {part: _in(form, part) for part in parts}
     elif tokenizer.unknown(text):
