@@ -95,15 +95,15 @@ class Compressed:
 class Member:
     """A file in a .zip."""
 
-    def __init__(self, archive: "Zip", name: str):
-        self.archive, self.name = archive, name
+    def __init__(self, archive: "Zip", entry: zipfile.ZipInfo):
+        self.archive, self.entry = archive, entry
 
     def __str__(self) -> str:
-        return f"{self.archive.path}/{self.name}"
+        return f"{self.archive.path}/{self.entry.filename}"
 
     @property
     def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix
+        return PurePosixPath(self.entry.filename).suffix
 
     def stat(self) -> Any:
         return self.archive.path.stat()
@@ -111,7 +111,7 @@ class Member:
     def open(self, mode: str = "rb") -> Unpacked:
         try:
             # Not more than the archive says it holds, which has been looked at.
-            return Unpacked(self, self.archive.opened.open(self.name), most_bytes(self.archive.path))
+            return Unpacked(self, self.archive.opened.open(self.entry), most_bytes(self.archive.path))
         except DAMAGED as error:
             raise damaged(self, error) from error
 
@@ -139,11 +139,11 @@ class Zip:
         for member in self.opened.infolist():
             _check_member(self.path, member.filename, is_plain=not stat.S_ISLNK(member.external_attr >> 16))
             if not member.is_dir() and not member.filename.startswith(FOREIGN):
-                found.append(member.filename)
+                found.append(member)
                 total += member.file_size
         if total > most_bytes(self.path):
             raise DataError(f"{self.path} says that it holds {total:,} bytes of data; is it the right file?")
-        return [Member(self, name) for name in sorted(found, key=PurePosixPath)]
+        return [Member(self, each) for each in sorted(found, key=lambda each: PurePosixPath(each.filename))]
 
 
 def most_bytes(path: Path) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from molino.base.errors import ConfigError, DataError
 from molino.data.archives import PACKERS, ZIP, Compressed, File, Zip
@@ -65,8 +65,10 @@ def texts_in(folder: Path, tables: bool) -> list[Path]:
     """
     every = [file for file in folder.rglob("*") if file.is_file()]
     texts = [file for file in every if _inner(file.name) in TEXTS or file.suffix.lower() == ZIP]
-    found = {*texts, *(file for file in every if (tables or not texts) and _inner(file.name) in TABLES)}
-    return sorted(file for file in found if file.suffix.lower() not in PACKERS or file.with_suffix("") not in found)
+    if tables or not texts:
+        texts += [file for file in every if _inner(file.name) in TABLES]
+    plain = {file for file in texts if file.suffix.lower() not in PACKERS}
+    return sorted(file for file in texts if file in plain or file.with_suffix("") not in plain)
 
 
 def is_table(file: File) -> bool:
@@ -104,20 +106,18 @@ def files_of(path: Path, tables: bool) -> list[File]:
     return found or members
 
 
-def require_column(file: File, reading: Reading) -> None:
+def refuse_without_column(table: File, reading: Reading) -> NoReturn:
     """Refuse a table of which no column is named; say which it has.
 
     Raises:
         ConfigError: as above.
         DataError: it cannot be read.
     """
-    if not is_table(file) or reading.column is not None:
-        return
-    names = dict.fromkeys(name for row in islice(reading.rows(file), FIRST) for name in row)
+    names = dict.fromkeys(name for row in islice(reading.rows(table), FIRST) for name in row)
     if not names:
-        raise empty(file)
+        raise empty(table)
     raise ConfigError(
-        f"{file} is a table: say which column holds the texts with data.column=<name>; it has {', '.join(names)}"
+        f"{table} is a table: say which column holds the texts with data.column=<name>; it has {', '.join(names)}"
     )
 
 

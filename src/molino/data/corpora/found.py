@@ -8,7 +8,7 @@ from pathlib import Path
 from molino.base.console import say, working
 from molino.base.errors import DataError
 from molino.base.files import sha256_file
-from molino.data.forms import TEXTS, Reading, files_of, form, is_table, require_column, texts_in, texts_of
+from molino.data.forms import TEXTS, Reading, files_of, form, is_table, refuse_without_column, texts_in, texts_of
 from molino.data.text import Text, file_version, strings
 
 FEWEST = 2  # documents, for one to train on and one to validate on
@@ -27,7 +27,7 @@ class FoundTexts:
     Attributes:
         name: of the path.
         paths: of the files, in the order in which they are read.
-        has_tables: whether a column is of use.
+        tables: those of the files that are some, for which a column is of use.
         documents: whether these are documents, and not one continuous text.
 
     Raises:
@@ -39,13 +39,13 @@ class FoundTexts:
         self.path, self.name = Path(path).expanduser(), Path(path).absolute().name
         self.reading, self.limit, self.setting = reading, limit, setting
         self.paths = self._find()
-        files = [(file, file_version(path)) for path in self.paths for file in files_of(path, bool(reading.column))]
-        for file, _ in files:
-            require_column(file, reading)
+        tables = reading.column is not None
         # As they are now; that they still are when they are read makes the fingerprint that of what is read.
-        self.files = files
-        self.has_tables = any(is_table(file) for file, _ in files)
-        self.documents = self.has_tables or len(files) > 1
+        self.files = [(file, file_version(path)) for path in self.paths for file in files_of(path, tables)]
+        self.tables = {file for file, _ in self.files if is_table(file)}
+        if self.tables and not tables:
+            refuse_without_column(next(file for file, _ in self.files if file in self.tables), reading)
+        self.documents = bool(self.tables) or len(self.files) > 1
 
     def _find(self) -> list[Path]:
         path = self.path
@@ -99,7 +99,7 @@ class FoundTexts:
         reading = self.reading._replace(limit=None if self.documents else self.limit)
         for file, version in self.files:
             for text in texts_of(file, version, reading):
-                yield text, is_table(file)
+                yield text, file in self.tables
 
 
 def _checksum(path: Path) -> str:

@@ -82,16 +82,18 @@ class UserText:
         # What only some corpora have: those that have none of it are what they were before there was any.
         of_tables = {"column": (column, None), "header": (header, True), "quotes": (quotes, True)}
         self.more = {name: value for name, (value, usual) in of_tables.items() if value != usual}
-        if self.more and not any(found.has_tables for found in self.found.values()):
+        if self.more and not any(found.tables for found in self.found.values()):
             name, value = next(iter(self.more.items()))
             raise ConfigError(f"data.{name}={value} has no effect: data.path={path} is no table; leave it out")
         self.more |= {name: value for name, value in {"limit": limit, "newlines": newlines}.items() if value}
-        self._check_apart()
+        if len(self.found) > 1:
+            self._check_apart()
         self.name, self.encoding, self.newlines = self.found["train"].name, encoding, newlines
         self.fractions = (train_fraction, *([test_fraction] if test_fraction else []))
         self.documents = any(found.documents for found in self.found.values())
 
     def _check_apart(self) -> None:
+        """Refuse a file that is in two splits."""
         seen: dict[Path, str] = {}
         for split, found in self.found.items():
             for path in map(Path.resolve, found.paths):
