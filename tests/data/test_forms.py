@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -234,6 +235,18 @@ def test_no_more_is_read_than_the_limit_asks_for(tmp_path, monkeypatch, name, pa
     assert "".join(found["train"] + found["val"]) == ("".join(texts[:14]) if column else "".join(texts)[:100])
     with pytest.raises(DataError, match="is not utf-8: byte 0xff"):
         UserText(str(path), column=column).read()
+
+
+def test_memory_does_not_grow_with_a_compressed_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts_module, "CHUNK_BYTES", 1 << 13)
+    peaks = []
+    for kilobytes in (300, 1200, 2400):  # the first warms up
+        (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"uno dos, tres.\n" * (kilobytes * 1000 // 15)))
+        tracemalloc.start()
+        prepare(UserText(str(tmp_path / "a.txt.gz")), functools.partial(train_char), tmp_path / f"cache{len(peaks)}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.05 * peaks[1]
 
 
 def test_a_limit_makes_the_same_corpus_whatever_comes_behind(tmp_path):
