@@ -153,6 +153,9 @@ def test_of_a_folder_without_a_column_its_texts_are_read_once(tmp_path):
     before = UserText(str(folder))
     (folder / "notes.jsonl").write_bytes(as_lines(["no"]))
     (folder / "00.txt.gz").write_bytes(gzip.compress(TEXTS[0].encode()))
+    # What was downloaded, beside what was unpacked; and what holds no text.
+    (folder / "all.zip").write_bytes(as_zip({f"{n:02}.txt": text for n, text in enumerate(TEXTS)}))
+    (folder / "pictures.zip").write_bytes(as_zip({"a.png": "", "b.png": ""}))
     after = UserText(str(folder))
     assert read(before) == read(after) and before.fingerprint() == after.fingerprint()
 
@@ -349,7 +352,7 @@ def tar():
         ("a.zip", as_zip({}), None, r"a\.zip has no \.txt or \.md file in it"),
         ("a.zip", as_zip({"a.png": "", "b.png": ""}), None, r"a\.zip has no \.txt or \.md file in it, and no table"),
         ("a.zip", as_zip({"../a.txt": "no", "b.txt": "no"}), None, "not to be trusted"),
-        ("a.txt", tar(), None, r"a\.txt is a tar file, not plain text; unpack it first"),
+        ("a.txt", tar(), None, r"a\.txt is a tar file, not plain text; unpack it, or convert"),
         ("a.tar.gz", gzip.compress(tar()), None, r"a\.tar\.gz is a tar file"),
         ("a.txt", PACKED["xz"](b"hola"), None, r"is a xz file, not plain text; .* let its name end in \.xz"),
         ("a.txt.gz", gzip.compress(gzip.compress(b"hola")), None, r"a\.txt\.gz is a gzip file, not plain text"),

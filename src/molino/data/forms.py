@@ -57,18 +57,35 @@ class Reading(NamedTuple):
 
 
 def texts_in(folder: Path, tables: bool) -> list[Path]:
-    """Return the texts of a folder at any depth, and its tables; of one that is there compressed and as it is, the one
-    that is as it is.
+    """Return the texts of a folder at any depth, and its tables; of what lies there packed and as it is, what is as it
+    is.
 
     Args:
         tables: whether they are taken too. Where there is nothing else they are.
+
+    Raises:
+        DataError: a .zip is damaged or not to be trusted.
     """
     every = [file for file in folder.rglob("*") if file.is_file()]
-    texts = [file for file in every if _inner(file.name) in TEXTS or file.suffix.lower() == ZIP]
+    zips = {file: _names(file) for file in every if file.suffix.lower() == ZIP}
+    texts = [file for file in every if _inner(file.name) in TEXTS]
+    texts += [file for file, names in zips.items() if any(_inner(name) in TEXTS for name in names)]
     if tables or not texts:
         texts += [file for file in every if _inner(file.name) in TABLES]
-    plain = {file for file in texts if file.suffix.lower() not in PACKERS}
-    return sorted(file for file in texts if file in plain or file.with_suffix("") not in plain)
+        texts += [file for file, names in zips.items() if file not in texts and any(_inner(n) in TABLES for n in names)]
+    plain = {file for file in texts if file.suffix.lower() not in (*PACKERS, ZIP)}
+    return sorted(file for file in texts if not (_unpacked(file, zips.get(file)) & plain))
+
+
+def _names(archive: Path) -> list[str]:
+    return [member.entry.filename for member in Zip(archive).members()]
+
+
+def _unpacked(file: Path, names: list[str] | None) -> set[Path]:
+    """Return where what is packed in a file lies if somebody has unpacked it; of a .zip it holds `names`."""
+    if names is not None:
+        return {place / name for place in (file.parent, file.with_suffix("")) for name in names}
+    return {file.with_suffix("")} if file.suffix.lower() in PACKERS else set()
 
 
 def is_table(file: File) -> bool:
@@ -99,8 +116,8 @@ def files_of(path: Path, tables: bool) -> list[File]:
     if path.suffix.lower() != ZIP:
         return [path]
     members = Zip(path).members()
-    texts = [each for each in members if each.suffix.lower() in TEXTS]
-    found = [each for each in members if each in texts or ((tables or not texts) and is_table(each))]
+    kinds = (*TEXTS, *TABLES) if tables or not any(each.suffix.lower() in TEXTS for each in members) else TEXTS
+    found = [each for each in members if each.suffix.lower() in kinds]
     if not found and len(members) != 1:
         raise DataError(f"{path} has no {' or '.join(TEXTS)} file in it, and no table")
     return found or members
@@ -170,7 +187,11 @@ def _check_text(file: File, encoding: str) -> None:
     if start[TAR[1] :] == TAR[0]:
         kinds.append(("tar", None))
     for kind, suffix in kinds:
-        named = f"; where it holds text let its name end in {suffix}" if suffix else "; unpack it first"
+        named = (
+            f"; where it holds text let its name end in {suffix}"
+            if suffix
+            else "; unpack it, or convert it to text, first"
+        )
         raise DataError(f"{file} is a {kind} file, not plain text{named}")
     guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
     if guess and guess not in encoding.lower():

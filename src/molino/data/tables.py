@@ -163,9 +163,7 @@ def _read_columns(strings: Iterator[str], path: File, suffix: str, header: bool,
     separator = SEPARATORS[suffix]
     lines = (line for line in _fields(strings, path, separator, quotes) if any(field.strip() for field in line))
     if not header:
-        every = list(lines)
-        names = [str(number) for number in range(max(map(len, every), default=0))]
-        yield from (dict(zip(names, line, strict=False)) for line in every)
+        yield from ({str(number): field for number, field in enumerate(line)} for line in lines)
         return
     names = [name.strip() for name in next(lines, [])]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
