@@ -142,9 +142,9 @@ def test_line_ends_are_told_of_and_met(molino, trained, places, tmp_path):
     (tmp_path / "a.txt").write_bytes(text.encode())
     (tmp_path / "b.txt").write_bytes(text.replace("\r\n", "\n").encode())
     run, said = trained("windows", f"data.path={tmp_path / 'a.txt'}")
-    assert "108 are \\r\\n: \\r is learnt like any other character; data.newlines=universal reads it as \\n" in said
+    assert "\\r\\n 108 times: \\r is learnt like any other character; data.newlines=universal reads it as \\n" in said
     _, again = trained("windows", f"data.path={tmp_path / 'a.txt'}", "seed=1")
-    assert "108 are \\r\\n" in again  # from the cache
+    assert "\\r\\n 108 times" in again  # from the cache
     assert load_checkpoint(run / BEST)["line_end"] == "\r\n"
     done = molino("generate", f"run={run}", "prompt='señor\nuno'", "max_new_tokens=1", places[0], *CPU)
     assert done.status == 0 and done.err == "molino: read as the vocabulary knows it: '\\n' as '\\r\\n'\n"
@@ -152,7 +152,7 @@ def test_line_ends_are_told_of_and_met(molino, trained, places, tmp_path):
     plain, _ = trained("plain", f"data.path={tmp_path / 'b.txt'}")
     assert "\\r" not in said and losses(universal) == losses(plain) != losses(run)
     shown = molino("data", "data=text", f"data.path={tmp_path / 'a.txt'}", places[1])
-    assert "line ends   108 are \\r\\n" in shown.out
+    assert "line ends   \\r\\n 108 times" in shown.out and shown.err == ""
 
 
 def test_a_checkpoint_of_before_says_nothing_of_line_ends(trained, tmp_path):

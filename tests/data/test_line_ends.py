@@ -37,7 +37,7 @@ def test_they_are_counted_however_the_text_is_cut():
 def test_returns_are_told_where_they_are_learnt():
     characters = train_char(["a\r\nb\r\n\rc\n"])
     told = remark_on_returns(counted("a\r\nb\r\n\rc\n"), characters, Own())
-    assert told.startswith("2 are \\r\\n and 1 are \\r: \\r is learnt") and told.endswith(
+    assert told.startswith("\\r\\n 2 times and \\r 1 times: \\r is learnt") and told.endswith(
         "data.newlines=universal reads it as \\n"
     )
     assert "newlines" not in remark_on_returns(counted("a\r\n"), characters, object())
@@ -46,4 +46,4 @@ def test_returns_are_told_where_they_are_learnt():
     # To these \r is white space, and a line end must have \n.
     assert remark_on_returns(counted("a\r\nb"), train_word(["a b"]), Own()) is None
     assert remark_on_returns(counted("a\r\nb"), train_whitespace(["a\nb"]), Own()) is None
-    assert remark_on_returns(counted("a\rb"), train_whitespace(["a\nb"]), Own()).startswith("1 are \\r:")
+    assert remark_on_returns(counted("a\rb"), train_whitespace(["a\nb"]), Own()).startswith("\\r 1 times:")

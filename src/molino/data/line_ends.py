@@ -48,6 +48,6 @@ def remark_on_returns(counts: Mapping[str, int], tokenizer: Tokenizer, corpus: C
     plain = tokenizer.encode("a\nb").tolist()
     if all(tokenizer.encode(f"a{end}b").tolist() == plain for end in held):
         return None
-    told = " and ".join(f"{counts[end]:,} are {repr(end)[1:-1]}" for end in held)
+    told = " and ".join(f"{repr(end)[1:-1]} {counts[end]:,} times" for end in held)
     advice = "; data.newlines=universal reads it as \\n" if hasattr(corpus, "newlines") else ""
     return f"{told}: \\r is learnt like any other character{advice}"

@@ -99,7 +99,10 @@ def look(
     show_rows("first lines", ("", "text"), ((str(n), line) for n, line in enumerate(first, start=1)), words=("text",))
     show_characters(found, top, tokenizer)
     show_vocabulary(data, task, vocabulary, found.words)
-    show_prompt(first_words(first) if prompt is None else prompt, tokenizer, only_line_end(ends))
+    if prompt is None:
+        show_prompt(first_words(first), tokenizer, None)  # as the corpus has it
+    else:
+        show_prompt(prompt, tokenizer, only_line_end(ends))
     show_batch(data, task)
     if target:
         draw(target, data, vocabulary)
