@@ -204,6 +204,13 @@ def test_experiments(train, molino, tiny, tmp_path, name):
     text = ("data=text", f"data.path={tiny.file}", *(["data/tokenizer=word"] if name.startswith("imdb") else []))
     if name == "lstm_pretrain":
         sizes.remove("model.n_head=2")
+    if name == "imdb_custom_gpt":
+        # Its batches are of documents.
+        folder = tmp_path.parent / f"{tmp_path.name}-texts"
+        folder.mkdir()
+        for number in range(20):
+            (folder / f"{number}.txt").write_text(tiny.text[number * 100 : number * 100 + 300], "utf-8")
+        text = ("data=text", f"data.path={folder}", *text[2:])
     if name in ON_EXAMPLES:
         # As a single run; what the ablation varies, and what others begin from, is composed below.
         table = tmp_path.parent / f"{tmp_path.name}.csv"

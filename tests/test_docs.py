@@ -1,5 +1,6 @@
 """README and docs/: every command runs, shortened; no link is dead; the README fits two screens."""
 
+import gzip
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,14 @@ def home(tiny, tmp_path, monkeypatch):
     for number in range(3):
         (tmp_path / "my texts" / f"{number}.txt").write_text(small_text(number, 100), "utf-8")
     (tmp_path / "prompts.txt").write_text("en un\nde la\n", "utf-8")
+    posts = [{"text": small_text(number, 20), "post": {"body": small_text(number, 20)}} for number in range(30)]
+    (tmp_path / "posts.csv").write_text("text\n" + "".join('"{text}"\n'.format(**post) for post in posts), "utf-8")
+    lines = "".join(json.dumps(post) + "\n" for post in posts)
+    (tmp_path / "posts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "notes.txt").write_bytes(small_text(0, 100).replace("\n", "\r\n").encode())
+    with zipfile.ZipFile(tmp_path / "books.zip", "w") as archive:
+        for file in (tmp_path / "my texts").iterdir():
+            archive.write(file, file.name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -137,6 +137,16 @@ def test_settings_that_make_no_sense_are_refused_at_once(settings, message, modu
         module(**settings)
 
 
+def test_documents_are_not_drawn_from_one_continuous_text(tmp_path):
+    corpus = Texts({"train": ["the mill " * 9], "val": ["the small mill"]}, documents=False)
+    data = TextDataModule(
+        corpus, functools.partial(train_char), "documents", 8, 4, str(tmp_path), task=LanguageModel(), accumulate=1,
+        steps_per_block=1, seed=0,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"texts is one continuous text: add data\.batches=windows"):
+        data.setup()
+
+
 def test_a_text_shorter_than_the_context_is_refused(module):
     with pytest.raises(DataError, match=r"lower data\.block_size"):
         on(module(block_size=1000))

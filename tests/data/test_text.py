@@ -8,7 +8,7 @@ import pytest
 from molino.base.errors import ConfigError, DataError
 from molino.data import text as module
 from molino.data.corpus import decode, split_fraction
-from molino.data.text import FileText, Metered, strings
+from molino.data.text import FileText, Metered, decoded, strings
 
 ENCODINGS = (
     "utf-8",
@@ -82,6 +82,25 @@ def test_a_stretch_is_that_of_the_string(encoding, chunk, tmp_path):
     for fraction in (0.1, 0.5, 0.9):
         split = {name: ["".join(text) for text in texts] for name, texts in split_fraction(text, fraction).items()}
         assert split == split_fraction(whole, fraction)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "shift_jis"])
+def test_line_ends_can_be_read_as_one_and_a_limit_be_set(encoding, chunk, tmp_path):
+    for seed in range(5):
+        source = random.Random(seed)
+        data = "".join(source.choices("añ\r\n\r\n", k=80)).encode(encoding, "ignore")
+        path, whole = write(tmp_path / "text", data), decode(data, "it", encoding)
+        plain = whole.replace("\r\n", "\n").replace("\r", "\n")
+        for universal, expected in ((False, whole), (True, plain)):
+            text = FileText(path, encoding, universal=universal)
+            assert len(text) == len(expected) and "".join(text) == expected
+            for start, stop in (source.choices(range(81), k=2) for _ in range(20)):
+                assert "".join(text[start:stop]) == expected[start:stop]
+            for limit in (1, 2, 40, 80, 100):
+                part = FileText(path, encoding, universal=universal, limit=limit)
+                assert len(part) == len(expected[:limit]) and "".join(part) == expected[:limit]
+                assert "".join(part[limit // 2 :]) == expected[:limit][limit // 2 :]
+        assert "".join(decoded(path, encoding)) == whole
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32", "shift_jis", "gb18030", "ascii", "cp1252"])

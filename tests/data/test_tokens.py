@@ -18,12 +18,13 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from molino.base.errors import DataError, ResourceError
 from molino.data import fast_encoders, text, tokens
+from molino.data.batches import windows
 from molino.data.corpora.grammar import Grammar
 from molino.data.corpora.local import UserText
 from molino.data.corpus import digest, split_documents, split_fraction
 from molino.data.pretrained import load_pretrained
 from molino.data.tokenizers import Tokenizer, train_bpe, train_char, train_whitespace, train_word
-from molino.data.tokens import Split, prepare_tokens
+from molino.data.tokens import Split, advice_on_words, prepare_tokens
 from molino.data.tokens import prepare as prepare_corpus
 
 CHAR, WORD = functools.partial(train_char), functools.partial(train_word, min_freq=1)
@@ -138,6 +139,32 @@ def test_a_split_with_nothing_to_predict_is_refused(documents, tmp_path):
         assert not [file for file in (tmp_path / "tokens").rglob("*") if file.suffix == ".npy"]
 
 
+@pytest.mark.parametrize("made", [WORD, functools.partial(train_whitespace)])
+def test_a_text_in_which_no_words_are_found_says_so(made, tmp_path):
+    """Words of Chinese are not parted; neither are those of a text whose spaces have been lost."""
+    splits = {"train": ["那是最美好的时代" * 100], "val": ["那是最糟糕的时代" * 20]}
+    with pytest.raises(
+        DataError, match=r"nothing to predict; .* any word boundaries in 800 .*=char or data/tokenizer=bpe"
+    ) as error:
+        prepare(Texts(splits, False), made, tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"or where no spaces part words add data/tokenizer=char"):
+        prepare(Texts(splits, False), functools.partial(made.func, min_freq=2), tmp_path)
+    lines = Texts({name: ["\n".join([text] * 20)] for name, (text,) in splits.items()}, False)
+    with pytest.raises(DataError, match=r"one window needs .* any word boundaries in 16,019"):
+        windows(prepare(lines, made, tmp_path)[1]["train"], 64, 0, None)
+    assert advice_on_words(4000, 100) == advice_on_words(12, 0) == ""
+
+
+def test_line_ends_of_the_training_split_are_kept(tmp_path):
+    corpus = Texts({"train": ["a\r\nb\n", "\n", "c\r", "\r\n"], "val": ["\n"]}, True)
+    for _ in range(2):
+        assert prepare_corpus(corpus, CHAR, tmp_path).line_ends == {"\n": 1, "\r\n": 2, "\r": 1}
+    (path,) = tmp_path.rglob("line_ends.json")
+    path.unlink()
+    assert prepare_corpus(corpus, CHAR, tmp_path).line_ends is None  # as in what was made before they were counted
+
+
 KINDS = {
     "char": CHAR,
     "word": WORD,
@@ -241,7 +268,7 @@ def test_no_temporary_file_stays_behind(tmp_path):
     tokenizer, _ = prepare(corpus, CHAR, tmp_path)
     names = sorted(path.name for path in entry(corpus, tokenizer, tmp_path).iterdir())
     arrays = (f"{split}{kind}.npy" for split in ("train", "val") for kind in (".documents", "", ".texts"))
-    assert names == ["meta.json", *arrays]
+    assert names == ["line_ends.json", "meta.json", *arrays]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ EARLIER_TASK = "molino.tasks.language_model.LanguageModel"
 # In the section of data these are short for those of its corpus, which refer to them.
 SHORT = (
     "path", "target_path", "val_path", "val_target_path", "test_path", "test_target_path", "val_fraction",
-    "test_fraction", "header", "quotes", "classes", "columns", "language",
+    "test_fraction", "header", "quotes", "classes", "columns", "language", "column", "limit", "newlines",
 )  # fmt: skip
 # What the configuration of a training consists of.
 SECTIONS = {

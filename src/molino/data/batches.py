@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from molino.base.errors import ConfigError, DataError
-from molino.data.tokens import Split
+from molino.data.tokens import Split, advice_on_words
 from molino.models import IGNORE_INDEX
 from molino.models.cache import NOTHING
 from molino.models.counting import BEFORE
@@ -143,6 +143,7 @@ def windows(split: Split, block_size: int, seed: int, padding_id: int | None) ->
         raise DataError(
             f"the {split.name} split has {len(tokens)} tokens, but one window needs data.block_size + 1 = "
             f"{block_size + 1}: lower data.block_size or use a longer text"
+            + advice_on_words(split.characters, len(tokens), "; ")
         )
     view = np.lib.stride_tricks.sliding_window_view(tokens, block_size + 1)
 

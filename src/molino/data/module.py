@@ -139,6 +139,11 @@ class TextDataModule(LightningDataModule):
             # What only the text tells of the task, such as the names of its classes.
             self.settled = self.task.settle(self.text) if hasattr(self.task, "settle") else {}
             self.draw = self.task.draw(self.text, self.batches, self.block_size, self.seed)
+            if self.batches == "documents" and not self.corpus.documents:
+                raise ConfigError(
+                    f"data.batches=documents draws from many documents, and {self.corpus.name} is one continuous text: "
+                    "add data.batches=windows"
+                )
             if isinstance(self.draw, Examples):
                 self.order = self.draw.order(self.batch_size, self.batch_tokens)
             elif not isinstance(self.draw, Draw):

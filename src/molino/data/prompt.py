@@ -4,9 +4,11 @@ import sys
 from collections.abc import Iterable
 
 from molino.base.errors import ConfigError
+from molino.data.spelling import spelt
 from molino.data.tokenizers import Tokenizer
 
 MOST_UNKNOWN = 50  # characters or words that are named
+MOST_SPELT = 5
 
 
 def ask_prompt(advice: str = "") -> str:
@@ -39,10 +41,32 @@ def ask() -> str:
     return input()
 
 
-def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...]) -> list[int]:
-    """Return a prompt's ids after the tokens that stand before every text, with a remark on what is unknown of it."""
+def encode_prompt(prompt: str, tokenizer: Tokenizer, prefix: tuple[int, ...], line_end: str | None = None) -> list[int]:
+    """Return the ids of a prompt, spelt as the vocabulary knows it, after the tokens that stand before every text; with
+    a remark on what was changed and what is unknown of it.
+
+    Args:
+        line_end: the only one that the model has read, if that is known.
+    """
+    (prompt,) = respelt([prompt], tokenizer, line_end)
     remark_unknown([prompt], tokenizer)
     return [*prefix, *tokenizer.encode(prompt).tolist()]
+
+
+def respelt(texts: Iterable[str], tokenizer: Tokenizer, line_end: str | None = None) -> list[str]:
+    """Return what was typed, spelt as the vocabulary knows it (`data/spelling.py`), and say what was changed."""
+    found: list[str] = []
+    changed: dict[str, str] = {}
+    for text in texts:
+        text, changes = spelt(text, tokenizer, line_end)
+        found.append(text)
+        changed |= changes
+    if changed:
+        more = f" and {len(changed) - MOST_SPELT:,} more" if len(changed) > MOST_SPELT else ""
+        # What looks alike is told apart by its code.
+        shown = ", ".join(f"{old!r} as {new!a}" for old, new in list(changed.items())[:MOST_SPELT])
+        remark(f"read as the vocabulary knows it: {shown}{more}")
+    return found
 
 
 def remark_unknown(texts: Iterable[str], tokenizer: Tokenizer) -> None:

@@ -5,13 +5,15 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from molino.base.errors import ConfigError, DataError, ResourceError
 from molino.base.messages import suggest
-from molino.data.corpus import decode
+from molino.data.archives import File
+from molino.data.text import decoded
 
 Row = Mapping[str, Any]
 # What separates the columns of a line.
@@ -22,19 +24,47 @@ SUFFIXES = (*SEPARATORS, *LINES, *PARQUET)
 
 
 def read_table(
-    path: Path, *, suffix: str | None = None, header: bool = True, quotes: bool = True, encoding: str = "utf-8"
+    path: File, *, suffix: str | None = None, header: bool = True, quotes: bool = True, encoding: str = "utf-8"
 ) -> list[Row]:
-    """Return the rows of a table; lines of white space alone are none.
+    """Return the rows of a table; see `rows_of`.
+
+    Raises:
+        DataError: there are none.
+    """
+    rows = list(rows_of(path, suffix=suffix, header=header, quotes=quotes, encoding=encoding))
+    if not rows:
+        raise empty(path)
+    return rows
+
+
+def empty(path: File) -> DataError:
+    """Return the error that says that a table has no rows."""
+    return DataError(f"{path} is empty; give a table with rows in it")
+
+
+def rows_of(
+    path: File,
+    *,
+    suffix: str | None = None,
+    header: bool = True,
+    quotes: bool = True,
+    encoding: str = "utf-8",
+    only: str | None = None,
+) -> Iterator[Row]:
+    """Yield the rows of a table, of which no more is read than is asked for, but of a JSON list; lines of white space
+    alone are none.
 
     Args:
+        path: of the table, or what is packed in a file (`data/archives.py`).
         suffix: which of SUFFIXES says how it is laid out; None for that of its name.
         header: whether the first line names the columns of a TSV or CSV; else they are called 0, 1, 2, ...
         quotes: whether quotation marks of a TSV or CSV hold a field together.
         encoding: of a text file.
+        only: the column that is of interest, as `column` takes it: of a Parquet no other is read, if it is there.
 
     Raises:
         ConfigError: there is no such encoding, or it is said of a kind of table that has none of this.
-        DataError: it is missing, damaged, empty or of a kind that is not known.
+        DataError: it is missing, damaged or of a kind that is not known.
         ResourceError: it is Parquet, and pyarrow is not installed.
     """
     suffix = (suffix or path.suffix).lower()
@@ -42,15 +72,13 @@ def read_table(
         if not value and suffix in (*LINES, *PARQUET):
             raise ConfigError(f"{name}=false is for TSV and CSV, and {path} is none: leave it out")
     if suffix in PARQUET:
-        rows = _read_parquet(path)
-    elif suffix in (*SEPARATORS, *LINES):
-        text = _text(path, encoding)
-        rows = _read_lines(text, path) if suffix in LINES else _read_columns(text, path, suffix, header, quotes)
+        yield from _read_parquet(path, only)
+    elif suffix in LINES:
+        yield from _read_lines(decoded(path, encoding), path, suffix)
+    elif suffix in SEPARATORS:
+        yield from _read_columns(decoded(path, encoding), path, suffix, header, quotes)
     else:
         raise DataError(f"{path} is no table: its name must end in {', '.join(SUFFIXES)}")
-    if not rows:
-        raise DataError(f"{path} is empty; give a table with rows in it")
-    return rows
 
 
 def column(name: str | int, rows: list[Row], origin: object, setting: str) -> Callable[[Row], Any]:
@@ -86,76 +114,93 @@ def _inner(value: Any, keys: list[str]) -> Any:
     return value
 
 
-def _text(path: Path, encoding: str) -> str:
-    try:
-        return decode(path.read_bytes(), path, encoding)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+def _lines(strings: Iterable[str], newline: str) -> Iterator[str]:
+    """Yield the lines of a text that comes in strings, with their ends: `\\n`, or by "" also `\\r` and `\\r\\n`.
+
+    Not splitlines: a field may hold other characters that some call line ends.
+    """
+    rest = ""
+    for string in strings:
+        *lines, rest = io.StringIO(rest + string, newline=newline).readlines() or [""]
+        yield from lines
+    if rest:
+        yield rest
 
 
-def _read_lines(text: str, path: Path) -> list[Row]:
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        try:
-            return _checked(enumerate(json.loads(text), start=1), path)
-        except ValueError as error:
-            raise DataError(f"{path} is no JSON ({error})") from error
-    # Not splitlines: a line of JSON may hold other characters that some call line ends.
-    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
-    return _checked(((number, _parsed(line, path, number)) for number, line in lines), path)
+def _read_lines(strings: Iterator[str], path: File, suffix: str) -> Iterator[Row]:
+    lines = _lines(strings, "\n")
+    if suffix == ".json":
+        first = ""  # with the empty lines before it, which are counted
+        while not first.strip() and (line := next(lines, "")):
+            first += line
+        lines = chain(_lines([first], "\n"), lines)
+        if first.lstrip().startswith("["):
+            try:
+                rows = json.loads("".join(lines))
+            except ValueError as error:
+                raise DataError(f"{path} is no JSON ({error})") from error
+            yield from _checked(enumerate(rows, start=1), path)
+            return
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    yield from _checked(((number, _parsed(line, path, number)) for number, line in numbered), path)
 
 
-def _parsed(line: str, path: Path, number: int) -> Any:
+def _parsed(line: str, path: File, number: int) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
         raise DataError(f"{path}, line {number} is no JSON ({error})") from error
 
 
-def _checked(numbered: Iterable[tuple[int, Any]], path: Path) -> list[Row]:
-    rows = []
+def _checked(numbered: Iterable[tuple[int, Any]], path: File) -> Iterator[Row]:
     for number, row in numbered:
         if not isinstance(row, Mapping):
             raise DataError(f"{path}, line {number} is no object of names and values, but {type(row).__name__}")
-        rows.append(row)
-    return rows
+        yield row
 
 
-def _read_columns(text: str, path: Path, suffix: str, header: bool, quotes: bool) -> list[Row]:
+def _read_columns(strings: Iterator[str], path: File, suffix: str, header: bool, quotes: bool) -> Iterator[Row]:
     separator = SEPARATORS[suffix]
-    if quotes:
-        csv.field_size_limit(sys.maxsize)
-        try:
-            # Not splitlines: a field may hold other characters that some call line ends.
-            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
-        except csv.Error as error:
-            raise DataError(
-                f"{path} is no table with quotation marks ({error}): where they are part of the text, set quotes=false"
-            ) from error
-    else:
-        lines = [line.removesuffix("\r").split(separator) for line in text.split("\n")]
-    lines = [line for line in lines if any(field.strip() for field in line)]
-    if not lines:
-        return []
-    names = [name.strip() for name in lines[0]] if header else [str(number) for number in range(max(map(len, lines)))]
-    body = lines[1:] if header else lines
+    lines = (line for line in _fields(strings, path, separator, quotes) if any(field.strip() for field in line))
+    if not header:
+        yield from ({str(number): field for number, field in enumerate(line)} for line in lines)
+        return
+    names = [name.strip() for name in next(lines, [])]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path}: its header names {twice[0]!r} twice; rename one")
-    for number, line in enumerate(body, start=2 if header else 1):
-        if header and len(line) != len(names):
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(names):
             raise DataError(
                 f"{path}, line {number} has {len(line)} fields, but its header names {len(names)}: a field that holds "
                 f"{separator!r} needs quotation marks around it"
             )
-    return [dict(zip(names, line, strict=False)) for line in body]
+        yield dict(zip(names, line, strict=True))
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _fields(strings: Iterator[str], path: File, separator: str, quotes: bool) -> Iterator[list[str]]:
+    if not quotes:
+        for line in _lines(strings, "\n"):
+            yield line.removesuffix("\n").removesuffix("\r").split(separator)
+        return
+    csv.field_size_limit(sys.maxsize)
+    try:
+        yield from csv.reader(_lines(strings, ""), delimiter=separator, strict=True)
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is no table with quotation marks ({error}): where they are part of the text, set quotes=false"
+        ) from error
+
+
+def _read_parquet(path: File, only: str | None) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ResourceError(f"{path} is Parquet, for which pyarrow is needed: pip install pyarrow") from error
     try:
-        return parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path if isinstance(path, Path) else io.BytesIO(path.open().read())) as file:
+            wanted = [name for name in (only, str(only).partition(".")[0]) if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=wanted[:1] or None):
+                yield from batch.to_pylist()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, ArrowException) as error:

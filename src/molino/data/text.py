@@ -2,6 +2,7 @@
 
 import codecs
 import copy
+import io
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from molino.base.errors import ConfigError, DataError
+from molino.data.archives import File
 
 CHUNK_BYTES = 1 << 20
 CHUNK_CHARACTERS = 1 << 20
@@ -64,8 +66,11 @@ class FileText:
     The file is decoded once when this is made, so that all that is wrong with it shows at once.
 
     Args:
+        path: of the file, or what is packed in one (`data/archives.py`).
         encoding: of the file.
         version: what `file_version` said when the file was first looked at; None for now.
+        universal: whether \\r\\n and \\r are read as \\n.
+        limit: of the characters only so many, from the start; what comes behind is hardly looked at. None for all.
 
     Raises:
         ConfigError: Python knows no such encoding.
@@ -73,15 +78,25 @@ class FileText:
             the file and the offset of the first bad byte. Also while it is read.
     """
 
-    def __init__(self, path: Path, encoding: str = "utf-8", version: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        path: File,
+        encoding: str = "utf-8",
+        version: tuple[int, int] | None = None,
+        universal: bool = False,
+        limit: int | None = None,
+    ):
         self.path, self.encoding, self.version = path, encoding, version or file_version(path)
-        self.decoder = _decoder(path, encoding)
+        self.codec, self.universal = _decoder(path, encoding), universal
         self.marks = [Mark(0, 0, self.decoder().getstate())]
         for _, mark in self._decode(self.marks[0]):
             # Only marks behind a character: what begins at another one never holds the byte order mark.
             if mark.characters > self.marks[-1].characters:
                 self.marks.append(mark)
-        self.start, self.stop = 0, self.marks[-1].characters
+            if limit is not None and mark.characters >= limit:
+                break
+        end = self.marks[-1].characters
+        self.start, self.stop = 0, end if limit is None else min(end, limit)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -101,6 +116,10 @@ class FileText:
             at = mark.characters
             if at >= self.stop:
                 break
+
+    def decoder(self) -> codecs.IncrementalDecoder:
+        """Return what decodes the file from its start."""
+        return io.IncrementalNewlineDecoder(self.codec(), translate=True) if self.universal else self.codec()
 
     def _decode(self, mark: Mark) -> Iterator[tuple[str, Mark]]:
         """Yield what follows `mark`, a chunk at a time, each with the mark behind it."""
@@ -124,8 +143,7 @@ class FileText:
         chunk = None
         try:
             with self.path.open("rb") as file:
-                if file_version(self.path) != self.version:
-                    raise DataError(f"{self.path} was changed while it was read; run again when it is complete")
+                check_unchanged(self.path, self.version)
                 file.seek(start)
                 while chunk != b"":
                     chunk = file.read(CHUNK_BYTES)
@@ -134,13 +152,25 @@ class FileText:
             raise DataError(f"{self.path} cannot be read ({error.strerror})") from error
 
 
-def file_version(path: Path) -> tuple[int, int]:
+def decoded(path: File, encoding: str = "utf-8", version: tuple[int, int] | None = None) -> Iterator[str]:
+    """Yield the strings of a file that is read once, as far as somebody asks for them; see `FileText`."""
+    text = FileText(path, encoding, version, limit=1)
+    return (string for string, _ in text._decode(text.marks[0]))
+
+
+def file_version(path: File) -> tuple[int, int]:
     """Return what changes when a file does: its size and when it was written. Raises DataError if there is no file."""
     try:
         found = path.stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     return found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(path: File, version: tuple[int, int]) -> None:
+    """Raise DataError unless a file is what it was when `file_version` said this of it."""
+    if file_version(path) != version:
+        raise DataError(f"{path} was changed while it was read; run again when it is complete")
 
 
 def not_encoded(origin: str | Path, encoding: str, byte: int, offset: int) -> DataError:
@@ -156,7 +186,7 @@ def unknown_encoding(encoding: str) -> ConfigError:
     return ConfigError(f"encoding={encoding} is unknown; utf-8, utf-16, latin-1 and cp1252 are common")
 
 
-def read_start(path: Path, count: int) -> bytes:
+def read_start(path: File, count: int) -> bytes:
     """Return the first `count` bytes of a file. Raises DataError if it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -165,7 +195,7 @@ def read_start(path: Path, count: int) -> bytes:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _decoder(path: Path, encoding: str) -> type[codecs.IncrementalDecoder]:
+def _decoder(path: File, encoding: str) -> type[codecs.IncrementalDecoder]:
     try:
         b"a".decode(encoding, "ignore")  # refuses what is a codec but not of text, such as rot13
         name = codecs.lookup(encoding).name

@@ -5,6 +5,7 @@
         train.npy  val.npy  ...       one flat array of ids a split, memory-mapped when read
         train.documents.npy  ...      where each document's <|endoftext|> marks stand
         train.texts.npy  ...          where each text begins and ends
+        line_ends.json                which the training split has
         meta.json                     characters, bytes and unknown tokens of each split; written last
 
 Whatever changes text or tokenizer changes the key, so nothing in the cache is ever stale. Each entry is made under a
@@ -30,9 +31,12 @@ from molino.base.errors import ConfigError, DataError
 from molino.base.files import lock, make_directory, remove_orphans, sha256_file, write_text
 from molino.data.arrays import Appender, append_array
 from molino.data.corpus import Corpus
+from molino.data.line_ends import LineEnds
 from molino.data.text import FileText, Metered, Text
 from molino.data.tokenizers import SOURCE, Tokenizer
 
+LINE_ENDS = "line_ends.json"
+WIDEST = 40  # characters a token, on average: words of no language are longer
 HINT = "; set MOLINO_CACHE or paths.cache"
 
 
@@ -69,6 +73,7 @@ class TokenizedCorpus:
         digest: of text and tokenizer at once: names the tokens, and whatever is counted in them.
         splits: by name: train, val and, where the corpus has one, test.
         cache: the folder for what is made of it once for many runs.
+        line_ends: what `LineEnds.counts` says of the training split; None of an entry of before it was kept.
     """
 
     corpus: Corpus
@@ -77,6 +82,7 @@ class TokenizedCorpus:
     tokenizer: Tokenizer
     splits: dict[str, Split]
     cache: Path
+    line_ends: dict[str, int] | None = None
 
 
 def prepare(
@@ -176,9 +182,11 @@ def _tokenize(
     try:
         meta = json.loads((directory / "meta.json").read_text("utf-8"))
         splits = {name: _load(directory, name, counts) for name, counts in meta.items()}
+        ends = directory / LINE_ENDS
+        line_ends = dict(json.loads(ends.read_text("utf-8"))) if ends.is_file() else None
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"the cache entry {directory} is damaged ({error}): delete that folder") from error
-    return TokenizedCorpus(corpus, sha256, digest, tokenizer, splits, Path(cache))
+    return TokenizedCorpus(corpus, sha256, digest, tokenizer, splits, Path(cache), line_ends)
 
 
 def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
@@ -192,8 +200,21 @@ def _load_tokenizer(path: Path, corpus: Corpus) -> Tokenizer:
 def _with_words(tokenizer: Tokenizer, corpus: Corpus) -> Tokenizer:
     specials = {tokenizer.unknown_id, tokenizer.padding_id, tokenizer.end_of_text_id} - {None}
     if tokenizer.size <= len(specials):
-        raise DataError(f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq")
+        raise DataError(
+            f"no word of {corpus.name} got into the vocabulary: lower data.tokenizer.min_freq, or where no spaces part "
+            "words add data/tokenizer=char"
+        )
     return tokenizer
+
+
+def advice_on_words(characters: int, tokens: int, before: str = "") -> str:
+    """Return, with `before` before it, what to do about a text of far too few tokens for its length; mostly nothing."""
+    if characters <= WIDEST * max(tokens, 1):
+        return ""
+    return (
+        f"{before}the tokenizer has found hardly any word boundaries in {characters:,} characters: add "
+        "data/tokenizer=char or data/tokenizer=bpe"
+    )
 
 
 def make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -> None:
@@ -208,7 +229,7 @@ def make_once(entry: Path, witness: Path, what: str, make: Callable[[], None]) -
 def _encode(corpus: Corpus, splits: dict[str, list[Text]], tokenizer: Tokenizer, directory: Path) -> None:
     make_directory(directory, HINT)
     remove_orphans(directory)
-    meta = {}
+    meta, ends = {}, LineEnds()
     total = sum(len(text) for texts in splits.values() for text in texts)
     # No array takes its name before all are whole.
     with ExitStack() as files, advancing("writing tokens", total) as advance:
@@ -218,11 +239,14 @@ def _encode(corpus: Corpus, splits: dict[str, list[Text]], tokenizer: Tokenizer,
             opened = (append_array(directory / f"{file}.npy", dtype, HINT) for file, dtype in arrays.items())
             tokens, marks, bounds = map(files.enter_context, opened)
             end = tokenizer.end_of_text_id if corpus.documents else None
+            texts = [Metered(text, ends.add) for text in texts] if name == "train" else texts
             meta[name] = _write(texts, tokenizer, end, tokens, marks, bounds, advance)
             if tokens.length < 2:
                 raise DataError(
                     f"the {name} split of {corpus.name} has {tokens.length} tokens: there is nothing to predict"
+                    + advice_on_words(meta[name]["characters"], tokens.length, "; ")
                 )
+    write_text(directory / LINE_ENDS, json.dumps(ends.counts()))
     write_text(directory / "meta.json", json.dumps(meta))
 
 

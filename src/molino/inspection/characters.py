@@ -160,7 +160,7 @@ def _on_returns(found: Survey, tokenizer: Tokenizer) -> str:
     if not found.line_ends:
         return "lines end with \\r alone: convert them to \\n" if not feeds else "lines end with \\r here and \\n there"
     own = len(tokenizer.encode("\r\n")) > len(tokenizer.encode("\n"))
-    how = "\\r is a token of its own" if own else "a prompt typed with \\n does not meet them"
+    how = "\\r is a token of its own" if own else "prompts are spelt so"
     which = "" if found.line_ends == feeds else f"{found.line_ends:,} of {feeds:,} "
     return f"{which}line ends are \\r\\n: {how}"
 
@@ -171,6 +171,8 @@ def _on_accents(mark: str, found: Survey) -> str:
     whole = [each for each, _ in composed.most_common() if len(each) == 1]
     if not whole:
         return ""
-    remark = f"accents are decomposed: {whole[0]} typed as one character does not meet them"
+    remark = (
+        f"accents are decomposed: prompts are spelt so, elsewhere {whole[0]} typed as one character does not meet them"
+    )
     both = [each for each in whole if found.counts[ord(each)]]
     return f"{remark}, and the text has {' '.join(both[:3])} so too" if both else remark

@@ -12,6 +12,7 @@ from molino.configuration.build import build, check_node
 from molino.configuration.door import find_callable
 from molino.configuration.settings import with_task
 from molino.data.counts import digest_of_counts, load_tables
+from molino.data.line_ends import LINE_ENDS
 from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.read import read_head, read_weights
 from molino.models.capabilities import Capabilities, capabilities_of
@@ -220,7 +221,8 @@ def _load_run(
         elif hasattr(task, "take"):
             task.take(counts)
     step, start_id = content["global_step"], content["start_id"]
-    return LoadedRun(run, settings, task, tokenizer, network.to(device).eval(), step, start_id), model
+    network, line_end = network.to(device).eval(), content.get("line_end")  # which checkpoints of before do not say
+    return LoadedRun(run, settings, task, tokenizer, network, step, start_id, line_end=line_end), model
 
 
 def _checked_counts(run: Path, digest: str | None, checkpoint: Path) -> Path:
@@ -269,6 +271,8 @@ def _check_content(content: Any) -> None:
     for name in ("global_step", "start_id"):
         if name in content and not (isinstance(content[name], int) and content[name] >= 0):
             raise ValueError(f"its {name} is {content[name]!r}")
+    if content.get("line_end") not in (None, *LINE_ENDS):
+        raise ValueError(f"its line_end is {content['line_end']!r}")
 
 
 def _other(path: Path) -> str:

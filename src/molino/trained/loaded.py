@@ -23,6 +23,7 @@ class LoadedRun:
         start_id: the token a text starts from that nothing is given for.
         prefix: tokens that stand before every text (Llama's <s>).
         ends: tokens that end a text, beside the tokenizer's own, as a folder names them.
+        line_end: the only one that the model has read; None where there are several, or it is not known.
     """
 
     path: Path
@@ -34,3 +35,4 @@ class LoadedRun:
     start_id: int
     prefix: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    line_end: str | None = None

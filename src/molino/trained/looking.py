@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError, DataError
-from molino.data.prompt import encode_prompt, remark_unknown
+from molino.data.prompt import encode_prompt, remark_unknown, respelt
 from molino.data.tokenizers import Tokenizer
 from molino.generation.targets import Writing
 from molino.generation.writing import write
@@ -99,7 +99,8 @@ def look(loaded: LoadedRun, who: str, text: str, target: str | None = None) -> L
 def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
     """Return the ids of a text, and which are to be filled, if the run's task knows of such."""
     if not hasattr(loaded.task, "read_hidden"):
-        return encode_prompt(text, loaded.tokenizer, loaded.prefix), []
+        return encode_prompt(text, loaded.tokenizer, loaded.prefix, loaded.line_end), []
+    (text,) = respelt([text], loaded.tokenizer, loaded.line_end)
     ids, hidden = loaded.task.read_hidden(loaded.tokenizer, text)
     remark_unknown([without_holes(loaded.tokenizer, text)], loaded.tokenizer)
     return ids, hidden
@@ -108,14 +109,14 @@ def _ids_of(loaded: LoadedRun, text: str) -> tuple[list[int], list[int]]:
 def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     network, tokenizer = loaded.model, loaded.tokenizer
     words, room = vocabulary_of(tokenizer, network.vocab_size), network.block_size
-    source = _tokens(tokenizer.source, text)
+    source = _tokens(tokenizer.source, text, loaded.line_end)
     _check_length("text", len(source), room - 1)
     source.append(tokenizer.source.end_of_text_id)
     if target is None:
         ((best, *_),) = write(network, [np.array(source)], Writing(), words)
         written = best.tokens
     else:
-        written = _tokens(tokenizer, target)
+        written = _tokens(tokenizer, target, loaded.line_end)
         _check_length("target", len(written), room - 1)
     told = tokenizer.decode(written).strip()
     # One that never ended is as long as the model writes.
@@ -133,8 +134,9 @@ def _look_at_source(loaded: LoadedRun, text: str, target: str | None) -> Looked:
     return Looked(model, ids, logits_TV, _there(*looks), [], _shown(tokenizer, written), told)
 
 
-def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a source or a target, with a remark on what is unknown of it."""
+def _tokens(tokenizer: Tokenizer, text: str, line_end: str | None) -> list[int]:
+    """Return the ids of a source or a target, with remarks as of a prompt."""
+    (text,) = respelt([text], tokenizer, line_end)
     remark_unknown([without_holes(tokenizer, text)], tokenizer)
     return with_holes(tokenizer, text)[0]
 

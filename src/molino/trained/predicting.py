@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import check_arguments, check_names
 from molino.data.examples import Example
-from molino.data.prompt import remark, remark_unknown
+from molino.data.prompt import remark, remark_unknown, respelt
 from molino.generation.targets import Writing
 from molino.models.capabilities import capabilities_of
 from molino.tasks.holes import without_holes
@@ -32,12 +33,29 @@ def answers_of(loaded: LoadedRun, examples: Sequence[Example]) -> list[dict[str,
     if not examples:
         return []
     task, tokenizer, block_size = loaded.task, loaded.tokenizer, loaded.model.block_size
+    examples = _respelt(loaded, examples)
     told = task.predict(loaded.model, tokenizer, examples, block_size)
     texts = (without_holes(tokenizer.source, text) for each in examples for text in each.texts)
     remark_unknown(texts, tokenizer.source)
     if hasattr(task, "cut") and (count := task.cut(tokenizer, examples, block_size)):
         remark(f"{count:,} of {len(examples):,} are longer than the context of {block_size} tokens: read in part")
     return told
+
+
+def _respelt(loaded: LoadedRun, examples: Sequence[Example]) -> list[Example]:
+    """Return examples as the vocabulary knows them. What an answer is to be found in stays as it was typed: its place
+    is told."""
+    found = "context" in getattr(loaded.task, "fields", ())
+    typed = [[each.text, *each.choices, *([] if found or each.pair is None else [each.pair])] for each in examples]
+    spelt = iter(respelt([text for texts in typed for text in texts], loaded.tokenizer.source, loaded.line_end))
+    return [
+        each._replace(
+            text=next(spelt),
+            choices=tuple(islice(spelt, len(each.choices))),
+            pair=each.pair if found or each.pair is None else next(spelt),
+        )
+        for each in examples
+    ]
 
 
 def told_to_write(loaded: LoadedRun, writing: Mapping[str, Any]) -> LoadedRun:

@@ -24,7 +24,7 @@ from molino.trained.looking import look
 def read_tokens(loaded: LoadedRun, text: str) -> list[int]:
     """Return the ids of a text, with what stands before every text."""
     check_text(text)
-    return encode_prompt(text, loaded.tokenizer, loaded.prefix)
+    return encode_prompt(text, loaded.tokenizer, loaded.prefix, loaded.line_end)
 
 
 def check_text(text: object) -> None:

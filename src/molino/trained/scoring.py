@@ -7,6 +7,7 @@ from molino.base.errors import ConfigError, DataError
 from molino.configuration.build import build
 from molino.data.corpus import Corpus
 from molino.data.examples import Example
+from molino.data.prompt import respelt
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import require_next_token
 from molino.tasks.zero_shot import Probe, measure_probe, probe_of, reader_of
@@ -53,5 +54,8 @@ def score_of(loaded: LoadedRun, asked: Asked, hardware: Hardware) -> dict[str, f
     """
     require_next_token(loaded.model, "score")
     reader = reader_of(loaded.model, loaded.tokenizer, loaded.start_id, loaded.prefix)
+    # What was typed of it is spelt as the vocabulary knows it; the texts of the corpus are as they are.
+    template, *words = respelt([asked.probe.template, *asked.words.values()], loaded.tokenizer, loaded.line_end)
+    probe, words = asked.probe._replace(template=template), dict(zip(asked.words, words, strict=True))
     with hardware.autocast():
-        return measure_probe(reader, asked.probe, asked.examples, asked.train, asked.words)
+        return measure_probe(reader, probe, asked.examples, asked.train, words)

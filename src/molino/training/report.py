@@ -7,8 +7,10 @@ from typing import Any
 from molino.base.console import say, show_facts
 from molino.base.messages import typed
 from molino.configuration.overrides import as_typed
+from molino.data.line_ends import remark_on_returns
 from molino.data.lost import lost_of
 from molino.data.module import TextDataModule
+from molino.data.tokens import advice_on_words
 from molino.machine.hardware import Hardware
 from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
@@ -48,6 +50,10 @@ def introduce(
         **describe_floors(floors),
         "run": run.path,
     }
+    if said := remark_on_returns(data.text.line_ends or {}, data.tokenizer.source, data.corpus):
+        facts["line ends"] = said
+    if said := advice_on_words(train.characters, len(train.tokens)):
+        facts["words"] = said
     if hasattr(module.task, "remarks"):
         facts |= module.task.remarks(data.text, data.block_size)
     warmup_steps = module.schedule.keywords.get("warmup_steps", 0)

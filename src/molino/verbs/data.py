@@ -1,7 +1,7 @@
 """molino data: a corpus as training would see it, before anything is trained: text, characters, vocabulary, batches."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from molino.configuration.build import build, check_arguments, check_names
 from molino.configuration.overrides import as_typed
 from molino.configuration.request import Request
 from molino.configuration.settings import check_seed
+from molino.data.line_ends import line_ends, only_line_end, remark_on_returns
 from molino.data.module import TextDataModule
 from molino.data.prompt import encode_prompt
 from molino.data.tokenizers import Tokenizer
@@ -93,11 +94,15 @@ def look(
         texts = data.corpus.read()["train"]
         first, found = corpus.first_lines(texts, lines), characters.survey(texts)
         vocabulary = corpus.count_vocabulary(train, tokenizer, top)
-    show_corpus(data)
+    ends = line_ends(int(found.counts[ord("\n")]), int(found.counts[ord("\r")]), found.line_ends)
+    show_corpus(data, ends)
     show_rows("first lines", ("", "text"), ((str(n), line) for n, line in enumerate(first, start=1)), words=("text",))
     show_characters(found, top, tokenizer)
     show_vocabulary(data, task, vocabulary, found.words)
-    show_prompt(first_words(first) if prompt is None else prompt, tokenizer)
+    if prompt is None:
+        show_prompt(first_words(first), tokenizer, None)  # as the corpus has it
+    else:
+        show_prompt(prompt, tokenizer, only_line_end(ends))
     show_batch(data, task)
     if target:
         draw(target, data, vocabulary)
@@ -120,9 +125,11 @@ def check_target(to: str) -> Path:
     return target
 
 
-def show_corpus(data: TextDataModule) -> None:
-    """Print what the corpus is, and how large its splits are."""
+def show_corpus(data: TextDataModule, ends: Mapping[str, int]) -> None:
+    """Print what the corpus is, which line ends it has if there are \\r among them, and how large its splits are."""
     facts = {"name": data.corpus.name, "licence": data.corpus.licence, "sha256": data.text.sha256}
+    if said := remark_on_returns(ends, data.tokenizer.source, data.corpus):
+        facts["line ends"] = said
     show_facts("corpus", facts)
     unknown = data.tokenizer.unknown_id is not None
     header = ["split", "characters", "bytes", "documents", "tokens", *(["of them <unk>"] if unknown else [])]
@@ -188,9 +195,9 @@ def first_words(lines: list[str]) -> str:
     return line[:LONGEST_PROMPT].rpartition(" ")[0] or line[:LONGEST_PROMPT]
 
 
-def show_prompt(prompt: str, tokenizer: Tokenizer) -> None:
+def show_prompt(prompt: str, tokenizer: Tokenizer, line_end: str | None) -> None:
     """Print the tokens of a prompt, and whether it comes back from them."""
-    ids = encode_prompt(prompt, tokenizer, ())
+    ids = encode_prompt(prompt, tokenizer, (), line_end)
     decoded = tokenizer.decode(ids)
     show_facts("a prompt", {"text": repr(prompt), "tokens": f"{len(ids):,}"})
     if ids:

@@ -11,6 +11,7 @@ from molino.base.files import make_directory
 from molino.base.processes import is_main_process
 from molino.configuration.identity import changes
 from molino.configuration.request import Request
+from molino.data.line_ends import only_line_end
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
 from molino.machine.policy import training_flops
@@ -138,6 +139,7 @@ def train(run: Run, started: float) -> float:
         task.start(data.tokenizer) if hasattr(task, "start") else start_token(data.tokenizer, data.corpus.documents)
     )
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
+    facts["line_end"] = only_line_end(data.text.line_ends or {})
     whole = WholeSplit(run.path, data.heldout) if module.partial else None
     checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started, whole)
     watching = [
