@@ -105,7 +105,7 @@ def test_only_these_take_parts_in_turn():
         "TextDataModule.corpus", "TextDataModule.tokenizer", "TextDataModule.task", "OnCounts.model",
         "WithHead.model", "WithSpan.model", "SequenceToSequence.writing",
         "ExampleOutcomes.text", "ZeroShot.text", "ZeroShot.corpora", "Samples.text", "Floors.run", "Floors.task",
-        "Floors.text", "Floors.metrics",
+        "Floors.text", "Floors.metrics", "Checkpoints.whole",
     }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 from molino.base.errors import ConfigError, ResourceError
 from molino.machine import policy
 from molino.machine.hardware import PRECISIONS, Hardware
-from molino.machine.sharding import ShardedStrategy
 from molino.models.bigram import Bigram
 from molino.models.gpt import GPT
 
@@ -95,13 +94,6 @@ def test_a_machine_that_lacks_what_is_asked_for_says_so(machine):
     with pytest.raises(ResourceError, match=r"hardware\.devices=3, but there are 2 GPUs here"):
         Hardware(accelerator="gpu", devices=3)
     assert Hardware(accelerator="cpu", devices=3).devices == 3
-
-
-def test_sharding_is_a_strategy_of_our_own(machine):
-    """What it computes and saves is in test_sharding."""
-    machine(gpus=2)
-    arguments = Hardware(accelerator="gpu", devices=2, strategy="fsdp").trainer_arguments()
-    assert type(arguments["strategy"]) is ShardedStrategy and arguments["inference_mode"] is False
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -187,10 +187,8 @@ class Hardware:
             "accelerator": {"cuda": "gpu"}.get(self.kind, self.kind),
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "strategy": self._strategy(),
+            "strategy": self.strategy,
             "precision": self.resolved_precision,
-            # What is gathered for a validation is used in training after it.
-            **({"inference_mode": False} if self.strategy == "fsdp" else {}),
         }
 
     def describe(self) -> str:
@@ -203,10 +201,3 @@ class Hardware:
             parts.append(f"attention {self.attention}")
         parts.append("compiled" if self.compile is True else "")
         return ", ".join(filter(None, parts))
-
-    def _strategy(self) -> Any:
-        if self.strategy != "fsdp":
-            return self.strategy
-        from molino.machine.sharding import ShardedStrategy
-
-        return ShardedStrategy()

@@ -111,7 +111,7 @@ class Conversation:
             return opening if self.ids else self.writer.cut(opening)
         if not self.ids:
             return self.writer.opening(typed)
-        ids = [*self.ids, *encode_prompt(self.rest + typed, tokenizer, ())]
+        ids = [*self.ids, *encode_prompt(self.rest + typed, tokenizer, (), self.writer.loaded.line_end)]
         return Opening(ids, ids)
 
     def _context(self, ids: list[int], most: int) -> Context:

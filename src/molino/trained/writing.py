@@ -170,9 +170,8 @@ class Writer:
         """Return what a prompt is read as, with a remark on what is unknown of it, or cut off."""
         loaded = self.loaded
         # A prompt may hold no token at all, such as white space where tokens are words.
-        ids = (encode_prompt(prompt, loaded.tokenizer, loaded.prefix, loaded.line_end) if prompt else []) or [
-            loaded.start_id
-        ]
+        given = encode_prompt(prompt, loaded.tokenizer, loaded.prefix, loaded.line_end) if prompt else []
+        ids = given or [loaded.start_id]
         # A text that starts from nothing starts after start_id, which is not part of it.
         return self.cut(Opening(ids, ids[len(loaded.prefix) :] if prompt else []))
 

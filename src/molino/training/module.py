@@ -24,12 +24,12 @@ from molino.base.errors import ConfigError, NonFiniteError
 from molino.data.batches import Block, Step
 from molino.data.tokens import Split
 from molino.evaluation.totals import Totals
-from molino.machine.sharding import gather, scatter
 from molino.runs.measures import HELDOUT, learnt_tag, partial_tag, spoken
 from molino.tasks.task import Batch, Task
 from molino.training.average import PLAIN, Average, measured_aside
 from molino.training.optimizers import optimizer_for
 from molino.training.seeding import seed_step
+from molino.training.sharding import gather, scatter
 
 
 class TrainingModule(LightningModule):

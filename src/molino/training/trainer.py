@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -12,6 +13,7 @@ from molino.machine.hardware import Hardware
 from molino.training.checkpoints import AtomicCheckpointIO
 from molino.training.plan import Plan
 from molino.training.progress import ProgressDisplay, StatusReport
+from molino.training.sharding import ShardedStrategy
 
 
 def make_trainer(
@@ -45,8 +47,17 @@ def make_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run,
-        **hardware.trainer_arguments(),
+        **trainer_arguments(hardware),
     )
+
+
+def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
+    """Return what Lightning's Trainer is told of the machine."""
+    arguments = hardware.trainer_arguments()
+    if hardware.strategy == "fsdp":
+        # What is gathered for a validation is used in training after it.
+        arguments |= {"strategy": ShardedStrategy(), "inference_mode": False}
+    return arguments
 
 
 def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None) -> None:

@@ -10,12 +10,13 @@ from running import assert_same_run, finish, only_run, start, wait_for_step
 
 from molino.base.errors import ConfigError, ResourceError
 from molino.machine.hardware import Hardware
-from molino.machine.sharding import in_pieces, shard, whole
 from molino.models.gpt import GPT
 from molino.runs.directory import read_summary
 from molino.trained.load import load_checkpoint
 from molino.training.muon import split
 from molino.training.optimizers import hidden_weights
+from molino.training.sharding import ShardedStrategy, in_pieces, shard, whole
+from molino.training.trainer import trainer_arguments
 
 SIZES = (
     "debug=fast", "model=gpt", "model.dropout=0", "model.n_layer=2", "model.n_head=2", "model.n_embd=16",
@@ -151,6 +152,12 @@ def test_pieces_and_wholes(mesh):
 def test_what_it_cannot_do_is_refused(settings, error, says):
     with pytest.raises(error, match=says):
         Hardware(strategy="fsdp", devices=2, **settings)
+
+
+def test_it_is_a_strategy_of_our_own():
+    sharded = trainer_arguments(Hardware(strategy="fsdp", accelerator="cpu", devices=2))
+    assert type(sharded["strategy"]) is ShardedStrategy and sharded["inference_mode"] is False
+    assert trainer_arguments(Hardware(strategy="ddp", accelerator="cpu", devices=2))["strategy"] == "ddp"
 
 
 def test_an_average_needs_whole_weights(molino, tmp_path):
