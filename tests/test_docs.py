@@ -59,7 +59,7 @@ COMMANDS = list(
     )
 )
 # Two processes train in test_train.py; what only a Slurm can run runs in test_slurm_jobs.py; the sweep is below.
-ELSEWHERE = ("ddp", "slurm", "sweep=first", " first ")
+ELSEWHERE = ("ddp", "fsdp", "slurm", "sweep=first", " first ")
 
 
 def about(*verbs: str) -> list[str]:
