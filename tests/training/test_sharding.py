@@ -25,7 +25,7 @@ SIZES = (
     "trainer.sample_tokens=20",
 )  # fmt: skip
 STEPS = 60
-LOSSES = ("train/loss", "val/partial_loss", "val/loss")
+LOSSES = ("train/loss", "val_partial/loss", "val/loss")
 ALIKE = ("hardware.threads=1", "hardware.precision=32-true")
 PIECES = ("hardware=fsdp", "hardware.accelerator=cpu")
 

@@ -2,8 +2,8 @@
 
 The run's directory holds it as `metrics.json`, so that sweeps, searches and tables know in which direction a figure
 improves without the code of the task. Tags are TensorBoard's and those of `summary.json`: the split, and the name of a
-metric (`val/accuracy` is the `accuracy` of the held-out split); what ends in `best_...` is that of the best step, in
-`partial_...` that of a share of the split.
+metric (`val/accuracy` is the `accuracy` of the held-out split); what ends in `best_...` is that of the best step. Where
+it is of a share of the split alone, that is called so (`val_partial/accuracy`).
 """
 
 import json
@@ -22,7 +22,7 @@ TEST = "test"  # the split that is looked at when all is chosen
 LOOKS = "test/looks"  # how often it was
 LOST = "lost/"  # before what the tokens have lost of the held-out text: a share of it
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
-PARTIAL = "partial_"  # before the name of a metric that is of a share of the split alone
+PARTIAL = "_partial"  # behind the split of a figure that is of a share of it alone
 OF_100 = "of 100"  # the unit of what is perfect at 100, unlike a share
 # What every run measures, whatever its task, and in which direction it improves; None where that is a matter of taste.
 OF_EVERY_RUN = {
@@ -54,10 +54,8 @@ class Metric:
     across: bool = False
 
     def __post_init__(self):
-        if not self.name.isidentifier() or self.name.startswith(("best_", PARTIAL)):
-            raise ConfigError(
-                f"a metric cannot be called {self.name}: its tags begin with a split, or with best_ or {PARTIAL}"
-            )
+        if not self.name.isidentifier() or self.name.startswith("best_"):
+            raise ConfigError(f"a metric cannot be called {self.name}: its tags begin with a split, or with best_")
         if self.direction not in (MINIMIZE, MAXIMIZE):
             raise ConfigError(
                 f"the metric {self.name} improves in direction {self.direction}: say minimize or maximize"
@@ -173,14 +171,14 @@ def measures_of(monitor: str, metrics: Iterable[Metric], floors: Iterable[Floor]
 
 
 def metric_name(tag: str) -> str:
-    """Return the name of the metric in a tag: `accuracy` of `val/accuracy`, also in `val/best_...` or `partial_...`."""
-    return tag.partition("/")[2].removeprefix("best_").removeprefix(PARTIAL)
+    """Return the name of the metric in a tag: `accuracy` of `val/accuracy` and of `val/best_accuracy`."""
+    return tag.partition("/")[2].removeprefix("best_")
 
 
 def partial_tag(tag: str) -> str:
-    """Return what a figure is called that is of a share of its split alone: `val/partial_accuracy`."""
+    """Return what a figure is called that is of a share of its split alone: `val_partial/accuracy`."""
     split, _, name = tag.partition("/")
-    return f"{split}/{PARTIAL}{name}"
+    return f"{split}{PARTIAL}/{name}"
 
 
 def learnt_tag(name: str) -> str:
