@@ -148,6 +148,16 @@ def test_forms_mix_in_the_order_of_their_paths(tmp_path):
     assert read(UserText(f"{tmp_path}/[abcd]*", column="text")) == expected
 
 
+def test_of_a_folder_without_a_column_it_is_said_what_is_left_out(tmp_path, capsys):
+    folder = plain(tmp_path / "x")
+    UserText(str(folder)).read()
+    assert "left out" not in capsys.readouterr().out
+    (folder / "more.csv").write_bytes(as_csv(TEXTS))
+    (folder / "more.jsonl.gz").write_bytes(gzip.compress(as_lines(TEXTS)))
+    UserText(str(folder)).read()
+    assert "x: left out are its tables (2), of which no column is named by data.column" in capsys.readouterr().out
+
+
 def test_of_a_folder_without_a_column_its_texts_are_read_once(tmp_path):
     folder = plain(tmp_path / "folder")
     before = UserText(str(folder))

@@ -62,6 +62,10 @@ class FoundTexts:
             raise DataError(f"{self.setting}={path} {reason}; give a file, a folder or a glob (now in {Path.cwd()})")
         return files
 
+    def _tables_beside(self) -> int:
+        """Return how many tables there are in a folder whose texts are read."""
+        return len(set(texts_in(self.path, True)) - set(self.paths))
+
     def facts(self) -> tuple[list[str], list[str]]:
         """Return what the fingerprint of the texts follows from: checksums, and the forms of all files if one of them
         is no plain text. Of a part of the texts the checksums are those of what it holds."""
@@ -90,6 +94,8 @@ class FoundTexts:
                 break
         if not taken:
             raise DataError(f"{self.paths[0]} is empty; give a file with text in it")
+        if self.path.is_dir() and self.reading.column is None and (tables := self._tables_beside()):
+            say(f"{self.name}: left out are its tables ({tables:,}), of which no column is named by data.column")
         if skipped:
             say(f"{self.name}: left out are {skipped:,} of its rows, whose {self.reading.column} is empty")
         return taken
