@@ -6,6 +6,7 @@ import functools
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import tarfile
@@ -371,6 +372,8 @@ def tar():
         ("a.zip", as_zip({"a.txt": "señor".encode("latin-1")}), None, r"a\.zip/a\.txt is not utf-8: byte 0xf1 at"),
         ("a.txt.gz", gzip.compress(b" \n"), None, r"a\.txt\.gz is empty"),
     ],
+    # Names of tests must not hold the contents: what is packed bears the time.
+    ids=itertools.count(),
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(tmp_path, name, contents, column, message):
     path = tmp_path / name
