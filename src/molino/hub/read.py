@@ -115,9 +115,11 @@ def read_weights(model: nn.Module, source: str) -> None:
     no_use = re.compile(f"{COMPUTED.pattern}|{form.unused}")
     surplus = sorted(name for name in files.keys() - expected - tied if not no_use.search(name))
     if missing := sorted(expected - files.keys()):
-        raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
+        count = len(missing)
+        raise CheckpointError(f"{folder} lacks {count} weights, such as {missing[0]}, of what config.json describes")
     if surplus:
         raise CheckpointError(f"{folder} has {len(surplus)} weights that {form.model_type} has not: {surplus[0]}, ...")
+    _check_tables(model, form, config, files, folder)
     of_tokens = _of_tokens(model)
     for name, parameter in parameters.items():
         shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
@@ -127,6 +129,49 @@ def read_weights(model: nn.Module, source: str) -> None:
         if parameter in of_tokens and len(shapes) == 1 and shapes[0][0] < len(target):
             target = target[: shapes[0][0]]
         _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, stored.transposed)
+
+
+def is_untied(model: nn.Module, source: str) -> bool:
+    """Tell whether the model of a folder has a head of its own although config.json ties it, as the weights differ."""
+    form, config = _read_config(find_folder(source))
+    return form.settings(config)["tie_weights"] is not False and capabilities_of(model).tied is None
+
+
+def _check_tables(model: nn.Module, form: Format, config: dict[str, Any], files: dict[str, Path], folder: Path) -> None:
+    """Refuse weights that transformers would tell apart, and the model does not.
+
+    Raises:
+        CheckpointError: the model ties its head, and the file has one of its own; or further names of a weight hold
+            something else, or are missing where they count.
+    """
+    if _has_own_head(model, form, files):
+        raise CheckpointError(f"{folder} has a head of its own, and the model has none: set model.tie_weights=false")
+    needed = form.again_needed and form.settings(config)["tie_weights"] is False
+    for name, others in form.again.items():
+        (first,) = _present(form.stored(name).names, form, files)
+        for other in others if first in files else ():
+            if other in files and not _same(files, first, other):
+                raise CheckpointError(f"{folder} has another {other} than {first}, and molino has one of them")
+            if other not in files and needed:
+                raise CheckpointError(f"{folder} lacks {other}, which has to stand there where the head is not tied")
+
+
+def _has_own_head(model: nn.Module, form: Format, files: dict[str, Path]) -> bool:
+    """Tell whether a file has a head that differs from the table of tokens, where the model has one for both."""
+    if (tied := capabilities_of(model).tied) is None:
+        return False
+    names = _present(tuple(form.stored(name).names[0] for name in tied), form, files)
+    return all(name in files for name in names) and not _same(files, *names)
+
+
+def _same(files: dict[str, Path], *names: str) -> bool:
+    """Tell whether two stored tensors are equal."""
+    tensors = []
+    for name in names:
+        with _open(files[name]) as file:
+            tensors.append(file.get_tensor(name))
+    one, other = tensors
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
 def read_head(source: str) -> Head | None:
@@ -196,7 +241,12 @@ def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
     try:
         settings = form.settings(config)
         with shapes_only():
-            return form, settings, FAMILIES[form.target](**settings)
+            model = FAMILIES[form.target](**settings)
+            # As transformers has it: a head that differs counts, whatever config.json says of it.
+            if capabilities_of(model).tied is not None and _has_own_head(model, form, _index(folder)):
+                settings |= {"tie_weights": False, **form.own_head}
+                model = FAMILIES[form.target](**settings)
+        return form, settings, model
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'} {error}") from error
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -232,7 +282,7 @@ def _index(folder: Path) -> dict[str, Path]:
 def _of_tokens(model: nn.Module) -> set[nn.Parameter]:
     """Return the parameters of which each token of the vocabulary has a row: of tables and of the head."""
     can = capabilities_of(model)
-    owners = {name.rpartition(".")[0] for name in (can.embedding, can.head, *(can.tied or ())) if name}
+    owners = {name.rpartition(".")[0] for name in (can.embedding, can.head, "lm_head.weight") if name}
     return {parameter for owner in owners for parameter in model.get_submodule(owner).parameters(recurse=False)}
 
 

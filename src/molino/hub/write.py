@@ -111,6 +111,8 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
             full = theirs if theirs == "lm_head.weight" else form.prefix + theirs
             # A copy: the file format takes no tensors that share memory.
             yield full, (part.t() if stored.transposed else part[None] if stored.one_row else part).clone()
+        for full in form.again.get(name, ()) if form.again_needed and not settings["tie_weights"] else ():
+            yield full, weight.clone()
     for name, full in ((name, full) for name, names in form.computed.items() for full in names):
         yield full, model.get_buffer(name).to(next(model.parameters())).clone()
 

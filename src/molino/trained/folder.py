@@ -8,9 +8,10 @@ import torch
 
 from molino.base.errors import CheckpointError
 from molino.data.pretrained import load_tokenizer
+from molino.data.prompt import remark
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
-from molino.hub.read import architecture, find_folder, load_model, read_head
+from molino.hub.read import architecture, find_folder, is_untied, load_model, read_head
 from molino.models.capabilities import capabilities_of, device_of, dtype_of
 from molino.models.trained_head import CLASSES, SPANS, Head
 from molino.runs.measures import MAXIMIZE
@@ -33,6 +34,7 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     tokenizer = load_tokenizer(folder)
     model = load_model(str(folder), device, dtype)
     check_vocabulary(tokenizer.size, model.vocab_size)
+    remark_own_head(model, str(folder))
     if (head := read_head(str(folder))) is not None:
         return _with_head(folder, head, tokenizer, model)
     if capabilities_of(model).source:
@@ -42,6 +44,12 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
     start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
     return LoadedRun(folder, {}, _task_of(model), tokenizer, model, None, start_id, prefix, end_tokens(folder))
+
+
+def remark_own_head(model: torch.nn.Module, source: str) -> None:
+    """Say of a model that its folder has a head of its own, where config.json says otherwise."""
+    if is_untied(model, source):
+        remark(f"{source}: the file has a head of its own, another than the table of tokens: it is kept")
 
 
 def _task_of(model: torch.nn.Module) -> Task:

@@ -21,7 +21,7 @@ from molino.models.trained_head import Head
 from molino.runs import directory
 from molino.runs.measures import check_monitor
 from molino.tasks.task import Task
-from molino.trained.folder import check_vocabulary, load_source
+from molino.trained.folder import check_vocabulary, load_source, remark_own_head
 from molino.trained.loaded import LoadedRun
 
 SOURCE_VOCABULARY = "source_vocab_size"  # of a model whose sources have a vocabulary of their own
@@ -156,6 +156,7 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
             read_weights(model, source)
         except DataError as error:
             raise DataError(f"weights={source} names no run, and {error}") from error
+        remark_own_head(model, source)
         return read_head(source)
     loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
     if next(loaded.model.parameters(), None) is None:
