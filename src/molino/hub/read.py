@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import encoder_decoders, encoders, formats
+from molino.hub.config import read_config
 from molino.hub.format import Format
 from molino.hub.formats import FORMATS
 from molino.hub.heads import LANGUAGE, PAIRS, find_head, names_of
+from molino.hub.own import is_own, read_own
 from molino.models.bert import BERT
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
@@ -74,7 +76,11 @@ def architecture(source: str, dropout: float = 0.0) -> dict[str, Any]:
     Raises:
         CheckpointError: config.json is missing, damaged or of an architecture that molino does not have.
     """
-    form, settings, _ = _build(find_folder(source))
+    folder = find_folder(source)
+    if is_own(folder):
+        model = read_own(folder)["model"]
+        return model | ({"dropout": dropout} if dropout or "dropout" in model else {})
+    form, settings, _ = _build(folder)
     return {"_target_": form.target, **settings, "dropout": dropout}
 
 
@@ -222,15 +228,10 @@ def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype
 
 
 def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        model_type = config["model_type"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no config.json: it is no model in Hugging Face's format") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or no model's: {type(error).__name__} {error}") from error
+    config = read_config(folder)
+    model_type = config["model_type"]
     if not isinstance(model_type, str) or model_type not in FORMATS:
+        path = folder / "config.json"
         raise CheckpointError(f"{path} is of the architecture {model_type}; molino reads {', '.join(FORMATS)}")
     return FORMATS[model_type], config
 

@@ -11,6 +11,7 @@ from molino.data.pretrained import load_tokenizer
 from molino.data.prompt import remark
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
+from molino.hub.own import is_own
 from molino.hub.read import architecture, find_folder, is_untied, load_model, read_head
 from molino.models.capabilities import capabilities_of, device_of, dtype_of
 from molino.models.trained_head import CLASSES, SPANS, Head
@@ -22,14 +23,18 @@ from molino.tasks.sequence_to_sequence import SequenceToSequence
 from molino.tasks.sequences import EXTRACT
 from molino.tasks.span import Span
 from molino.tasks.task import Task
+from molino.trained.building import check_vocabulary
 from molino.trained.loaded import LoadedRun
+from molino.trained.own import load_own
 
 GENERATION = "generation_config.json"
 
 
 def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
-    """Load a Hugging Face folder or hub id."""
+    """Load a Hugging Face folder or hub id, or a folder of the same shape that molino alone reads."""
     folder = find_folder(source)
+    if is_own(folder):
+        return load_own(folder, device, dtype)[0]
     architecture(str(folder))  # whether it is a model at all shows before anything large is read
     tokenizer = load_tokenizer(folder)
     model = load_model(str(folder), device, dtype)
@@ -116,11 +121,3 @@ def _said(folder: Path, name: str) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / name} is damaged ({error}): fetch it again") from error
-
-
-def check_vocabulary(tokens: int, rows: int) -> None:
-    """Refuse a tokenizer with more tokens than a model has rows. (Many models have some rows to spare.)"""
-    if tokens > rows:
-        raise CheckpointError(
-            f"the tokenizer has {tokens:,} tokens, but the model only knows {rows:,}: they do not belong together"
-        )
