@@ -1,4 +1,4 @@
-"""The model card: its own example runs, for every architecture and every kind of head; it tells nothing of a machine."""
+"""The model card: its own example runs, for every architecture and kind of head; it tells nothing of a machine."""
 
 import contextlib
 import io

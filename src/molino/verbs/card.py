@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from molino.configuration.door import BUILT_IN
+from molino.configuration.settings import with_task
 from molino.models.capabilities import capabilities_of
 from molino.models.cost import count_parameters
 from molino.models.source_first import SourceFirst
@@ -172,7 +173,7 @@ def use_in_molino(loaded: LoadedRun, reason: str) -> str:
     ]
     if next(loaded.model.parameters(), None) is None:
         commands.pop()  # it is trained by counting, from nothing
-    packages = {str(loaded.settings[part]["_target_"]).partition(".")[0] for part in ("model", "task")}
+    packages = {with_task(loaded.settings)[part]["_target_"].partition(".")[0] for part in ("model", "task")}
     if own := sorted(packages - {each.partition(".")[0] for each in BUILT_IN}):
         commands.insert(0, f"export MOLINO_ALLOW={','.join(own)}  # the packages that its parts are of")
     call = {"generate": 'run.generate("...")', "predict": "run.predict(...)"}.get(verb, "run.model")
