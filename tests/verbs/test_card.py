@@ -1,15 +1,13 @@
 """The model card: its own example runs, for every architecture and kind of head; it tells nothing of a machine."""
 
-import contextlib
-import io
 import json
-import re
 import stat
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from cards import example_of, run_example
 from conftest import CPU, small_text
 
 from molino.hub.formats import FORMATS
@@ -77,23 +75,6 @@ def exported(molino, home: Path, outputs: Path, *settings: str) -> Path:
     done = molino("export", f"run={run}", f"to={outputs / 'folder'}", *wanted)
     assert done.status == 0, done.err
     return outputs / "folder"
-
-
-def example_of(folder: Path, *texts: str) -> str:
-    """The example of a card, with this folder and these texts, the last of which is repeated."""
-    (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
-    left = iter(texts)
-    filled = re.sub(r"(?<=\")\.\.\.|\.\.\.(?=\")", lambda _: next(left, texts[-1]), block)
-    assert filled.count("path/to/this/folder") == 1
-    return filled.replace("path/to/this/folder", str(folder))
-
-
-def run_example(code: str) -> str:
-    """What it prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
-    return printed.getvalue()
 
 
 def test_each_architecture_has_a_run():

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from cards import example_of, run_example
 from conftest import CPU, TinyRun, small_text
 from safetensors.torch import load_file, save_file
 
 import molino as package
+from molino.configuration.composer import compose
+from molino.configuration.identity import changes
 from molino.runs import directory
 from molino.trained.load import load_run
 
@@ -113,6 +116,7 @@ def test_a_language_model_is_what_its_run_is(molino, home, tmp_path, name):
     assert explained.status == 0, explained.err
     own, other = package.load(run, device="cpu"), package.load(folder, device="cpu")
     assert torch.equal(own.logits("un lugar"), other.logits("un lugar"))
+    assert run_example(example_of(folder, "de la")).startswith("de la")
     # Trained on from: measured before any step.
     more = [each for each in TEXTS[name] if each.startswith("task.")]
     begun = ("model=pretrained", f"model.source={folder}", *data, *more, "data.block_size=32")
@@ -136,6 +140,7 @@ def test_a_run_that_tells_something_of_examples_tells_the_same(molino, home, tmp
     assert own.predict(asked) == other.predict(asked)
     weights = other.model.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in own.model.state_dict().items())
+    assert run_example(example_of(folder, "a")).strip()
     told = molino("predict", f"source={folder}", *(f"{k}={v}" for k, v in asked.items()), *CPU)
     assert told.status == 0 and told.out, told.err
     if "bag" not in name:
@@ -156,6 +161,17 @@ def test_an_architecture_that_is_asked_for_is_still_refused(molino, home, tmp_pa
     refused = molino("export", f"run={made.path}", f"to={tmp_path / 'folder'}", "format=gpt2")
     assert refused.status == 2 and "Bigram has no counterpart in gpt2" in refused.err
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_run_from_a_folder_is_known_again(molino, bigram, home, tmp_path):
+    """Of a model without dropout, which the choice of the folder sets."""
+    places = (f"paths.outputs={tmp_path}", f"paths.cache={home / 'cache'}", *CPU)
+    begun = ("model=pretrained", f"model.source={bigram}", "data=text", f"data.path={home / 'text.txt'}")
+    steps = ("trainer.max_steps=0", "debug=fast", "data.block_size=32", "data.batch_size=4")
+    done = molino("train", *begun, *steps, *places)
+    assert done.status == 0, done.err
+    (run,) = directory.list_runs(tmp_path)
+    assert changes(run, compose("train", [*begun, *steps, *places]).settings) == {}
 
 
 @pytest.fixture(scope="module")

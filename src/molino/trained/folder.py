@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from molino.base.errors import CheckpointError
+from molino.base.processes import is_main_process
 from molino.data.pretrained import load_tokenizer
 from molino.data.prompt import remark
 from molino.data.start import start_token
@@ -53,7 +54,7 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
 
 def remark_own_head(model: torch.nn.Module, source: str) -> None:
     """Say of a model that its folder has a head of its own, where config.json says otherwise."""
-    if is_untied(model, source):
+    if is_main_process() and is_untied(model, source):
         remark(f"{source}: the file has a head of its own, another than the table of tokens: it is kept")
 
 

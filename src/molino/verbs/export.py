@@ -20,6 +20,7 @@ from molino.data.start import forbidden_tokens
 from molino.data.tokenizers import Tokenizer
 from molino.hub.config import write_json
 from molino.hub.format import Format
+from molino.hub.formats import FORMATS
 from molino.hub.heads import stored_head, templated
 from molino.hub.own import MODEL_TYPE, write_own
 from molino.hub.write import find_format, write_model
@@ -120,9 +121,10 @@ def shape_of(loaded: LoadedRun, format: str | None) -> Shape:
             stored_head(form, head)
         return Shape(form, model, head, kind_of(model, head))
     except ConfigError as error:
-        if format is not None:
-            raise
-        return replace(own, reason=str(error))
+        if format is None:
+            return replace(own, reason=str(error))
+        advice = "; format=molino writes it for molino alone" if format in FORMATS else ""
+        raise ConfigError(f"{error}{advice}") from error
 
 
 def _complete(loaded: LoadedRun, model: nn.Module) -> dict[str, Any]:
