@@ -198,6 +198,11 @@ def test_transformers_reads_the_tokenizer_and_says_that_it_knows_no_such_model(b
     assert "molino train model=pretrained model.source=" in card
 
 
+DEEP: dict = {}
+for _ in range(300):
+    DEEP = {"x": DEEP}
+
+
 def change(folder: Path, **changed) -> None:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     for name, value in changed.items():
@@ -213,6 +218,7 @@ def change(folder: Path, **changed) -> None:
         ({"model___target_": "subprocess.Popen"}, 2, "model._target_=subprocess.Popen is not allowed"),
         ({"task___target_": "molino.models.bigram.Bigram"}, 2, "task._target_=molino.models.bigram.Bigram is no Task"),
         ({"model__block_size": {"_target_": "os.getcwd"}}, 2, "_target_"),
+        ({"model__deep": DEEP}, 4, "its settings are nested without end"),
         ({"model__size": 3}, 2, "model.size is not a setting"),
         ({"model__block_size": "long"}, 2, "model.block_size must be int"),
         ({"model": None}, 4, "config.json is damaged: its model is None"),

@@ -21,7 +21,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config["model_type"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no config.json: it is no model in Hugging Face's format") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no model's: {type(error).__name__} {error}") from error
     return config
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from molino.base.errors import CheckpointError
+from molino.base.extent import check_extent
 from molino.hub.config import CONFIG, read_config, write_json
 
 MODEL_TYPE = "molino"
@@ -50,6 +51,10 @@ def read_own(folder: Path) -> dict[str, Any]:
         CheckpointError: it is damaged.
     """
     config = read_config(folder)
+    try:
+        check_extent(config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
     for name, kind in SAYS.items():
         if not isinstance(config.get(name), kind):
             raise CheckpointError(f"{folder / CONFIG} is damaged: its {name} is {config.get(name)!r}")

@@ -165,11 +165,13 @@ def use_in_transformers(loaded: LoadedRun, kind: str | None) -> str:
 def use_in_molino(loaded: LoadedRun, reason: str) -> str:
     """Return how molino uses a folder that it alone loads."""
     verb, asked = asked_of(loaded)
-    data = "data=text data.path=mine.txt" if capabilities_of(loaded.model).next_token else "data=..."
+    goes_on = capabilities_of(loaded.model).next_token
+    data = "data=text data.path=mine.txt" if goes_on else "data=..."
+    task = ("" if goes_on else " task=...") + (" task.on_floor=true" if getattr(loaded.task, "on_floor", False) else "")
     commands = [f"molino {verb} source={FOLDER} {asked}"] if verb else []
     commands += [
         f"molino evaluate source={FOLDER} {data}",
-        f"molino train model=pretrained model.source={FOLDER} data.block_size={whole_context(loaded)} {data}",
+        f"molino train model=pretrained model.source={FOLDER} data.block_size={loaded.model.block_size} {data}{task}",
     ]
     if next(loaded.model.parameters(), None) is None:
         commands.pop()  # it is trained by counting, from nothing
