@@ -236,6 +236,18 @@ def test_a_config_that_names_something_else(molino, bigram, tmp_path, changed, s
     assert done.status == status and part in done.err and done.err.count("\n") == 1, done.err
 
 
+@pytest.mark.parametrize(
+    "changed", [{"model___target_": "os.system"}, {"model__block_size": {"_target_": "os.getcwd"}}]
+)
+def test_nothing_is_trained_from_a_config_that_names_something_else(molino, bigram, tmp_path, changed):
+    folder = shutil.copytree(bigram, tmp_path / "folder")
+    change(folder, **changed)
+    places = (f"paths.outputs={tmp_path / 'outputs'}", f"paths.cache={tmp_path / 'cache'}")
+    done = molino("train", "model=pretrained", f"model.source={folder}", *places, *CPU)
+    assert done.status == 2 and "is not allowed" in done.err and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_files_that_are_damaged_or_missing(molino, bigram, counted, tmp_path):
     def says(folder: Path, part: str) -> None:
         done = molino("generate", f"source={folder}", "prompt=a", *CPU)
