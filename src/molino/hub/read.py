@@ -6,6 +6,7 @@ tensor at a time, so that pages that have been copied do not count as used memor
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +240,19 @@ def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
 def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
     """Return format, settings and model of a folder; the model is on the meta device, without memory."""
     form, config = _read_config(folder)
+    settings, model = _made(folder, form, lambda: form.settings(config))
+    # As transformers has it: a head that differs counts, whatever config.json says of it.
+    if capabilities_of(model).tied is not None and _has_own_head(model, form, _index(folder)):
+        settings, model = _made(folder, form, lambda: {**settings, "tie_weights": False, **form.own_head})
+    return form, settings, model
+
+
+def _made(folder: Path, form: Format, settings_of: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], nn.Module]:
+    """Return settings, and a model of them without memory."""
     try:
-        settings = form.settings(config)
+        settings = settings_of()
         with shapes_only():
-            model = FAMILIES[form.target](**settings)
-            # As transformers has it: a head that differs counts, whatever config.json says of it.
-            if capabilities_of(model).tied is not None and _has_own_head(model, form, _index(folder)):
-                settings |= {"tie_weights": False, **form.own_head}
-                model = FAMILIES[form.target](**settings)
-        return form, settings, model
+            return settings, FAMILIES[form.target](**settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'} {error}") from error
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
