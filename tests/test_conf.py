@@ -13,7 +13,7 @@ from molino.models.cost import count_parameters
 from molino.models.shapes import shapes_only
 from molino.runs import directory
 from molino.sweeps.plan import every_case, parse_cases
-from molino.trained.load import build_model
+from molino.trained.building import build_model
 
 # In one process, for all share the bytes of a corpus that was read.
 pytestmark = pytest.mark.xdist_group("conf")

@@ -87,6 +87,13 @@ def home(tiny, tmp_path, monkeypatch):
     return tmp_path
 
 
+def export_named(molino, command: str) -> None:
+    """Export the folder that a command is about."""
+    for name in re.findall(r"\bsource=((?:my|own)-model)\b", command):
+        wanted = ("format=molino",) if name == "own-model" else ()
+        assert molino("export", "run=latest", f"to={name}", *wanted).status == 0
+
+
 @pytest.mark.parametrize("command", about("train"))
 def test_training_commands(molino, mirror, tiny, home, shared_cache, command):
     arguments = shlex.split(command)[2:]
@@ -100,8 +107,7 @@ def test_training_commands(molino, mirror, tiny, home, shared_cache, command):
         more, before = [], before - 1
     if "continue=latest" in command:
         more = ["trainer.max_steps=24"]
-    if "model.source" in command:
-        assert molino("export", "run=latest", "to=my-model").status == 0
+    export_named(molino, command)
     if "task=span" in command:
         more += ["data.block_size=128"]  # a context would be hundreds of windows
     fewer = ["hydra.sweeper.n_trials=2"] if "optuna" in command else []
@@ -201,8 +207,7 @@ OF_LANGUAGE_MODELS = [each for each in LOOKED if each not in TESTED and not of_a
 @pytest.mark.parametrize("command", OF_LANGUAGE_MODELS)
 def test_commands_about_text_and_runs(molino, mirror, tiny, home, shared_cache, command):
     verb, *arguments = shlex.split(command)[1:]
-    if "source=my-model" in arguments:
-        assert molino("export", "run=latest", "to=my-model").status == 0
+    export_named(molino, command)
     if command == "molino generate run=latest":
         done = molino(verb, *arguments, *CPU)  # nobody types, and nothing is piped
         assert done.status == 2 and done.err.startswith("molino: there is no prompt")

@@ -247,7 +247,7 @@ def test_an_exported_classifier_scores_the_same_in_a_pipeline(train, molino, hom
 def test_what_has_no_counterpart_is_not_exported(train, molino, tmp_path):
     assert train("task.pooling=mean", "trainer.max_steps=0").status == 0
     (run,) = directory.list_runs(tmp_path)
-    refused = molino("export", f"run={run}", f"to={tmp_path / 'x'}")
+    refused = molino("export", f"run={run}", f"to={tmp_path / 'x'}", "format=gpt2")
     assert refused.status == 2 and "task.pooling=mean has no counterpart in transformers" in refused.err
 
 

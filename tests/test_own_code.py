@@ -136,8 +136,13 @@ def test_models_are_trained_evaluated_and_sampled(train, molino, cache, tmp_path
     assert explained.status == 0, explained.err
     assert ("it has no attention to draw" in explained.out) == (model == "gru")
     assert ("KV cache" in explained.out) == (model == "parallel")
-    exported = molino("export", f"run={run}", f"paths.outputs={tmp_path}", f"to={tmp_path / 'out'}")
-    assert exported.status == 2 and "cannot be exported" in exported.err and exported.err.count("\n") == 1
+    named_folder = ("export", f"run={run}", f"paths.outputs={tmp_path}", f"to={tmp_path / 'out'}")
+    refused = molino(*named_folder, "format=gpt2")
+    assert refused.status == 2 and "has no counterpart in gpt2" in refused.err and refused.err.count("\n") == 1
+    assert molino(*named_folder).status == 0
+    again = molino("generate", f"source={tmp_path / 'out'}", "prompt=12+3", "max_new_tokens=40", *CPU)
+    assert again.status == 0 and again.out == cached.out, again.err
+    assert "MOLINO_ALLOW=mylab" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 def test_a_model_gets_a_head_for_examples_where_it_has_hidden_states(molino, cache, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from molino.base.errors import ResourceError
+from molino.base.errors import ConfigError, ResourceError
 from molino.base.files import (
     atomic_write,
     explain_os_errors,
@@ -18,6 +18,7 @@ from molino.base.files import (
     make_directory,
     remove_orphans,
     sha256_file,
+    whole_folder,
     write_text,
 )
 
@@ -222,3 +223,35 @@ def test_sha256(tmp_path, size):
     contents = os.urandom(size)
     (tmp_path / "file").write_bytes(contents)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(contents).hexdigest()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_folder_is_whole_and_as_public_as_the_process_makes_files(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with whole_folder(tmp_path / "parent" / "new") as folder:
+            (folder / "inner").mkdir()
+            for file in (folder / "a", folder / "inner" / "b"):
+                file.write_text("x", "utf-8")
+                file.chmod(0o600)
+            assert not (tmp_path / "parent" / "new").exists()
+    finally:
+        os.umask(before)
+    made = tmp_path / "parent" / "new"
+    modes = {path.relative_to(made).name: path.stat().st_mode & 0o777 for path in (made, *made.rglob("*"))}
+    assert modes == {"": 0o777 & ~mask, "a": 0o666 & ~mask, "inner": 0o777 & ~mask, "b": 0o666 & ~mask}
+    assert [path.name for path in made.parent.iterdir()] == ["new"]
+
+
+def test_a_folder_that_is_there_gives_way_only_where_it_may(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "old").write_text("x", "utf-8")
+    with pytest.raises(ConfigError, match="nothing is overwritten"), whole_folder(place) as folder:
+        (folder / "new").write_text("x", "utf-8")
+    with pytest.raises(KeyError), whole_folder(place, replaces=True) as folder:
+        raise KeyError
+    assert [path.name for path in place.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [place]
+    with whole_folder(place, replaces=True) as folder:
+        (folder / "new").write_text("x", "utf-8")
+    assert [path.name for path in place.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [place]

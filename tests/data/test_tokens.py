@@ -312,6 +312,17 @@ def test_a_pretrained_tokenizer_is_known_by_its_content(named, tmp_path, monkeyp
         prepare(corpus, train, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("named", ["tokenizer.json", ""])
+def test_a_pretrained_tokenizer_is_known_by_that_of_its_sources_too(named, tmp_path):
+    (tmp_path / "mine").mkdir()
+    train = functools.partial(load_pretrained, path=str(tmp_path / "mine" / named))
+    pretrained(tmp_path / "mine" / "tokenizer.json", "a b [UNK]")
+    corpus = Texts({"train": ["a b"], "val": ["b a"]})
+    assert prepare(corpus, train, tmp_path / "cache")[0].is_joint
+    pretrained(tmp_path / "mine" / "source_tokenizer.json", "b a c [UNK]")
+    assert prepare(corpus, train, tmp_path / "cache")[0].source.size == 4
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xff", None])
 @pytest.mark.parametrize("name", ["meta.json", "train.npy", "val.documents.npy"])
 def test_a_damaged_entry_says_what_to_delete(name, content, tmp_path):

@@ -50,6 +50,7 @@ OURS = {
     "t5-1.0": (T5, {"activation": "relu", "gated": False}),
     "t5-1.1": (T5, {"tie_weights": False, "head_size": 5, "n_inner": 20, "buckets": 10, "max_distance": 20}),
     "marian": (Transformer, {"positions": "sinusoidal_halves", "head_bias": True, "norm": "post"}),
+    "marian-untied": (Transformer, {"positions": "sinusoidal_halves", "head_bias": True, "tie_weights": False}),
     "pegasus": (Transformer, {"positions": "sinusoidal_halves", "head_bias": True, "norm": "pre", "n_inner": 40}),
 }
 
@@ -258,8 +259,8 @@ def test_what_the_family_cannot_express(kind, changed, part, tmp_path):
         ),
         (
             Transformer,
-            {"tie_weights": False, "positions": "sinusoidal_halves"},
-            "model.tie_weights=False has no counter",
+            {"share_tables": False, "positions": "sinusoidal_halves"},
+            "model.share_tables=False has no counter",
         ),
         (T5, {"activation": "gelu"}, "model.activation=gelu with model.gated=True has no counterpart in t5"),
     ],

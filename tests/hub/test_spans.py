@@ -167,5 +167,5 @@ def test_what_a_run_is_told_beside_its_tokens_is_in_no_format(molino_in, molino,
     assert molino_in("predict", f"run={run}", "question=who?", "context=a dog").out.strip() in "a dog"
     alone = molino("predict", f"run={run}", "context=a dog")
     assert alone.status == 2 and 'add text="..." or question="..."' in alone.err and alone.err.count("\n") == 1
-    done = molino("export", f"run={run}", f"to={tmp_path / 'folder'}")
+    done = molino("export", f"run={run}", f"to={tmp_path / 'folder'}", "format=bert")
     assert done.status == 2 and "task.in_common=true has no counterpart in transformers" in done.err

@@ -42,7 +42,8 @@ def load(
     """Return a run, or a model in Hugging Face's format.
 
     Args:
-        run: a run's path, its name below `outputs`, `latest`; a Run; or a folder of Hugging Face's format.
+        run: a run's path, its name below `outputs`, `latest`; a Run; or a folder, one that `molino export` has written
+            or of Hugging Face's format.
         checkpoint: `best` or `last`.
         device: `auto`, `cpu` or `gpu`.
 

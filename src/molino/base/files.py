@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import math
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from molino.base.errors import ResourceError
+from molino.base.errors import ConfigError, ResourceError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Also a file where a folder should be, or the other way round.
@@ -92,6 +93,43 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_folder(target: Path, hint: str = "", replaces: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside `target` that takes its place, and its name, once it has been filled.
+
+    On any error the new one is removed and an earlier `target` stays as it was. Its files may be read by whoever may
+    read what else is written: some libraries make theirs private.
+
+    Args:
+        replaces: an earlier `target` gives way.
+
+    Raises:
+        ConfigError: there is a `target`, which is not to give way.
+        ResourceError: the disk is full or the place cannot be written; `hint` is added to the message.
+    """
+    make_directory(target.parent, hint)
+    with explain_os_errors(target, hint):
+        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        new, old = workplace / "new", workplace / "old"
+        try:
+            new.mkdir()
+            yield new
+            for file in filter(Path.is_file, new.rglob("*")):
+                file.chmod(0o666 & ~_umask())
+            if target.exists():
+                if not replaces:
+                    raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
 
 
 def remove_orphans(directory: Path) -> None:

@@ -10,7 +10,7 @@ VERBS = {
     "score": "ask a language model about examples that it was never trained on",
     "explain": "look inside a trained model: architecture, predictions, attention",
     "results": "compare runs in a table, on a page, in pictures",
-    "export": "write a run as a folder that transformers loads",
+    "export": "write a run as a folder that transformers loads, or molino alone",
 }
 # Verbs that take plain words: the setting which lists them, and how --help calls them.
 WORDS = {"results": ("runs", "[sweep or folder ...]")}

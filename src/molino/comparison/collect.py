@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.extent import check_extent
 from molino.base.files import read_text
 from molino.comparison.run import Run, is_indifferent
 from molino.configuration.identity import canonical, experiments
 from molino.configuration.settings import flatten, with_task
-from molino.runs.directory import CONFIG, TOKENIZER, check_extent
+from molino.runs.directory import CONFIG, TOKENIZER
 from molino.runs.measures import Measures, Metric, metric_name, read_measures
 from molino.runs.record import read_choices
 from molino.runs.status import FAILED, STATUS, Status, read_status

@@ -105,7 +105,8 @@ def _with_source(asked: dict[str, Any], recorded: dict[str, Any]) -> dict[str, A
     model, kept = asked.get("model"), recorded.get("model")
     if not (isinstance(model, dict) and isinstance(kept, dict) and model.get("source")):
         return asked
-    own = {name: value for name, value in model.items() if name not in ("_target_", "source")}
+    # Not what such a model has none of, as of one without dropout.
+    own = {name: value for name, value in model.items() if name not in ("_target_", "source") and name in kept}
     return asked | {"weights": model["source"], "model": kept | own}
 
 

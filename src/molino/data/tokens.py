@@ -302,9 +302,12 @@ def _settings(train: functools.partial) -> str:
     settings: dict[str, Any] = dict(train.keywords)
     if "path" in settings:
         path = Path(settings["path"]).expanduser()
-        names = ("tokenizer.json", "vocab.json", "merges.txt") if path.is_dir() else ("", f"../{SOURCE}{path.name}")
-        if files := [path / name for name in names if (path / name).is_file()]:
-            settings["path"] = [sha256_file(file) for file in files]
+        others = ("vocab.json", "merges.txt") if path.is_dir() else ()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        # With that of sources, where they have their own.
+        names = (file.name, *others, SOURCE + file.name)
+        if files := [file.with_name(name) for name in names if file.with_name(name).is_file()]:
+            settings["path"] = [sha256_file(each) for each in files]
     return json.dumps([_name(train.func), settings], sort_keys=True)
 
 

@@ -30,20 +30,36 @@ NORMS = {"encoder": ("self_attn", "final"), "decoder": ("self_attn", "encoder_at
 UNUSED = r"^(model\.(en|de)coder\.embed_(positions|tokens)\.weight|lm_head\.weight)$"
 # transformers computes those of Pegasus as well, but says of a file without them that it lacks something.
 POSITIONS = {"decoder.wpe.table": tuple(f"model.{stack}.embed_positions.weight" for stack in ("encoder", "decoder"))}
+# The one table of tokens under further names.
+T5_TABLES = {"encoder.wte.weight": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")}
+TABLES = {name: tuple(f"model.{each}" for each in names) for name, names in T5_TABLES.items()}
 # What both have by construction: of settings that say otherwise there is no counterpart.
-ALWAYS = {"positions": "sinusoidal_halves", "tie_weights": True, "share_tables": True, "norm_eps": 1e-5}
+ALWAYS = {"positions": "sinusoidal_halves", "share_tables": True, "norm_eps": 1e-5}
+# What the classes of transformers take where config.json says nothing.
+T5_DEFAULTS = {
+    "vocab_size": 32128, "num_layers": 6, "num_heads": 8, "d_model": 512, "d_kv": 64, "d_ff": 2048,
+    "feed_forward_proj": "relu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "n_positions": 512,  # nothing but habit: distances have no end, and the class knows no such entry
+}  # fmt: skip
+DEFAULTS = {
+    "max_position_embeddings": 1024, "d_model": 1024, "activation_function": "gelu", "scale_embedding": False,
+    "tie_word_embeddings": True,
+    **{f"{stack}_{name}": size for stack in ("encoder", "decoder")
+       for name, size in (("layers", 12), ("attention_heads", 16), ("ffn_dim", 4096))},
+}  # fmt: skip
 
 
 def _t5_settings(config: Config) -> dict[str, Any]:
     expect(config, num_decoder_layers=config["num_layers"], is_decoder=False)
-    projection = config.get("feed_forward_proj", "relu")
+    projection = config["feed_forward_proj"]
     if projection not in PROJECTIONS:
         known = ", ".join(PROJECTIONS)
         raise CheckpointError(f"says feed_forward_proj={projection}, which molino cannot express: only {known}")
     activation, gated = PROJECTIONS[projection]
     return {
         "vocab_size": config["vocab_size"],
-        "block_size": config.get("n_positions", 512),  # nothing but habit: distances have no end
+        "block_size": config["n_positions"],
         "n_layer": config["num_layers"],
         "n_head": config["num_heads"],
         "n_embd": config["d_model"],
@@ -53,9 +69,9 @@ def _t5_settings(config: Config) -> dict[str, Any]:
         "gated": gated,
         # transformers 5 always says that weights are tied, and in another entry whether they are as in T5 1.0.
         "tie_weights": config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True)) is not False,
-        "buckets": config.get("relative_attention_num_buckets", 32),
-        "max_distance": config.get("relative_attention_max_distance", 128),
-        "norm_eps": config.get("layer_norm_epsilon", 1e-6),
+        "buckets": config["relative_attention_num_buckets"],
+        "max_distance": config["relative_attention_max_distance"],
+        "norm_eps": config["layer_norm_epsilon"],
     }
 
 
@@ -78,7 +94,7 @@ def _t5_config(settings: Config) -> dict[str, Any]:
         "is_encoder_decoder": True,
         # Both spellings, as above.
         "tie_word_embeddings": settings["tie_weights"],
-        "scale_decoder_outputs": settings["tie_weights"],
+        "scale_decoder_outputs": settings["tie_weights"] if settings["scale_head"] is None else settings["scale_head"],
         "relative_attention_num_buckets": settings["buckets"],
         "relative_attention_max_distance": settings["max_distance"],
         "layer_norm_epsilon": settings["norm_eps"],
@@ -114,9 +130,12 @@ T5_FORMAT = Format(
     _t5_settings,
     _t5_config,
     _t5_stored,
+    T5_DEFAULTS,
     # A head that is the table without being scaled as that of T5 1.0: transformers 5 makes such ones.
     other_names={r"^lm_head\.weight$": "shared.weight"},
     unused=T5_UNUSED,
+    again=T5_TABLES,
+    own_head={"scale_head": True},
 )
 
 
@@ -126,18 +145,19 @@ T5_FORMAT = Format(
 def _settings(config: Config, norm: str) -> dict[str, Any]:
     for size in ("layers", "attention_heads", "ffn_dim"):
         expect(config, **{f"decoder_{size}": config[f"encoder_{size}"]})
-    expect(config, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, is_decoder=False)
+    expect(config, share_encoder_decoder_embeddings=True, is_decoder=False)
     expect(config, decoder_vocab_size=config["vocab_size"])
     return {
         "vocab_size": config["vocab_size"],
-        "block_size": config.get("max_position_embeddings", 1024),
+        "block_size": config["max_position_embeddings"],
         "n_layer": config["encoder_layers"],
         "n_head": config["encoder_attention_heads"],
         "n_embd": config["d_model"],
         "n_inner": config["encoder_ffn_dim"],
         "norm": norm,
-        "activation": activation_of(config, "activation_function", ACTIVATIONS, "gelu"),
-        "scale_embeddings": config.get("scale_embedding", False),
+        "activation": activation_of(config, "activation_function", ACTIVATIONS),
+        "scale_embeddings": config["scale_embedding"],
+        "tie_weights": config["tie_word_embeddings"],
         "head_bias": True,
         **ALWAYS,
     }
@@ -158,7 +178,7 @@ def _config(settings: Config, model_type: str, norm: str) -> dict[str, Any]:
         "activation_function": named_activation(settings, ACTIVATIONS, model_type),
         "scale_embedding": settings["scale_embeddings"],
         "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": settings["tie_weights"],
         "dropout": settings["dropout"],
         "attention_dropout": settings["dropout"],
         # A length alone never ends a target.
@@ -167,6 +187,8 @@ def _config(settings: Config, model_type: str, norm: str) -> dict[str, Any]:
 
 
 def _stored(name: str) -> Stored:
+    if name == "lm_head.weight":
+        return Stored((name,))
     if name == "lm_head.bias":
         return Stored(("final_logits_bias",), one_row=True)
     owner, _, kind = name.rpartition(".")
@@ -181,10 +203,12 @@ def _stored(name: str) -> Stored:
     return Stored(tuple(f"model.{stack}.layers.{number}.{each}.{kind}" for each in parts))
 
 
-def _format(model_type: str, architecture: str, norm: str) -> Format:
+def _format(model_type: str, architecture: str, norm: str, vocab_size: int) -> Format:
     config, settings = partial(_config, model_type=model_type, norm=norm), partial(_settings, norm=norm)
-    return Format(model_type, architecture, TRANSFORMER, settings, config, _stored, unused=UNUSED, computed=POSITIONS)
+    defaults = DEFAULTS | {"vocab_size": vocab_size}
+    told = {"unused": UNUSED, "computed": POSITIONS, "again": TABLES, "again_needed": True}
+    return Format(model_type, architecture, TRANSFORMER, settings, config, _stored, defaults, **told)
 
 
-MARIAN_FORMAT = _format("marian", "MarianMTModel", "post")
-PEGASUS_FORMAT = _format("pegasus", "PegasusForConditionalGeneration", "pre")
+MARIAN_FORMAT = _format("marian", "MarianMTModel", "post", 58101)
+PEGASUS_FORMAT = _format("pegasus", "PegasusForConditionalGeneration", "pre", 50265)

@@ -20,24 +20,30 @@ HEAD = {
     "transform.2.weight": "transform.LayerNorm.weight", "transform.2.bias": "transform.LayerNorm.bias",
     "lm_head.weight": "decoder.weight", "lm_head.bias": "bias",
 }  # fmt: skip
+DEFAULTS = {
+    "vocab_size": 30522, "max_position_embeddings": 512, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "hidden_size": 768, "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 # The head that tells whether two sentences follow each other, places, and the head's table a second time.
 UNUSED = r"^(bert\.pooler\.|cls\.seq_relationship\.|bert\.embeddings\.position_ids$|cls\.predictions\.decoder\.)"
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    expect(config, is_decoder=False, add_cross_attention=False, tie_word_embeddings=True, type_vocab_size=2)
+    expect(config, is_decoder=False, add_cross_attention=False, type_vocab_size=2)
     expect(config, position_embedding_type="absolute")
     return {
         "vocab_size": config["vocab_size"],
-        "block_size": config.get("max_position_embeddings", 512),
+        "block_size": config["max_position_embeddings"],
         "n_layer": config["num_hidden_layers"],
         "n_head": config["num_attention_heads"],
         "n_embd": config["hidden_size"],
         "n_inner": config["intermediate_size"],
         "positions": "learned",
         "norm": "post",
-        "activation": activation_of(config, "hidden_act", ACTIVATIONS, "gelu"),
-        "norm_eps": config.get("layer_norm_eps", 1e-12),
+        "activation": activation_of(config, "hidden_act", ACTIVATIONS),
+        "norm_eps": config["layer_norm_eps"],
+        "tie_weights": config["tie_word_embeddings"],
     }
 
 
@@ -53,7 +59,7 @@ def _config(settings: Config) -> dict[str, Any]:
         "hidden_act": named_activation(settings, ACTIVATIONS, "bert"),
         "type_vocab_size": 2,
         "layer_norm_eps": settings["norm_eps"],
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": settings["tie_weights"],
         "hidden_dropout_prob": settings["dropout"],
         "attention_probs_dropout_prob": settings["dropout"],
     }
@@ -79,7 +85,10 @@ BERT_FORMAT = Format(
     _settings,
     _config,
     _stored,
+    DEFAULTS,
     # TensorFlow's names of a norm's parts.
     other_names={r"LayerNorm\.weight$": "LayerNorm.gamma", r"LayerNorm\.bias$": "LayerNorm.beta"},
     unused=UNUSED,
+    again={"lm_head.bias": ("cls.predictions.decoder.bias",)},
+    again_needed=True,
 )

@@ -37,25 +37,41 @@ class Format:
         model_type: its name in config.json.
         architecture: the class that loads it there.
         target: the class here.
-        settings: config.json as settings of that class; raises CheckpointError for what it cannot express.
+        read: config.json as settings of that class, where it leaves nothing out; see `settings`.
         config: settings as config.json; raises ConfigError, with the reason, where it cannot express them.
         stored: our name of a weight -> how it is stored.
+        defaults: what the class there takes for an entry of config.json that is left out.
         prefix: what their names begin with, but for the head's. Some folders leave it out.
         other_names: what some folders call a weight: pattern in our spelling of their name -> what stands for it there.
         unused: pattern of names of weights that some folders have beside these, and that change nothing here.
         computed: our name of a buffer -> the names under which it is stored, though it can be computed.
+        again: our name of a weight -> further names under which a file may hold the same.
+        again_needed: whether these have to stand there where config.json does not tie the head.
+        own_head: settings beside `tie_weights` that follow where a head is of its own although config.json ties it.
     """
 
     model_type: str
     architecture: str
     target: str
-    settings: Callable[[Config], dict[str, Any]]
+    read: Callable[[Config], dict[str, Any]]
     config: Callable[[Config], dict[str, Any]]
     stored: Callable[[str], Stored]
+    defaults: Config
     prefix: str = ""
     other_names: Mapping[str, str] = field(default_factory=dict)
     unused: str = "$^"
     computed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    again: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    again_needed: bool = False
+    own_head: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """Return config.json as settings of the class here.
+
+        Raises:
+            CheckpointError: it says what the class cannot express.
+        """
+        return self.read({**self.defaults, **config})
 
 
 def expect(config: Config, **expected: Any) -> None:
@@ -72,9 +88,9 @@ def require(settings: Config, model_type: str, **required: Any) -> None:
             raise ConfigError(f"model.{name}={settings[name]} has no counterpart in {model_type}, only {value}")
 
 
-def activation_of(config: Config, key: str, known: Mapping[str, str], default: str) -> str:
+def activation_of(config: Config, key: str, known: Mapping[str, str]) -> str:
     """Return our name of the activation that a config has under `key`, or raise CheckpointError for another one."""
-    value = config.get(key, default)
+    value = config[key]
     if value not in known:
         raise CheckpointError(f"says {key}={value}, which molino cannot express: only {', '.join(known)}")
     return known[value]

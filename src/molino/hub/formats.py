@@ -18,6 +18,30 @@ CONV1D = r"\.(c_attn|c_proj|c_fc)\.weight$"
 # OpenAI's first model means the tanh approximation where it says gelu.
 GPT1_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
 
+# What the classes of transformers take where config.json says nothing.
+GPT_DEFAULTS = {
+    "n_layer": 12, "n_head": 12, "n_embd": 768, "n_inner": None, "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+GPT2_DEFAULTS = GPT_DEFAULTS | {"vocab_size": 50257, "n_positions": 1024, "activation_function": "gelu_new"}
+GPT1_DEFAULTS = GPT_DEFAULTS | {"vocab_size": 40478, "n_positions": 512, "afn": "gelu"}
+LLAMA_DEFAULTS = {
+    "vocab_size": 32000, "max_position_embeddings": 2048, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": None, "head_dim": None, "hidden_size": 4096, "intermediate_size": 11008,
+    "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+}  # fmt: skip
+MISTRAL_DEFAULTS = LLAMA_DEFAULTS | {
+    "max_position_embeddings": 131072, "num_key_value_heads": 8, "intermediate_size": 14336, "sliding_window": 4096,
+}  # fmt: skip
+QWEN2_DEFAULTS = LLAMA_DEFAULTS | {
+    "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 32, "intermediate_size": 22016,
+}  # fmt: skip
+QWEN3_DEFAULTS = QWEN2_DEFAULTS | {"head_dim": 128}
+PHI3_DEFAULTS = LLAMA_DEFAULTS | {
+    "vocab_size": 32064, "max_position_embeddings": 4096, "hidden_size": 3072, "intermediate_size": 8192,
+    "rms_norm_eps": 1e-5, "sliding_window": None,
+}  # fmt: skip
+
 # GPT-1 and GPT-2
 
 
@@ -25,9 +49,9 @@ def _gpt2_settings(config: Config) -> dict[str, Any]:
     expect(config, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     return {
         **_gpt_sizes(config),
-        "n_inner": config.get("n_inner"),
+        "n_inner": config["n_inner"],
         "norm": "pre",
-        "activation": activation_of(config, "activation_function", ACTIVATIONS, "gelu_new"),
+        "activation": activation_of(config, "activation_function", ACTIVATIONS),
     }
 
 
@@ -36,19 +60,19 @@ def _gpt1_settings(config: Config) -> dict[str, Any]:
         **_gpt_sizes(config),
         "n_inner": None,
         "norm": "post",
-        "activation": activation_of(config, "afn", GPT1_ACTIVATIONS, "gelu"),
+        "activation": activation_of(config, "afn", GPT1_ACTIVATIONS),
     }
 
 
 def _gpt_sizes(config: Config) -> dict[str, Any]:
     return {
         "vocab_size": config["vocab_size"],
-        "block_size": config.get("n_positions", 1024),
+        "block_size": config["n_positions"],
         "n_layer": config["n_layer"],
         "n_head": config["n_head"],
         "n_embd": config["n_embd"],
-        "tie_weights": config.get("tie_word_embeddings", True),
-        "norm_eps": config.get("layer_norm_epsilon", 1e-5),
+        "tie_weights": config["tie_word_embeddings"],
+        "norm_eps": config["layer_norm_epsilon"],
     }
 
 
@@ -93,30 +117,30 @@ def _gpt1_stored(name: str) -> Stored:
 
 def _llama_settings(config: Config) -> dict[str, Any]:
     expect(config, hidden_act="silu", attention_bias=False, mlp_bias=False, partial_rotary_factor=1.0)
-    rope = {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_parameters") or {})}
+    rope = {"rope_theta": config["rope_theta"], **(config.get("rope_parameters") or {})}
     scaling = config.get("rope_scaling") or rope
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError(f"scales its rotary positions ({kind}), which molino cannot express")
     return {
         "vocab_size": config["vocab_size"],
-        "block_size": config.get("max_position_embeddings", 2048),
+        "block_size": config["max_position_embeddings"],
         "n_layer": config["num_hidden_layers"],
         "n_head": config["num_attention_heads"],
         "n_embd": config["hidden_size"],
-        "n_kv_head": config.get("num_key_value_heads"),
-        "head_size": config.get("head_dim"),
+        "n_kv_head": config["num_key_value_heads"],
+        "head_size": config["head_dim"],
         "n_inner": config["intermediate_size"],
         "window": None,
         "qkv_bias": False,
         "rope_base": float(rope["rope_theta"]),
-        "norm_eps": config.get("rms_norm_eps", 1e-6),
-        "tie_weights": config.get("tie_word_embeddings", False),
+        "norm_eps": config["rms_norm_eps"],
+        "tie_weights": config["tie_word_embeddings"],
     }
 
 
 def _windowed_settings(config: Config) -> dict[str, Any]:
-    return {**_llama_settings(config), "window": config.get("sliding_window")}
+    return {**_llama_settings(config), "window": config["sliding_window"]}
 
 
 def _qwen2_settings(config: Config) -> dict[str, Any]:
@@ -139,8 +163,8 @@ def _windowed_config(settings: Config, model_type: str) -> dict[str, Any]:
     return {**_llama_sizes(settings), "sliding_window": settings["window"]}
 
 
-def _phi3_settings(config: Config) -> dict[str, Any]:
-    return {**_windowed_settings(config), "norm_eps": config.get("rms_norm_eps", 1e-5)}
+def _mistral_config(settings: Config) -> dict[str, Any]:
+    return _windowed_config(settings, "mistral")
 
 
 def _phi3_config(settings: Config) -> dict[str, Any]:
@@ -191,25 +215,25 @@ def _fused_stored(name: str) -> Stored:
     return Stored((name,))
 
 
+def _gpt(model_type: str, name: str, read: Any, config: Any, stored: Any, defaults: Config) -> Format:
+    return Format(model_type, f"{name}LMHeadModel", GPT, read, config, stored, defaults, "transformer.")
+
+
+def _llama(model_type: str, name: str, read: Any, config: Any, defaults: Config, stored: Any = _split_stored) -> Format:
+    return Format(model_type, f"{name}ForCausalLM", LLAMA, read, config, stored, defaults, "model.")
+
+
 # In the order in which an export tries them.
 FORMATS = {
     form.model_type: form
     for form in (
-        Format("gpt2", "GPT2LMHeadModel", GPT, _gpt2_settings, _gpt2_config, _gpt2_stored, "transformer."),
-        Format("openai-gpt", "OpenAIGPTLMHeadModel", GPT, _gpt1_settings, _gpt1_config, _gpt1_stored, "transformer."),
-        Format("llama", "LlamaForCausalLM", LLAMA, _llama_settings, _llama_config, _split_stored, "model."),
-        Format(
-            "mistral",
-            "MistralForCausalLM",
-            LLAMA,
-            _windowed_settings,
-            lambda settings: _windowed_config(settings, "mistral"),
-            _split_stored,
-            "model.",
-        ),
-        Format("qwen2", "Qwen2ForCausalLM", LLAMA, _qwen2_settings, _qwen2_config, _split_stored, "model."),
-        Format("qwen3", "Qwen3ForCausalLM", LLAMA, _qwen3_settings, _qwen3_config, _split_stored, "model."),
-        Format("phi3", "Phi3ForCausalLM", LLAMA, _phi3_settings, _phi3_config, _fused_stored, "model."),
+        _gpt("gpt2", "GPT2", _gpt2_settings, _gpt2_config, _gpt2_stored, GPT2_DEFAULTS),
+        _gpt("openai-gpt", "OpenAIGPT", _gpt1_settings, _gpt1_config, _gpt1_stored, GPT1_DEFAULTS),
+        _llama("llama", "Llama", _llama_settings, _llama_config, LLAMA_DEFAULTS),
+        _llama("mistral", "Mistral", _windowed_settings, _mistral_config, MISTRAL_DEFAULTS),
+        _llama("qwen2", "Qwen2", _qwen2_settings, _qwen2_config, QWEN2_DEFAULTS),
+        _llama("qwen3", "Qwen3", _qwen3_settings, _qwen3_config, QWEN3_DEFAULTS),
+        _llama("phi3", "Phi3", _windowed_settings, _phi3_config, PHI3_DEFAULTS, _fused_stored),
         BERT_FORMAT,
         T5_FORMAT,
         MARIAN_FORMAT,

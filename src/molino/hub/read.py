@@ -6,6 +6,7 @@ tensor at a time, so that pages that have been copied do not count as used memor
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.hub import encoder_decoders, encoders, formats
+from molino.hub.config import read_config
 from molino.hub.format import Format
 from molino.hub.formats import FORMATS
 from molino.hub.heads import LANGUAGE, PAIRS, find_head, names_of
+from molino.hub.own import is_own, read_own
 from molino.models.bert import BERT
 from molino.models.capabilities import capabilities_of
 from molino.models.gpt import GPT
@@ -74,7 +77,11 @@ def architecture(source: str, dropout: float = 0.0) -> dict[str, Any]:
     Raises:
         CheckpointError: config.json is missing, damaged or of an architecture that molino does not have.
     """
-    form, settings, _ = _build(find_folder(source))
+    folder = find_folder(source)
+    if is_own(folder):
+        model = read_own(folder)["model"]
+        return model | ({"dropout": dropout} if dropout or "dropout" in model else {})
+    form, settings, _ = _build(folder)
     return {"_target_": form.target, **settings, "dropout": dropout}
 
 
@@ -115,9 +122,11 @@ def read_weights(model: nn.Module, source: str) -> None:
     no_use = re.compile(f"{COMPUTED.pattern}|{form.unused}")
     surplus = sorted(name for name in files.keys() - expected - tied if not no_use.search(name))
     if missing := sorted(expected - files.keys()):
-        raise CheckpointError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
+        count = len(missing)
+        raise CheckpointError(f"{folder} lacks {count} weights, such as {missing[0]}, of what config.json describes")
     if surplus:
         raise CheckpointError(f"{folder} has {len(surplus)} weights that {form.model_type} has not: {surplus[0]}, ...")
+    _check_tables(model, form, config, files, folder)
     of_tokens = _of_tokens(model)
     for name, parameter in parameters.items():
         shapes = [_shape(files[theirs], theirs) for theirs in parts[name]]
@@ -127,6 +136,49 @@ def read_weights(model: nn.Module, source: str) -> None:
         if parameter in of_tokens and len(shapes) == 1 and shapes[0][0] < len(target):
             target = target[: shapes[0][0]]
         _copy(target, [files[theirs] for theirs in parts[name]], parts[name], shapes, stored.transposed)
+
+
+def is_untied(model: nn.Module, source: str) -> bool:
+    """Tell whether the model of a folder has a head of its own although config.json ties it, as the weights differ."""
+    form, config = _read_config(find_folder(source))
+    return form.settings(config)["tie_weights"] is not False and capabilities_of(model).tied is None
+
+
+def _check_tables(model: nn.Module, form: Format, config: dict[str, Any], files: dict[str, Path], folder: Path) -> None:
+    """Refuse weights that transformers would tell apart, and the model does not.
+
+    Raises:
+        CheckpointError: the model ties its head, and the file has one of its own; or further names of a weight hold
+            something else, or are missing where they count.
+    """
+    if _has_own_head(model, form, files):
+        raise CheckpointError(f"{folder} has a head of its own, and the model has none: set model.tie_weights=false")
+    needed = form.again_needed and form.settings(config)["tie_weights"] is False
+    for name, others in form.again.items():
+        (first,) = _present(form.stored(name).names, form, files)
+        for other in others if first in files else ():
+            if other in files and not _same(files, first, other):
+                raise CheckpointError(f"{folder} has another {other} than {first}, and molino has one of them")
+            if other not in files and needed:
+                raise CheckpointError(f"{folder} lacks {other}, which has to stand there where the head is not tied")
+
+
+def _has_own_head(model: nn.Module, form: Format, files: dict[str, Path]) -> bool:
+    """Tell whether a file has a head that differs from the table of tokens, where the model has one for both."""
+    if (tied := capabilities_of(model).tied) is None:
+        return False
+    names = _present(tuple(form.stored(name).names[0] for name in tied), form, files)
+    return all(name in files for name in names) and not _same(files, *names)
+
+
+def _same(files: dict[str, Path], *names: str) -> bool:
+    """Tell whether two stored tensors are equal."""
+    tensors = []
+    for name in names:
+        with _open(files[name]) as file:
+            tensors.append(file.get_tensor(name))
+    one, other = tensors
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
 def read_head(source: str) -> Head | None:
@@ -177,15 +229,10 @@ def materialise(model: nn.Module, device: torch.device | str, dtype: torch.dtype
 
 
 def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        model_type = config["model_type"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no config.json: it is no model in Hugging Face's format") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or no model's: {type(error).__name__} {error}") from error
+    config = read_config(folder)
+    model_type = config["model_type"]
     if not isinstance(model_type, str) or model_type not in FORMATS:
+        path = folder / "config.json"
         raise CheckpointError(f"{path} is of the architecture {model_type}; molino reads {', '.join(FORMATS)}")
     return FORMATS[model_type], config
 
@@ -193,10 +240,19 @@ def _read_config(folder: Path) -> tuple[Format, dict[str, Any]]:
 def _build(folder: Path) -> tuple[Format, dict[str, Any], nn.Module]:
     """Return format, settings and model of a folder; the model is on the meta device, without memory."""
     form, config = _read_config(folder)
+    settings, model = _made(folder, form, lambda: form.settings(config))
+    # As transformers has it: a head that differs counts, whatever config.json says of it.
+    if capabilities_of(model).tied is not None and _has_own_head(model, form, _index(folder)):
+        settings, model = _made(folder, form, lambda: {**settings, "tie_weights": False, **form.own_head})
+    return form, settings, model
+
+
+def _made(folder: Path, form: Format, settings_of: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], nn.Module]:
+    """Return settings, and a model of them without memory."""
     try:
-        settings = form.settings(config)
+        settings = settings_of()
         with shapes_only():
-            return form, settings, FAMILIES[form.target](**settings)
+            return settings, FAMILIES[form.target](**settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'} {error}") from error
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -232,7 +288,7 @@ def _index(folder: Path) -> dict[str, Path]:
 def _of_tokens(model: nn.Module) -> set[nn.Parameter]:
     """Return the parameters of which each token of the vocabulary has a row: of tables and of the head."""
     can = capabilities_of(model)
-    owners = {name.rpartition(".")[0] for name in (can.embedding, can.head, *(can.tied or ())) if name}
+    owners = {name.rpartition(".")[0] for name in (can.embedding, can.head, "lm_head.weight") if name}
     return {parameter for owner in owners for parameter in model.get_submodule(owner).parameters(recurse=False)}
 
 

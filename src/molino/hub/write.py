@@ -1,7 +1,6 @@
 """One of our models into the files that `transformers` loads: config.json and model.safetensors."""
 
 import inspect
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from molino.base.errors import ConfigError
+from molino.hub.config import CONFIG, write_json
 from molino.hub.format import Format
 from molino.hub.formats import FORMATS, LLAMA
 from molino.hub.heads import config_of, stored_head, tensors_of
+from molino.hub.own import MODEL_TYPE
 from molino.hub.read import FAMILIES, SINGLE
 from molino.models import choose
 from molino.models.capabilities import capabilities_of
@@ -35,7 +36,7 @@ def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | No
     Raises:
         ConfigError: there is none, or this one cannot; with the reason.
     """
-    names = [choose("format", model_type, FORMATS).model_type] if model_type else FORMATS
+    names = [choose("format", model_type, FORMATS | {MODEL_TYPE: None}).model_type] if model_type else FORMATS
     candidates = [FORMATS[name] for name in names if name in capabilities_of(model).formats]
     reasons = []
     for form in candidates:
@@ -46,9 +47,7 @@ def find_format(model: nn.Module, settings: dict[str, Any], model_type: str | No
         else:
             return form
     family = type(model).__name__
-    raise ConfigError(
-        "; ".join(reasons) or f"{family} has no counterpart in {model_type or 'transformers'}: it cannot be exported"
-    )
+    raise ConfigError("; ".join(reasons) or f"{family} has no counterpart in {model_type or 'transformers'}")
 
 
 def write_model(
@@ -78,8 +77,7 @@ def write_model(
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     config = {"architectures": [architecture], "model_type": form.model_type, "dtype": dtype}
-    text = json.dumps({**config, **form.config(settings), **extra}, indent=2)
-    (folder / "config.json").write_text(text + "\n", "utf-8")
+    write_json(folder / CONFIG, {**config, **form.config(settings), **extra})
     return architecture
 
 
@@ -111,6 +109,8 @@ def _stored(model: nn.Module, form: Format, settings: dict[str, Any]) -> Iterato
             full = theirs if theirs == "lm_head.weight" else form.prefix + theirs
             # A copy: the file format takes no tensors that share memory.
             yield full, (part.t() if stored.transposed else part[None] if stored.one_row else part).clone()
+        for full in form.again.get(name, ()) if form.again_needed and not settings["tie_weights"] else ():
+            yield full, weight.clone()
     for name, full in ((name, full) for name, names in form.computed.items() for full in names):
         yield full, model.get_buffer(name).to(next(model.parameters())).clone()
 

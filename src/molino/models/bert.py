@@ -103,6 +103,7 @@ class BERT(nn.Module):
         norm: "post" (BERT) or "pre".
         activation: as in molino's GPT; also that of the head.
         norm_eps: added to a norm's variance.
+        tie_weights: one table for the tokens and the head.
 
     Raises ConfigError for a setting out of range, with its name and what to choose.
     """
@@ -120,6 +121,7 @@ class BERT(nn.Module):
         norm: str = "post",
         activation: str = "gelu",
         norm_eps: float = 1e-12,
+        tie_weights: bool = True,
     ):
         super().__init__()
         n_inner = 4 * n_embd if n_inner is None else n_inner
@@ -141,7 +143,7 @@ class BERT(nn.Module):
             hidden=n_embd,
             depth=n_layer,
             beside=True,
-            tied=("lm_head.weight", "wte.weight"),
+            tied=("lm_head.weight", "wte.weight") if tie_weights else None,
             embedding="wte.weight",
             positions=TABLES[positions],
             layers=(("wte", "wpe", "wse", "ln_e"), *((f"h.{number}",) for number in range(n_layer))),
@@ -163,7 +165,8 @@ class BERT(nn.Module):
         self.ln_f = new_norm() if pre_norm else nn.Identity()
         self.transform = nn.Sequential(Linear(n_embd, n_embd), new_activation(), new_norm())
         self.lm_head = Linear(n_embd, vocab_size)
-        self.lm_head.weight = self.wte.weight
+        if tie_weights:
+            self.lm_head.weight = self.wte.weight
         self.apply(_initialise)
 
     def forward(self, tokens_BT: Tensor, seen_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:

@@ -149,6 +149,7 @@ class T5(nn.Module):
         buckets: rows of a table of distances.
         max_distance: from here on all distances are one.
         norm_eps: added to a norm's mean square.
+        scale_head: divide what the head reads by sqrt(n_embd); None where weights are tied (1.0).
 
     Raises ConfigError for a setting out of range, with its name and what to choose.
     """
@@ -170,6 +171,7 @@ class T5(nn.Module):
         buckets: int = 32,
         max_distance: int = 128,
         norm_eps: float = 1e-6,
+        scale_head: bool | None = None,
     ):
         super().__init__()
         require_positive({"vocab_size": vocab_size, "data.block_size": block_size})
@@ -183,7 +185,7 @@ class T5(nn.Module):
         require_norm_eps(norm_eps)
         new_activation = choose("model.activation", activation, ACTIVATIONS)
         self.vocab_size, self.block_size = vocab_size, block_size
-        self.head_scale = n_embd**-0.5 if tie_weights else 1.0
+        self.head_scale = n_embd**-0.5 if (tie_weights if scale_head is None else scale_head) else 1.0
         self.capabilities = Capabilities(
             next_token=False,
             source=True,

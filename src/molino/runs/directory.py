@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.extent import check_extent
 from molino.base.files import explain_os_errors, make_directory, read_text, write_text
 from molino.base.messages import typed
 
@@ -25,7 +26,6 @@ COUNTS = "counts.safetensors"
 LOCK = ".lock"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
-DEEPEST, MOST_VALUES = 50, 100_000  # of what is recorded
 TIME = re.compile(r"_\d{8}-\d{6}(-\d+)?$")  # behind the name of a run of its own
 LONGEST_NAME = 150  # of a directory, in bytes; file systems take 255
 
@@ -153,22 +153,6 @@ def checkpoint_path(run: Path, which: str) -> Path:
         if (Path(run) / name).is_file():
             return Path(run) / name
     raise CheckpointError(f"{run} has no checkpoint yet: it ended before its first one was saved")
-
-
-def check_extent(content: Any) -> None:
-    """Refuse settings that are nested without end, as YAML's references allow.
-
-    Raises:
-        ValueError: they are.
-    """
-    left, count = [(content, 0)], 0
-    while left:
-        node, depth = left.pop()
-        count += 1
-        if depth > DEEPEST or count > MOST_VALUES:
-            raise ValueError("its settings are nested without end")
-        if isinstance(node, dict | list):
-            left += [(child, depth + 1) for child in (node.values() if isinstance(node, dict) else node)]
 
 
 def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def refuse_unexportable(kind: str, pooling: str, both_orders: bool, on_floor: bo
         "a bag of words": on_floor,
     }
     if found := [reason for reason, there in reasons.items() if there]:
-        raise ConfigError(f"{found[0]} has no counterpart in transformers: this run cannot be exported")
+        raise ConfigError(f"{found[0]} has no counterpart in transformers")
 
 
 def head_of(network: WithHead, pooling: str, pairs: bool) -> Head:

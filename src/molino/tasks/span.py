@@ -81,7 +81,7 @@ class Span:
             ConfigError: no format computes the same.
         """
         if network.in_common is not None:
-            raise ConfigError("task.in_common=true has no counterpart in transformers: this run cannot be exported")
+            raise ConfigError("task.in_common=true has no counterpart in transformers")
         marks, head = ((START,), (DELIMITER,), (EXTRACT,)), network.span_head
         return network.model, Head(SPANS, None, head.weight, True, marks, head.bias)
 

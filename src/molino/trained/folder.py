@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from molino.base.errors import CheckpointError
+from molino.base.processes import is_main_process
 from molino.data.pretrained import load_tokenizer
+from molino.data.prompt import remark
 from molino.data.start import start_token
 from molino.data.tokenizers import Tokenizer
-from molino.hub.read import architecture, find_folder, load_model, read_head
+from molino.hub.own import is_own
+from molino.hub.read import architecture, find_folder, is_untied, load_model, read_head
 from molino.models.capabilities import capabilities_of, device_of, dtype_of
 from molino.models.trained_head import CLASSES, SPANS, Head
 from molino.runs.measures import MAXIMIZE
@@ -21,18 +24,23 @@ from molino.tasks.sequence_to_sequence import SequenceToSequence
 from molino.tasks.sequences import EXTRACT
 from molino.tasks.span import Span
 from molino.tasks.task import Task
+from molino.trained.building import check_vocabulary
 from molino.trained.loaded import LoadedRun
+from molino.trained.own import load_own
 
 GENERATION = "generation_config.json"
 
 
 def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
-    """Load a Hugging Face folder or hub id."""
+    """Load a Hugging Face folder or hub id, or a folder of the same shape that molino alone reads."""
     folder = find_folder(source)
+    if is_own(folder):
+        return load_own(folder, device, dtype)[0]
     architecture(str(folder))  # whether it is a model at all shows before anything large is read
     tokenizer = load_tokenizer(folder)
     model = load_model(str(folder), device, dtype)
     check_vocabulary(tokenizer.size, model.vocab_size)
+    remark_own_head(model, str(folder))
     if (head := read_head(str(folder))) is not None:
         return _with_head(folder, head, tokenizer, model)
     if capabilities_of(model).source:
@@ -42,6 +50,12 @@ def load_source(source: str, device: torch.device, dtype: torch.dtype = torch.fl
     documents = tokenizer.end_of_text_id not in suppressed_tokens(folder)
     start_id = prefix[-1] if prefix else start_token(tokenizer, documents)
     return LoadedRun(folder, {}, _task_of(model), tokenizer, model, None, start_id, prefix, end_tokens(folder))
+
+
+def remark_own_head(model: torch.nn.Module, source: str) -> None:
+    """Say of a model that its folder has a head of its own, where config.json says otherwise."""
+    if is_main_process() and is_untied(model, source):
+        remark(f"{source}: the file has a head of its own, another than the table of tokens: it is kept")
 
 
 def _task_of(model: torch.nn.Module) -> Task:
@@ -108,11 +122,3 @@ def _said(folder: Path, name: str) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / name} is damaged ({error}): fetch it again") from error
-
-
-def check_vocabulary(tokens: int, rows: int) -> None:
-    """Refuse a tokenizer with more tokens than a model has rows. (Many models have some rows to spare.)"""
-    if tokens > rows:
-        raise CheckpointError(
-            f"the tokenizer has {tokens:,} tokens, but the model only knows {rows:,}: they do not belong together"
-        )

@@ -1,6 +1,5 @@
 """A run loaded back: its model with trained weights, its tokenizer, its settings; or a Hugging Face folder like one."""
 
-import inspect
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,18 @@ from typing import Any
 import torch
 
 from molino.base.errors import CheckpointError, ConfigError, DataError
-from molino.configuration.build import build, check_node
-from molino.configuration.door import find_callable
-from molino.configuration.settings import with_task
-from molino.data.counts import digest_of_counts, load_tables
+from molino.data.counts import digest_of_counts
 from molino.data.line_ends import LINE_ENDS
 from molino.data.tokenizers import Tokenizer, digest_of
-from molino.hub.read import read_head, read_weights
-from molino.models.capabilities import Capabilities, capabilities_of
-from molino.models.model import MODEL
+from molino.hub.own import is_own
+from molino.hub.read import find_folder, read_head, read_weights
+from molino.models.capabilities import capabilities_of
 from molino.models.trained_head import Head
 from molino.runs import directory
-from molino.runs.measures import check_monitor
-from molino.tasks.task import Task
-from molino.trained.folder import check_vocabulary, load_source
+from molino.trained.building import build_model, build_network, build_task, give_counts
+from molino.trained.folder import load_source, remark_own_head
 from molino.trained.loaded import LoadedRun
-
-SOURCE_VOCABULARY = "source_vocab_size"  # of a model whose sources have a vocabulary of their own
+from molino.trained.own import load_own
 
 
 def load(
@@ -48,89 +42,6 @@ def load(
     return load_run(directory.find(run, outputs, trained=True), checkpoint, device, dtype)
 
 
-def build_model(settings: dict[str, Any], vocab_size: int, source_vocab_size: int | None = None) -> torch.nn.Module:
-    """Build the model of a configuration for a tokenizer of this size, and one of its sources if they have their own.
-
-    A model whose weights were trained elsewhere has a `vocab_size` of its own. One that does not say how long a text it
-    reads, or of how many tokens, reads what it is trained on.
-    """
-    check_model(settings)
-    node, own = settings["model"], settings["model"].get("vocab_size")
-    if own is not None:
-        # Tokens that a task has added are rows of their own, where there are none to spare.
-        check_vocabulary(vocab_size - len(getattr(find_task(settings), "tokens", ())), own)
-        node = node | {"vocab_size": max(own, vocab_size)}
-    given = {} if own else {"vocab_size": vocab_size}
-    if source_vocab_size is not None:
-        if SOURCE_VOCABULARY not in inspect.signature(find_callable(node["_target_"], "model._target_")).parameters:
-            raise ConfigError(
-                "data.joint_vocabulary=false needs a model that has a table for sources, such as model=transformer "
-                "model.share_tables=false: leave it out, or choose that"
-            )
-        given[SOURCE_VOCABULARY] = source_vocab_size
-        node = {name: value for name, value in node.items() if name != SOURCE_VOCABULARY}
-    model = build(node, "model", MODEL, **given)
-    if not hasattr(model, "vocab_size"):
-        model.vocab_size = vocab_size
-    if not hasattr(model, "block_size"):
-        model.block_size = _trained_length(settings)
-    if not hasattr(model, "capabilities"):
-        model.capabilities = Capabilities()
-    return model
-
-
-def build_network(task: Task, model: torch.nn.Module) -> torch.nn.Module:
-    """Return what a task trains: it reads what its model reads.
-
-    Raises:
-        ConfigError: the task makes nothing of this model.
-    """
-    try:
-        network = task.network(model)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{type(task).__name__}.network(model) fails for {type(model).__name__}: {reason}") from error
-    for name in ("vocab_size", "block_size"):
-        if not hasattr(network, name):
-            setattr(network, name, getattr(model, name))
-    return network
-
-
-def build_task(settings: dict[str, Any]) -> Task:
-    """Build the task of a configuration; of one of before there were tasks, language modelling.
-
-    Raises:
-        ConfigError: it is no task, or its monitor is not measured.
-    """
-    node = with_task(settings)["task"]
-    task = build(node, "task", Task)
-    check_monitor(task.monitor, task.direction, task.metrics)
-    if task.monitor != node.get("monitor", task.monitor):
-        raise ConfigError(
-            f"task.monitor={node['monitor']} is not taken up by {type(task).__name__}: it keeps {task.monitor}"
-        )
-    return task
-
-
-def find_task(settings: dict[str, Any]) -> type:
-    """Return the class of a configuration's task, which need not be built."""
-    return find_callable(with_task(settings)["task"].get("_target_"), "task._target_")
-
-
-def _trained_length(settings: dict[str, Any]) -> int:
-    data = settings.get("data")
-    length = data.get("block_size") if isinstance(data, dict) else None
-    if not isinstance(length, int) or length < 1:
-        raise CheckpointError(f"the run's config.yaml is damaged: data.block_size={length} is no length of a text")
-    return length
-
-
-def check_model(settings: dict[str, Any]) -> None:
-    """Check what `build_model` builds, without building it."""
-    given = () if settings["model"].get("vocab_size") is not None else ("vocab_size",)
-    check_node(settings["model"], "model", MODEL, given)
-
-
 def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:
     """Load `run` from its `best` or `last` checkpoint.
 
@@ -151,13 +62,18 @@ def begin_weights(model: torch.nn.Module, source: str, tokenizer: Tokenizer) -> 
         CheckpointError, DataError: they are missing, damaged, or do not fit.
     """
     run = Path(source)
-    if not (run / directory.CONFIG).is_file():
+    if (run / directory.CONFIG).is_file():
+        loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
+    else:
         try:
-            read_weights(model, source)
+            run = find_folder(source)
         except DataError as error:
             raise DataError(f"weights={source} names no run, and {error}") from error
-        return read_head(source)
-    loaded, trained = _load_run(run, "best", torch.device("cpu"), torch.float32)
+        if not is_own(run):
+            read_weights(model, source)
+            remark_own_head(model, source)
+            return read_head(source)
+        loaded, trained = load_own(run, torch.device("cpu"), torch.float32)
     if next(loaded.model.parameters(), None) is None:
         raise ConfigError(f"weights={source} was trained by counting and has no weights: train such a model anew")
     _check_extension(loaded.tokenizer, tokenizer, run)
@@ -215,11 +131,7 @@ def _load_run(
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {run / directory.CONFIG}: {reason}") from error
     if capabilities_of(network).counts or content.get("counts"):
-        counts = _checked_counts(run, content.get("counts"), path)
-        if capabilities_of(network).counts:
-            network.tables = load_tables(counts)
-        elif hasattr(task, "take"):
-            task.take(counts)
+        give_counts(task, network, _checked_counts(run, content.get("counts"), path))
     step, start_id = content["global_step"], content["start_id"]
     network, line_end = network.to(device).eval(), content.get("line_end")  # which checkpoints of before do not say
     return LoadedRun(run, settings, task, tokenizer, network, step, start_id, line_end=line_end), model

@@ -16,7 +16,7 @@ from molino.data.module import TextDataModule
 from molino.machine.hardware import Hardware
 from molino.models.shapes import shapes_only
 from molino.tasks.task import Task
-from molino.trained.load import build_model, build_task, check_model
+from molino.trained.building import build_model, build_task, check_model
 from molino.training.callbacks import asks_each_step, check_callbacks, refuse_callback
 from molino.training.loggers.start import given_to
 from molino.training.optimizers import GIVEN, check_optimizer

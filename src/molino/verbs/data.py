@@ -24,7 +24,7 @@ from molino.data.tokens import Split
 from molino.inspection import characters, corpus, pictures
 from molino.models import IGNORE_INDEX
 from molino.tasks.task import Task
-from molino.trained.load import build_task
+from molino.trained.building import build_task
 
 TRAININGS = ("task", "data", "seed")  # settings that mean here what they do in training
 OWN = ("lines", "top", "prompt", "to", "paths")

@@ -1,10 +1,7 @@
 """molino explain: what a trained model is made of, expects, and looks at."""
 
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ from torch import Tensor, nn
 
 from molino.base.console import console, say, show_facts, show_rows, working
 from molino.base.errors import ConfigError, DataError
-from molino.base.files import explain_os_errors, make_directory
+from molino.base.files import whole_folder
 from molino.configuration.build import construct_arguments
 from molino.configuration.request import Request
 from molino.data.prompt import ask_prompt
@@ -80,7 +77,7 @@ def explain(
     show_guesses(looked, depths_LMV, loaded.tokenizer, top)
     pictures.require_matplotlib()
     place = Path(paths["outputs"]) / INSIDE / Path(source).resolve().name if source else loaded.path / INSIDE
-    with working("drawing"), whole_folder(place) as folder:
+    with working("drawing"), whole_folder(place, "; set paths.outputs", replaces=True) as folder:
         drawn = draw(folder, loaded.tokenizer, looked, depths_LMV, top)
     if not looked.looks:
         say("it has no attention to draw")
@@ -167,31 +164,3 @@ def figures(
 def first_labels(tokenizer: Tokenizer) -> list[str]:
     """Return the labels of the vocabulary's tokens, as many as are shown."""
     return [label(tokenizer, token) for token in range(min(tokenizer.size, MOST_TOKENS))]
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target` that takes its place, and its name, once it has been filled.
-
-    On any error the new one is removed and an earlier `target` stays as it was.
-
-    Raises:
-        ResourceError: the disk is full or the place cannot be written.
-    """
-    make_directory(target.parent, "; set paths.outputs")
-    with explain_os_errors(target):
-        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        new, old = workplace / "new", workplace / "old"
-        try:
-            new.mkdir()
-            yield new
-            if target.exists():
-                target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
-        finally:
-            shutil.rmtree(workplace, ignore_errors=True)

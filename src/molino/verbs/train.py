@@ -23,7 +23,8 @@ from molino.search.pruning import pruning_of, verdict
 from molino.tasks.check import check_task_by_use
 from molino.tasks.floors import count_floors
 from molino.tasks.task import Task
-from molino.trained.load import begin_weights, build_model, build_network, build_task
+from molino.trained.building import build_model, build_network, build_task
+from molino.trained.load import begin_weights
 from molino.training.average import measured_aside
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.counting import begin_beside, facts_of, keep_counts, plan_of, stand_on_counts
