@@ -1,6 +1,7 @@
 """What a run is made of: built from its settings and checked, before there is a text, a model or a directory."""
 
 import functools
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +87,7 @@ def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
         if node:
             check_node(node, f"logger.{name}", Logger, given_to(node, f"logger.{name}"))
     for name, node in callbacks.items():
-        if isinstance(node, dict) and "_target_" in node:
-            refuse_callback(name, find_part(node["_target_"], f"callbacks.{name}._target_", Callback))
-        check_node(node, f"callbacks.{name}", Callback)
+        _check_callback(name, node)
     check_node(settings["task"], "task", Task)
     check_node(settings["hardware"], "hardware", Hardware)
     check_node(settings["trainer"], "trainer", Plan)
@@ -96,3 +95,13 @@ def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:
     check_node(settings["scheduler"], "scheduler", Schedule)
     check_node(settings["data"], "data", TextDataModule, OF_RUN)
     check_model(settings)
+
+
+def _check_callback(name: str, node: Any) -> None:
+    key = f"callbacks.{name}"
+    if isinstance(node, dict) and "_target_" in node:
+        # What is wrong with what is said comes first. What is missing would be of no use to one that is refused.
+        kind = find_part(node["_target_"], f"{key}._target_", Callback)
+        check_node(node, key, Callback, [each for each in inspect.signature(kind).parameters if each not in node])
+        refuse_callback(name, kind)
+    check_node(node, key, Callback)
