@@ -76,10 +76,17 @@ def typed(verb: str, *words: str) -> str:
     if found and (not own.exists() or own.samefile(found)):
         name = "molino"
     elif own.exists():
-        name = str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+        name = _from_here(own)
     else:
         name = "python -m molino"
     return " ".join([name, verb, *map(shlex.quote, words)])
+
+
+def _from_here(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):  # it lies elsewhere; or the working directory was deleted meanwhile
+        return str(path)
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
