@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from molino.base.errors import ConfigError
 from molino.base.messages import one_line
 from molino.command.entry import prepare_environment
-from molino.configuration.overrides import arrange, check_resumed, quote
+from molino.configuration.overrides import arrange, check_resumed, describe_overruled, quote
 from molino.runs import directory
 
 
@@ -100,6 +100,29 @@ def test_what_is_quoted_already_or_no_text_stays(argument):
 def test_in_a_sweep_lists_are_hydras():
     assert arrange(["seed=0,1", "-m", "data.path=my texts/*.txt"]) == ["-m", "seed=0,1", "data.path='my texts/*.txt'"]
     assert arrange(["-m", "data.path=a,b"]) == ["-m", "data.path=a,b"] and arrange(["run=a,b"]) == ["run='a,b'"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["seed=1", "model=gpt", "seed=2"], "seed=1: seed=2 counts"),
+        (["seed=1", "+seed=2", "seed=3"], "seed=1: seed=3 counts; +seed=2: seed=3 counts"),
+        (["model=gpt", "model.n_layer=2", "model=gpt"], ""),
+        (["~callbacks.x", "+callbacks.x=3"], ""),
+        (["run='mine'", "run='my run'"], "run=mine: run=my run counts"),
+    ],
+)
+def test_of_what_is_typed_twice_the_last_counts(overrides, says):
+    assert describe_overruled(overrides) == says
+
+
+def test_what_is_typed_twice_is_said(molino, tiny, tmp_path):
+    places = [f"data.path={tiny.file}", *CPU, f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}"]
+    done = molino("train", "data=text", "model=bigram", "debug=fast", "seed=1", "seed=2", *places)
+    line = next(line for line in done.out.splitlines() if "typed twice" in line)
+    assert done.err == "" and line.split("typed twice")[1].strip().endswith("seed=1: seed=2 counts")
+    done = molino("evaluate", "run=nothing", f"run={tiny.path}", "floors=false", *tiny.settings)
+    assert done.status == 0 and done.err == f"molino: typed twice: run=nothing: run={tiny.path} counts\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [*CPU, "model=bigram", "debug=fast"]])

@@ -64,7 +64,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
         ("floor", lambda value: 0 <= value <= 1, "a fraction of optimizer.lr, between 0 and 1"),
         ("decay_fraction", lambda value: 0 <= value <= 1, "a fraction of the run, between 0 and 1"),
         ("step_size", lambda value: value >= 1, "at least 1"),
-        ("gamma", lambda value: value > 0, "above 0"),
+        ("gamma", lambda value: 0 < value < math.inf, "above 0, and finite"),
     )
     for name, holds, wanted in rules:
         if name in settings and not holds(settings[name]):

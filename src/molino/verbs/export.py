@@ -29,7 +29,7 @@ from molino.runs.measures import read_measures
 from molino.tasks import earlier
 from molino.tasks.holes import joins_spaces
 from molino.tasks.masked_language_model import MASK
-from molino.trained.load import LoadedRun, load_run
+from molino.trained.load import LoadedRun, find_trained, load_run
 
 CARD = """---
 library_name: transformers
@@ -130,7 +130,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     target = Path(to).expanduser()
     if target.exists():
         raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
-    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
+    loaded = load_run(find_trained(run, paths["outputs"]), checkpoint, torch.device("cpu"))
     model, head = what_is_exported(loaded)
     node = {**loaded.settings["model"], "vocab_size": model.vocab_size}
     form, kind = find_format(model, node, format), kind_of(model, head)
