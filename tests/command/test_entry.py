@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,9 @@ from omegaconf import OmegaConf
 from molino.base.errors import ConfigError
 from molino.base.messages import one_line
 from molino.command.entry import prepare_environment
+from molino.command.help import help_text
+from molino.command.verbs import VERBS
+from molino.configuration.choices import CONF
 from molino.configuration.overrides import arrange, check_resumed, describe_overruled, quote
 from molino.runs import directory
 
@@ -46,6 +50,21 @@ finally:
         assert done.returncode == 0, done.stderr
         assert f"Usage: molino {verb} " in done.stdout
         assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_cuts_no_sentence_and_promises_what_there_is(verb):
+    shown = help_text(verb, CONF)
+    root = (CONF / f"{verb}.yaml").read_text("utf-8")
+    assert ("-m seed=" in shown) == (verb == "train") and ("-m run=" in shown) == (verb != "train" and "\nrun:" in root)
+    assert ("--config-dir" in shown) == ("Groups:" in shown)
+    groups = re.findall(r"^  (\S+)=\n((?:    .*\n)+)", shown, re.MULTILINE)
+    assert bool(groups) == ("Groups:" in shown)
+    for group, listed in groups:
+        for name, said in re.findall(r"^    (\S+) +(.+)$", listed, re.MULTILINE):
+            lines = (CONF / group / f"{name}.yaml").read_text("utf-8").splitlines()
+            whole = " ".join(line[2:] for line in lines if re.match("# (?!@package|COMMAND: )", line))
+            assert whole.startswith(said) and (said == whole or said.endswith(".")), (group, name)
 
 
 AWKWARD = [

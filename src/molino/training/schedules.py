@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step.
 
 Each returns the factor by which `optimizer.lr` is multiplied at optimizer step `step` (0 is the first) of `max_steps`.
+What a schedule comes down to it has at step `max_steps`, which would be the one after the last.
 Having no state they need no saving, and a resumed run is on schedule by construction. The first step's factor is
 always above 0: a warm-up of n steps starts at 1/n.
 """
