@@ -43,8 +43,8 @@ def _more(verb: str, root: str, groups: bool) -> str:
         many = "      -m run=one,another   does it once for each of the values listed\n"
     else:
         many = ""
-    own = "      --config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)\n"
-    return many + (own if groups else "")
+    own = "--config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)"
+    return many + (f"      {own}\n" if groups else "")
 
 
 def overview(verbs: Mapping[str, str]) -> str:
