@@ -84,6 +84,8 @@ def assert_one_line(outcome, verb, status, *parts):
         (["+model/x=1"], ["model/x is not a setting; did you mean model.x?"]),
         (["model/gpt"], ["did you mean model=gpt?"]),
         (["hydra.launcher=local"], ["hydra.launcher=local has no effect: did you mean hydra/launcher=local?"]),
+        (["hydra/launcher=slurm"], ["hydra/launcher=slurm has no effect on a single run: add -m"]),
+        (["hydra.sweeper.attempts=2"], ["hydra.sweeper.attempts=2 has no effect on a single run: add -m"]),
         (["data.tokenizer=null"], ["choose data/tokenizer=<name>"]),
         (["seed==3"], ["did you mean seed=3?"]),
         (["seed:3"], ["did you mean seed=3?"]),

@@ -24,6 +24,7 @@ LISTS = {"generate": {"prompt", "stop"}}
 # What the grammar takes for null, a truth or a number.
 NO_NAME = re.compile(r"null|true|false|[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 MULTIRUN = ("-m", "--multirun")
+OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 CONFIG_DIR = ("--config-dir", "-cd")
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
 # `debug` change the plan of the run.
@@ -188,6 +189,17 @@ def check_hydras(overrides: list[str]) -> None:
             raise ConfigError(
                 f"{override} has no effect: a run lies below paths.outputs, and its name begins with name="
             )
+
+
+def check_alone(overrides: list[str]) -> None:
+    """Refuse for a single run what says how the runs of a sweep are found and where they train.
+
+    Raises:
+        ConfigError: there is such a setting.
+    """
+    for override in overrides:
+        if override.lstrip("+~").startswith(OF_SWEEPS):
+            raise ConfigError(f"{override} has no effect on a single run: add -m, which makes it a sweep")
 
 
 def describe_overruled(overrides: list[str]) -> str:
