@@ -75,6 +75,7 @@ def test_without_a_terminal_tables_have_no_width(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, console.BOUNDLESS)
     lines = [line.split("  ") for line in out.splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert all(line == line.rstrip() for line in out.splitlines())
     assert list(WIDE) in cells and [cell.strip() for cell in ROWS[0]] in cells and ROWS[1] in cells
 
 

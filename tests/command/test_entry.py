@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from molino.base.errors import ConfigError
-from molino.base.messages import one_line
+from molino.base.messages import one_line, typed
 from molino.command.entry import prepare_environment
 from molino.command.help import help_text
 from molino.command.verbs import VERBS
@@ -276,6 +276,18 @@ def test_a_user_without_a_home_is_told_what_to_set(molino, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = molino(verb, *arguments)
     assert done.status == 2 and says in done.err and done.err.count("\n") == 1
+
+
+def test_a_working_directory_that_goes_meanwhile_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "molino").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    assert typed("train") == "molino train"
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert typed("train", "run=a b") == f"{tmp_path / 'molino'} train 'run=a b'"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

@@ -170,7 +170,17 @@ def show_rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], 
         )
     for line in lines:
         table.add_row(*(Text(cell, overflow="fold") for cell in line))
-    console.print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """Print a table; where there is no terminal without the blanks that fill its lines, for one of them may be long."""
+    if console.is_terminal or console.is_jupyter:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _show_records(title: str, header: list[str], lines: list[list[str]]) -> None:
@@ -205,7 +215,7 @@ def _longest_word(cells: Iterable[str]) -> int:
 
 def _fit(widths: list[int], least: list[int], between: int) -> list[int]:
     """Return the widths of columns so that a table fits the console: the widest gives way first, none below `least`."""
-    widths = list(widths)
+    widths = [max(min(width, console.width), low) for width, low in zip(widths, least, strict=True)]
     while _across(widths, between) > console.width:
         above = [number for number, width in enumerate(widths) if width > least[number]]
         if not above:
