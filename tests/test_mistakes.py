@@ -75,8 +75,28 @@ def assert_one_line(outcome, verb, status, *parts):
         (["+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint}"], ["checkpoints", "are kept already"]),
         (["trainer.max_steps=-1"], ["trainer.max_steps=-1 must be at least 0"]),
         (["name=a/b"], ["a/b_", "cannot name a run's directory"]),
-        (["model=null"], ["a group takes the name of one of its choices"]),
-        (["optimizer=3"], ["a group takes the name of one of its choices"]),
+        (["model=null"], ["model=null: a group takes the name of one of its choices"]),
+        (["optimizer=3"], ["optimizer=3: a group takes the name of one of its choices", "such as optimizer=adam"]),
+        (["data/tokenizer.size=400"], ["data/tokenizer.size is no group", "did you mean data.tokenizer.size=400?"]),
+        (["data/tokenizer.size"], ["did you mean data.tokenizer.size=<value>?"]),
+        (["data\\tokenizer=bpe"], ["did you mean data.tokenizer=bpe?"]),
+        (["optimizer/lr=1e-3"], ["optimizer/lr is not a setting; did you mean optimizer.lr?"]),
+        (["+model/x=1"], ["model/x is not a setting; did you mean model.x?"]),
+        (["model/gpt"], ["did you mean model=gpt?"]),
+        (["hydra.launcher=local"], ["hydra.launcher=local has no effect: did you mean hydra/launcher=local?"]),
+        (["hydra/launcher=slurm"], ["hydra/launcher=slurm has no effect on a single run: add -m"]),
+        (["hydra.sweeper.attempts=2"], ["hydra.sweeper.attempts=2 has no effect on a single run: add -m"]),
+        (["data.tokenizer=null"], ["choose data/tokenizer=<name>"]),
+        (["seed==3"], ["did you mean seed=3?"]),
+        (["seed:3"], ["did you mean seed=3?"]),
+        (["model.=3"], ["model. is no name of a setting"]),
+        (["optimizer.lr=1e-3,1e-2"], ["add -m for a run of each of them", "optimizer.lr=[1e-3,1e-2]"]),
+        (["optimizer.eps=inf"], ["optimizer.eps=inf must be finite"]),
+        (["optimizer.weight_decay=inf"], ["optimizer.weight_decay=inf must be finite"]),
+        (["optimizer=sgd", "optimizer.momentum=nan"], ["optimizer.momentum=nan must be finite"]),
+        (["optimizer.betas=[0.9,nan]"], ["optimizer.betas=[0.9, nan] must be finite"]),
+        (["optimizer=muon", "optimizer.muon_lr=inf"], ["optimizer.muon_lr=inf must be finite"]),
+        (["trainer.epochs=1e12"], ["steps does not end: lower trainer.max_steps, trainer.epochs"]),
         (["model=gpt,bigram"], ["Ambiguous value for argument 'model=gpt,bigram'"]),
         (["data.block_size=[1"], ["no viable alternative at input '[1'"]),
         (["+data.note=ñ"], ["+data.note=ñ is nothing that hydra reads: if it is text, quote it, +data.note='\"ñ\"'"]),
@@ -108,6 +128,8 @@ def test_a_typo_in_an_experiment_file(molino, text, places, tmp_path):
     assert_one_line(run("bad"), "train", 2, "optimizer.weight_decy is not", "did you mean optimizer.weight_decay?")
     assert_one_line(run("worse"), "train", 2, "optimiser is not a setting; did you mean optimizer?")
     assert_one_line(run("broken"), "train", 2, "broken.yaml")
+    (folder / "marked.yaml").write_text(f"{header}seed: 5\n", "utf-8-sig")
+    assert_one_line(run("good"), "train", 2, "marked.yaml begins with a byte order mark", "save it without")
 
 
 @pytest.mark.parametrize(

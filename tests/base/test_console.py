@@ -1,6 +1,8 @@
 """What is said, and when."""
 
+import re
 import time
+from collections import Counter
 
 import pytest
 
@@ -54,3 +56,44 @@ def test_numbers_stand_below_each_other_and_words_begin_alike(capsys):
     console.show_rows("table", ("run", "n", "why"), [("a", "1", "short"), ("b", "100", "longer")], words=("why",))
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(("a ", "b "))]
     assert lines[0].index("1") == lines[1].index("100") + 2 and lines[0].index("short") == lines[1].index("longer")
+
+
+WIDE = ("model", "trainer.max_steps", "n", "val/bits_per_byte", "95 % interval", "why it is so")
+LONG = "a reason of so many words that it goes on below " * 3
+ROWS = [["gpt", "1000", "3", "1.5000", "1.4952 .. 1.5448", LONG], ["bigram", "2000", "1", "2.5000", "-", "x" * 60]]
+
+
+def shown(capsys, monkeypatch, width):
+    monkeypatch.setattr(console, "console", console._Console(width=width))
+    console.show_rows("a title", WIDE, ROWS, words=("why it is so",))
+    return capsys.readouterr().out
+
+
+def test_without_a_terminal_tables_have_no_width(capsys, monkeypatch):
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    assert console._make_console().width == console.BOUNDLESS
+    out = shown(capsys, monkeypatch, console.BOUNDLESS)
+    lines = [line.split("  ") for line in out.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert all(line == line.rstrip() for line in out.splitlines())
+    assert list(WIDE) in cells and [cell.strip() for cell in ROWS[0]] in cells and ROWS[1] in cells
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 90, 100, 120, 150])
+def test_on_a_terminal_nothing_is_cut_and_nothing_goes_beyond_its_edge(capsys, monkeypatch, width):
+    out = shown(capsys, monkeypatch, width)
+    assert max(map(len, out.splitlines())) <= width and "…" not in out
+    every = re.sub(r"\s+", "", "".join(WIDE) + "".join("".join(row) for row in ROWS))
+    assert not Counter(every) - Counter(out)
+    # Numbers stay whole.
+    assert all(number in out.split() for number in ("1000", "1.5000", "1.4952", "1.5448", "2.5000"))
+
+
+def test_the_narrower_a_terminal_the_lower_a_table(capsys, monkeypatch):
+    whole, folded = (shown(capsys, monkeypatch, width).splitlines() for width in (400, 110))
+    assert len(whole) < len(folded) and " trainer. " in folded[2] and " max_steps " in folded[3]
+    listed = shown(capsys, monkeypatch, 45).splitlines()
+    assert [line.split() for line in listed if "max_steps" in line] == [
+        ["trainer.max_steps", "1000"],
+        ["trainer.max_steps", "2000"],
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,9 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from molino.base.errors import ConfigError
-from molino.base.messages import one_line
+from molino.base.messages import one_line, typed
 from molino.command.entry import prepare_environment
-from molino.configuration.overrides import arrange, check_resumed, quote
+from molino.command.help import help_text
+from molino.command.verbs import VERBS
+from molino.configuration.choices import CONF
+from molino.configuration.overrides import arrange, check_resumed, describe_overruled, quote
 from molino.runs import directory
 
 
@@ -46,6 +50,21 @@ finally:
         assert done.returncode == 0, done.stderr
         assert f"Usage: molino {verb} " in done.stdout
         assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_cuts_no_sentence_and_promises_what_there_is(verb):
+    shown = help_text(verb, CONF)
+    root = (CONF / f"{verb}.yaml").read_text("utf-8")
+    assert ("-m seed=" in shown) == (verb == "train") and ("-m run=" in shown) == (verb != "train" and "\nrun:" in root)
+    assert ("--config-dir" in shown) == ("Groups:" in shown)
+    groups = re.findall(r"^  (\S+)=\n((?:    .*\n)+)", shown, re.MULTILINE)
+    assert bool(groups) == ("Groups:" in shown)
+    for group, listed in groups:
+        for name, said in re.findall(r"^    (\S+) +(.+)$", listed, re.MULTILINE):
+            lines = (CONF / group / f"{name}.yaml").read_text("utf-8").splitlines()
+            whole = " ".join(line[2:] for line in lines if re.match("# (?!@package|COMMAND: )", line))
+            assert whole.startswith(said) and (said == whole or said.endswith(".")), (group, name)
 
 
 AWKWARD = [
@@ -100,6 +119,29 @@ def test_what_is_quoted_already_or_no_text_stays(argument):
 def test_in_a_sweep_lists_are_hydras():
     assert arrange(["seed=0,1", "-m", "data.path=my texts/*.txt"]) == ["-m", "seed=0,1", "data.path='my texts/*.txt'"]
     assert arrange(["-m", "data.path=a,b"]) == ["-m", "data.path=a,b"] and arrange(["run=a,b"]) == ["run='a,b'"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["seed=1", "model=gpt", "seed=2"], "seed=1: seed=2 counts"),
+        (["seed=1", "+seed=2", "seed=3"], "seed=1: seed=3 counts; +seed=2: seed=3 counts"),
+        (["model=gpt", "model.n_layer=2", "model=gpt"], ""),
+        (["~callbacks.x", "+callbacks.x=3"], ""),
+        (["run='mine'", "run='my run'"], "run=mine: run=my run counts"),
+    ],
+)
+def test_of_what_is_typed_twice_the_last_counts(overrides, says):
+    assert describe_overruled(overrides) == says
+
+
+def test_what_is_typed_twice_is_said(molino, tiny, tmp_path):
+    places = [f"data.path={tiny.file}", *CPU, f"paths.cache={tiny.cache}", f"paths.outputs={tmp_path}"]
+    done = molino("train", "data=text", "model=bigram", "debug=fast", "seed=1", "seed=2", *places)
+    line = next(line for line in done.out.splitlines() if "typed twice" in line)
+    assert done.err == "" and line.split("typed twice")[1].strip().endswith("seed=1: seed=2 counts")
+    done = molino("evaluate", "run=nothing", f"run={tiny.path}", "floors=false", *tiny.settings)
+    assert done.status == 0 and done.err == f"molino: typed twice: run=nothing: run={tiny.path} counts\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [*CPU, "model=bigram", "debug=fast"]])
@@ -234,6 +276,18 @@ def test_a_user_without_a_home_is_told_what_to_set(molino, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = molino(verb, *arguments)
     assert done.status == 2 and says in done.err and done.err.count("\n") == 1
+
+
+def test_a_working_directory_that_goes_meanwhile_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "molino").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    assert typed("train") == "molino train"
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert typed("train", "run=a b") == f"{tmp_path / 'molino'} train 'run=a b'"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

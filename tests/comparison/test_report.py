@@ -112,6 +112,53 @@ def test_many_curves_are_grey_but_for_the_best_ten(tmp_path):
     assert set(colours) == {f"C{number}" for number in range(10)}
 
 
+def test_training_is_a_thin_line_of_the_same_colour(sweep, tmp_path):
+    rows = make(sweep)
+    for axis, points in (
+        ("steps", ([200, 250, 450, 500], [2.61, 2.51, 1.61, 1.51])),
+        ("seconds", ([10.5, 21.5], [2.51, 1.51])),
+    ):
+        panel = draw_curves(rows, "val/loss", axis).axes[0]
+        thick = {line.get_color(): line for line in panel.get_lines() if line.get_linewidth() == 1.6}
+        thin = {line.get_color(): line for line in panel.get_lines() if line.get_linewidth() == 0.7}
+        assert len(thick) == 6 and list(thin) == [f"C{number}" for number in reversed(range(5))]
+        assert thin["C0"].get_xdata().tolist() == points[0]
+        assert thin["C0"].get_ydata() == pytest.approx(points[1]) and thick["C0"].get_label() == "gpt, 0.001"
+        assert panel.get_ylabel() == "held-out loss, nats a token\nthin: in training, of the best 5"
+    two = draw_curves(rows[:2], "val/loss", "steps").axes[0]
+    assert two.get_ylabel() == "held-out loss, nats a token\nthin: in training"
+    assert len(two.get_legend().get_texts()) == 2
+
+
+def test_what_is_not_learnt_by_has_no_line_of_training(tmp_path):
+    run = make_run(tmp_path / "run", loss=1.0)
+    (run / "metrics.csv").write_text("step,train/loss,val/bits_per_byte,val/loss,seconds\n9,1,2,3,4\n10,1,2,3,4\n")
+    rows = make(tmp_path, "val/bits_per_byte")
+    (panel,) = draw_curves(rows, "val/bits_per_byte", "steps").axes
+    assert len([line for line in panel.get_lines() if len(line.get_xdata()) and line.get_linewidth() == 0.7]) == 0
+    assert panel.get_ylabel() == "held-out bits per byte"
+
+
+def test_training_is_in_sight_from_the_first_validation_on(tmp_path):
+    run = make_run(tmp_path / "run", loss=1.4)
+    (run / "metrics.csv").write_text(
+        "step,train/loss,val/loss,seconds\n1,9.0,,\n50,1.8,1.9,1\n100,0.9,1.5,2\n150,0.2,1.6,3\n"
+    )
+    (panel,) = draw_curves(make(tmp_path), "val/loss", "steps").axes
+    low, high = panel.get_ylim()
+    assert low < 0.2 and 1.9 < high < 3.5  # as high as the floor that is drawn
+
+
+def test_trials_that_were_pruned_are_no_line(tmp_path):
+    for number in (1, 2, 3):
+        pruned = {"summary": {"pruned": True}} if number > 1 else {}
+        make_run(tmp_path / str(number), f"model.n_layer={number}", loss=1.0 + number, **pruned)
+    make_run(tmp_path / "4", "model.n_layer=4", loss=1.1)
+    (panel,) = draw_setting(make(tmp_path), "val/loss", "model.n_layer").axes
+    styles = {line.get_marker(): line.get_linestyle() for line in panel.get_lines() if line.get_marker() in ("x", "o")}
+    assert styles == {"x": "None", "o": "-"} and panel.get_title(loc="right") == "x: pruned"
+
+
 def test_what_went_astray_leaves_the_picture_to_the_others(tmp_path):
     for number, loss in enumerate((1.3, 1.31, 1.32, 1.33, 1.34, 90.0)):
         make_run(

@@ -96,6 +96,19 @@ def test_find(tmp_path, monkeypatch):
     assert directory.find("~/outputs/first", tmp_path / "elsewhere") == first
 
 
+def test_a_name_without_its_time_is_the_latest_run_of_it(tmp_path):
+    older, newer, other = (
+        make_run(tmp_path / name, age)
+        for name, age in (("a_20260101-000000", 1000), ("a_20260102-000000-2", 2000), ("a-b_20260103-000000", 3000))
+    )
+    assert directory.find("a", tmp_path) == directory.find("a", tmp_path, trained=True) == newer
+    (older / "checkpoints").mkdir()
+    (older / directory.LAST).touch()
+    assert directory.find("a", tmp_path) == newer and directory.find("a", tmp_path, trained=True) == older
+    assert directory.is_short_for("a", newer) and not directory.is_short_for(newer.name, newer)
+    assert not directory.is_short_for("a", other) and not directory.is_short_for("seed=1", tmp_path / "seed=1")
+
+
 def test_what_cannot_be_found(tmp_path):
     with pytest.raises(CheckpointError, match="there is no run below"):
         directory.find("latest", tmp_path)

@@ -52,6 +52,13 @@ def test_a_length_is_zero_or_more(values, says):
         dataclasses.replace(PLAN, **values)
 
 
+def test_a_length_that_does_not_end_is_refused():
+    assert dataclasses.replace(PLAN, epochs=1e7).settle(400.0, 1e9).max_steps == 4 * 10**9
+    for length in ({"epochs": 1e12}, {"flops": 1e30}):
+        with pytest.raises(ConfigError, match="steps does not end: lower "):
+            dataclasses.replace(PLAN, **length).settle(400.0, 1e9)
+
+
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_clipping_needs_a_norm_above_zero(clip):
     assert PLAN.clip is None and dataclasses.replace(PLAN, clip=0.1).clip == 0.1

@@ -2,9 +2,12 @@
 
 import functools
 import math
+import re
 
 import pytest
 import torch
+import yaml
+from conftest import ROOT
 from torch.optim import lr_scheduler
 
 from molino.base.errors import ConfigError
@@ -60,6 +63,23 @@ def test_warm_up_is_torchs_linear_one(warmup_steps):
     if warmup_steps > 1:
         linear = torch_rates(lambda o: lr_scheduler.LinearLR(o, 1 / warmup_steps, 1.0, warmup_steps - 1), 20)
         assert ours == pytest.approx(linear)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "scheduler").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_last_step_has_the_rate_that_the_comment_says(path):
+    text = path.read_text("utf-8")
+    settings = yaml.safe_load(text) | {"warmup_steps": 0}
+    schedule = getattr(schedules, settings.pop("_target_").rsplit(".", 1)[1])
+    settings.pop("_partial_")
+    said = re.findall(r"last of ([\d,]+) steps has ([\d.]+) \* optimizer.lr", text)
+    assert said
+    for steps, rate in said:
+        last = int(steps.replace(",", ""))
+        assert f"{schedule(last - 1, last, **settings):.{len(rate.partition('.')[2])}f}" == rate
+        # What the comment calls a step after the last.
+        if "floor" in settings:
+            assert "which a step after the last would have" in text.replace("\n# ", " ")
+            assert schedule(last, last, **settings) == settings["floor"]
 
 
 def test_step_warms_up_by_a_factor():

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from comparison.tree import make_run
+from terminals import type_at
 
 from molino.base.messages import typed
 
@@ -44,6 +47,27 @@ def test_a_sweep_by_name(results):
     assert "6 runs" not in done.out and "5 runs: 4 done, 1 failed" in done.out
     assert "model=gpt,seed=2   failed   300/1000   the loss became nan" in done.out
     assert "worse" in done.out and "Welch" in done.out and "1.4300 (5-gram)" in done.out
+
+
+def test_what_is_piped_is_not_cut_and_a_terminal_is_kept_to(tmp_path):
+    varied = ["model.n_layer", "model.n_embd", "scheduler.warmup_steps", "trainer.max_steps", "data.batch_size"]
+    for number in (11, 22):
+        make_run(tmp_path / str(number), "data=quijote", *(f"{key}={number}" for key in varied), loss=1.0 + number)
+    failed = {"state": "failed", "error": "a reason of many words " * 20}
+    make_run(tmp_path / "33", "data=quijote", *(f"{key}=33" for key in varied), status=failed)
+    command = [sys.executable, "-m", "molino", "results", f"paths.outputs={tmp_path}"]
+    piped = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "40"}, cwd=tmp_path)
+    assert piped.returncode == 0 and "…" not in piped.stdout, piped.stderr
+    lines = [re.split("   +", line.strip()) for line in piped.stdout.splitlines()]
+    # What differs comes first, and what all runs share is not there.
+    (header,) = [line for line in lines if line[0] == "model.n_layer"]
+    assert header[:5] == varied and not {"data", "seed"} & set(header)
+    assert ["33", "failed", "-", failed["error"].strip()] in [line[:2] + line[-2:] for line in lines if len(line) > 3]
+    status, shown = type_at(command, [])
+    table = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).partition("p: ")[0].splitlines()
+    assert status == 0 and "…" not in shown and max(len(line.rpartition("\r")[2]) for line in table) <= 80
+    words = " ".join(shown.split())
+    assert all(name in words for name in ("n_layer", "warmup_steps", "12.0000", "23.00"))
 
 
 def test_everything_or_what_is_named(results, outputs):

@@ -76,16 +76,25 @@ def typed(verb: str, *words: str) -> str:
     if found and (not own.exists() or own.samefile(found)):
         name = "molino"
     elif own.exists():
-        name = str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+        name = _from_here(own)
     else:
         name = "python -m molino"
     return " ".join([name, verb, *map(shlex.quote, words)])
+
+
+def _from_here(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):  # it lies elsewhere; or the working directory was deleted meanwhile
+        return str(path)
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return '; did you mean ...? It takes: ...' for a name that is not among `known`."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if name.partition("/")[0] in known:
+        near = [name.replace("/", ".")]  # a setting that is written as groups are
     hint = f"; did you mean {prefix}{near[0]}?" if near else "."
     return f"{hint} Known here: {', '.join(known) or 'nothing yet'}"
 
@@ -106,16 +115,42 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{missing[1]} has no value yet: add {missing[1]}=<value>"
     if group := re.search(r"Could not override '([^']+)'", str(error)):
         return f"{group[1]} is not chosen here: --help lists what is"
-    if word := re.search(r"Error parsing override '(.*?)'\s+missing EQUAL", str(error), re.DOTALL):
-        return f"{word[1]} is no setting: write <setting>=<value>"
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        why, quoted = str(error).splitlines()[0].strip(), value.replace('"', '\\"').replace("'", "'\\''")
-        reason = "" if why.startswith("LexerNoViableAltException") else f" ({why})"
-        return f"{error.override} is nothing that Hydra reads{reason}: if it is text, quote it, {key}='\"{quoted}\"'"
+        return _explain_grammar(error.override, str(error))
+    if listed := re.search(r"^Ambiguous value for argument '([^=]+)=(.*)'$", str(error), re.MULTILINE):
+        key, value = listed.groups()
+        return (
+            f"Ambiguous value for argument '{key}={value}': add -m for a run of each of them, write {key}=[{value}] "
+            f"for a list, or {key}='\"{value}\"' for text"
+        )
     # Where Hydra looked for its files is more than one wants to know.
     lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines() if line.strip()]
     text = " ".join(line for line in lines if not line.startswith(("Set the environment", "full_key: ", "See https:")))
     choice = re.search(r"Could not find '(.+)/([^/]+)' Available options in '\S+': (.+)", text)
     near = difflib.get_close_matches(choice[2], choice[3].split(), n=1, cutoff=0.5) if choice else []
     return f"{text}: did you mean {choice[1]}={near[0]}?" if near else text
+
+
+def _explain_grammar(override: str, message: str) -> str:
+    """Return what is wrong with what Hydra's grammar does not take.
+
+    Args:
+        message: Hydra's.
+    """
+    key, assigned, value = override.partition("=")
+    name = re.sub(r"[/\\\\]+", ".", key)
+    if name != key and not assigned and "." not in key:
+        return f"{key} is no setting: write <setting>=<value>; did you mean {'='.join(key.rsplit('/', 1))}?"
+    if name != key:
+        meant = f"{name}={value if assigned else '<value>'}"
+        return f"{key} is no group: the names of settings have dots; did you mean {meant}?"
+    if found := re.fullmatch(r"([+~]*[\w.]+)(?::|==)([^=]+)", override):
+        return f"{override} is no setting: write <setting>=<value>; did you mean {found[1]}={found[2]}?"
+    if re.search(r"\s+missing EQUAL", message):
+        return f"{override} is no setting: write <setting>=<value>, in quotes where there are blanks in it"
+    if assigned and not re.fullmatch(r"[+~]*[\w$@:-]+(\.[\w$@:-]+)*", key):
+        return f"{key} is no name of a setting: write <setting>=<value>"
+    why, quoted = message.splitlines()[0].strip(), value.replace('"', '\\"').replace("'", "'\\''")
+    plain = why.startswith(("LexerNoViableAltException", "Error parsing override"))
+    reason = "" if plain else f" ({why})"
+    return f"{override} is nothing that Hydra reads{reason}: if it is text, quote it, {key}='\"{quoted}\"'"

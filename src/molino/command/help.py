@@ -3,8 +3,12 @@
 Hydra's help composes a configuration for every group, which takes a second; reading the files takes none.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+NAMES = 20  # columns of the names of choices, at least
+SENTENCE = re.compile(r"\.(?= [A-Z0-9]|$)(?<! al\.)")  # its end; "et al. 2020" is none
 
 
 def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -> str:
@@ -26,10 +30,21 @@ def help_text(verb: str, conf: Path, words: str = "", own: Path | None = None) -
 
 {_settings(root)}
 More: --cfg job --resolve  prints all settings with their values, as they would be used
-      -m seed=0,1,2        runs every combination of listed values; again: what is left of them
-      --config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)
-      --hydra-help         Hydra's own flags
+{_more(verb, root, bool(groups))}      --hydra-help         Hydra's own flags
 """
+
+
+def _more(verb: str, root: str, groups: bool) -> str:
+    """Return what else a verb takes, by what it has: something that is worth varying, groups."""
+    named = [line.split(":")[0] for line in root.splitlines()]
+    if verb == "train":
+        many = "      -m seed=0,1,2        runs every combination of listed values; again: what is left of them\n"
+    elif "run" in named:
+        many = "      -m run=one,another   does it once for each of the values listed\n"
+    else:
+        many = ""
+    own = "--config-dir conf    takes choices of your own: conf/model/mine.yaml is model=mine (docs/your-own-code.md)"
+    return many + (f"      {own}\n" if groups else "")
 
 
 def overview(verbs: Mapping[str, str]) -> str:
@@ -74,11 +89,22 @@ def _groups(conf: Path, root: str) -> list[str]:
 def _describe_group(group: str, folders: list[Path]) -> str:
     lines = [f"  {group}="]
     files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    width = max(NAMES, *(len(path.stem) for path in files)) if files else NAMES
     for path in sorted(files, key=lambda path: path.stem):
-        comments = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
-        words = [comment for comment in comments if not comment.startswith(("@package", "COMMAND: "))]
-        lines.append(f"    {path.stem:<20} {words[0] if words else ''}".rstrip())
+        lines.append(f"    {path.stem:<{width}} {_describe_choice(path)}".rstrip())
     return "\n".join(lines)
+
+
+def _describe_choice(path: Path) -> str:
+    """Return what a choice says of itself: the sentences that end in the first line of its comment, or the first."""
+    comments = [line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
+    words = [comment for comment in comments if not comment.startswith(("@package", "COMMAND: "))]
+    if not words:
+        return ""
+    whole = " ".join(words)
+    ends = [found.end() for found in SENTENCE.finditer(whole)]
+    within = [end for end in ends if end <= len(words[0])]
+    return whole[: within[-1] if within else min(ends, default=len(whole))]
 
 
 def _settings(root: str) -> str:

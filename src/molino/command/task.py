@@ -21,6 +21,7 @@ from molino.configuration.choices import CONF
 from molino.configuration.composer import check_typed, refuse_resume, request_of
 from molino.configuration.internals import arguments_parser, composed_once
 from molino.configuration.origins import force
+from molino.configuration.overrides import check_alone, describe_overruled
 from molino.configuration.request import Request
 from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
@@ -35,6 +36,8 @@ def run_command(verb: str) -> int:
         return 0
     typed = check_flags()
     check_typed(verb, typed.overrides, typed.multirun)
+    if not (typed.multirun or typed.cfg or typed.info):
+        check_alone(typed.overrides)
     sys.argv[1:] = force(sys.argv[1:])
     # Hydra prints errors its own way unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -42,6 +45,10 @@ def run_command(verb: str) -> int:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     if task.error is not None:
         raise task.error
+    # A single training says so among what it is made of.
+    said = describe_overruled(typed.overrides) if typed.multirun or verb != "train" else ""
+    if said and typed.cfg is None:
+        print(f"molino: typed twice: {said}", file=sys.stderr)
     return task.status
 
 

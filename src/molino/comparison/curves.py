@@ -1,4 +1,4 @@
-"""A held-out figure while runs were trained, from their metrics.csv, averaged over seeds."""
+"""A figure while runs were trained, held out or of training, from their metrics.csv, averaged over seeds."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ METRICS = "metrics.csv"
 
 @dataclass(frozen=True)
 class Curve:
-    """A held-out figure of some runs at each validation they have in common.
+    """A figure of some runs at each step they have in common.
 
     Attributes:
         x: steps, or seconds since the start of the run, their mean over the runs.
@@ -30,7 +30,8 @@ class Curve:
 
 
 def read_validations(run: Path, metric: str) -> dict[int, tuple[float, float | None]]:
-    """Return step -> (the metric, seconds since the start; None in older runs) of each validation of a run."""
+    """Return step -> (the metric, seconds since the start; None in older runs) of each validation of a run; of a metric
+    of training also of what lies between them, whose seconds are not known."""
     found = {}
     try:
         with (run / METRICS).open(newline="", encoding="utf-8") as file:

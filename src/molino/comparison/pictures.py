@@ -13,11 +13,12 @@ from molino.base.errors import ResourceError
 from molino.comparison.curves import Curve, average
 from molino.comparison.rows import Row, text_of
 from molino.comparison.show import show_number, show_value
-from molino.runs.measures import HELDOUT, metric_tag, spoken
+from molino.runs.measures import HELDOUT, learnt_tag, metric_name, metric_tag, spoken
 
 DPI = 130
 WIDTH, HEIGHT = 11.0, 4.6  # of a panel with its legend, in inches
 MOST_COLOURED = 10  # lines; the others are grey
+MOST_TRAINING = 5  # rows of a panel whose training is drawn as well
 LONGEST_LABEL = 44  # letters
 GREY = "0.75"
 MARK = "molino results.py"  # by which a picture is known as ours
@@ -41,6 +42,7 @@ def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
     """Draw a figure of some runs against `steps` or `seconds`, a panel for each text; None where no run knows it.
 
     A line is the mean over the seeds of a row, its band goes from the least to the largest. The best ten are coloured.
+    Of the best rows a thin line shows the same figure in training, where it is one that is learnt by.
     """
     rows = [row for row in rows if drawn_metric(row) == monitor]
     curves = [(row, average(row.runs or row.unfinished, monitor, axis)) for row in rows]
@@ -50,6 +52,7 @@ def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
     figure, places = _figure(len(panels))
     named = [_names([row for row, _ in drawn]) for drawn in panels]
     for place, drawn, names, colours in zip(places, panels, named, _colours(named), strict=True):
+        trainings = _trainings(drawn, monitor, axis)
         for number, (row, curve) in reversed(list(enumerate(drawn))):
             colour = colours[number]
             style = ":" if row.pruned else "-" if row.runs else "--"
@@ -57,11 +60,14 @@ def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
             dot = "o" if len(curve.x) == 1 else ""
             order = 3 - number / len(drawn)
             place.plot(curve.x, curve.mean, style, marker=dot, color=colour, lw=1.6, label=names[number], zorder=order)
+            if number in trainings:
+                thin = {"lw": 0.7, "alpha": 0.8, "color": colour, "zorder": order - 1e-3}
+                place.plot(trainings[number].x, trainings[number].mean, **thin)
             if curve.runs > 1:
                 place.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0, zorder=order)
         rows_here = [row for row, _ in drawn]
         maximized = rows_here[0].measures.maximized(monitor)
-        hidden = _limit(place, [curve for _, curve in drawn], maximized)
+        hidden = _limit(place, [curve for _, curve in drawn], maximized, trainings)
         _floors(place, rows_here, monitor)
         unfinished, pruned = any(not row.runs for row in rows_here), any(row.pruned for row in rows_here)
         remarks = {"dashed: not finished": unfinished, "dotted: pruned": pruned}
@@ -73,7 +79,8 @@ def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
             place.set_xlim(left=0)
         place.set_xlabel("training steps" if axis == "steps" else "seconds since the start of the run")
         metric = rows_here[0].measures.metric(monitor)
-        place.set_ylabel(", ".join(filter(None, (spoken(monitor), metric.unit if metric else ""))))
+        what = ", ".join(filter(None, (spoken(monitor), metric.unit if metric else "")))
+        place.set_ylabel(what + _say_trainings(trainings, len(drawn)))
         _finish(place, rows_here, len(drawn))
     return figure
 
@@ -81,7 +88,8 @@ def draw_curves(rows: list[Row], monitor: str, axis: str) -> Any | None:
 def draw_setting(rows: list[Row], metric: str, key: str) -> Any | None:
     """Draw a metric against a numeric setting, a panel for each text; None where no two values can be compared.
 
-    A line joins rows that differ in nothing else; bars are a standard deviation each way.
+    A line joins rows that differ in nothing else, but for those that were stopped early, which do not compare; bars are
+    a standard deviation each way.
     """
     usable = [row for row in rows if _is_number(row.labels.get(key)) and _is_number(row.samples[metric].mean)]
     panels = _by_text([(row, row.labels[key]) for row in usable], metric)
@@ -100,7 +108,7 @@ def draw_setting(rows: list[Row], metric: str, key: str) -> Any | None:
                 [row.labels[key] for row in line],
                 [row.samples[metric].mean for row in line],
                 yerr=[row.samples[metric].sd or 0 for row in line] if spread else None,
-                fmt="x:" if pruned else "o-", ms=5, lw=1.4, capsize=3,
+                fmt="x" if pruned else "o-", ms=5, lw=1.4, capsize=3,
                 color="0.6" if pruned else "C0" if scattered else colours[number],
                 label=names[number] + (" (pruned)" if pruned else ""), zorder=3 - number / len(lines),
             )  # fmt: skip
@@ -201,11 +209,37 @@ def _colours(panels: list[list[str]]) -> list[list[str]]:
     return [[f"C{n}" if n < MOST_COLOURED else GREY for n in range(len(names))] for names in panels]
 
 
-def _limit(place: Any, curves: list[Curve], maximized: bool) -> int:
-    """Let a panel show all curves, save those that went astray; return how many those are."""
+def _trainings(drawn: list[tuple[Row, Curve]], monitor: str, axis: str) -> dict[int, Curve]:
+    """Return, by their numbers, the first rows' curves of the same figure in training, where there is such a figure."""
+    found = {}
+    for number, (row, _) in enumerate(drawn[:MOST_TRAINING]):
+        if curve := average(row.runs or row.unfinished, learnt_tag(metric_name(monitor)), axis):
+            found[number] = curve
+    return found
+
+
+def _say_trainings(trainings: dict[int, Curve], rows: int) -> str:
+    if not trainings:
+        return ""
+    return "\nthin: in training" + (f", of the best {MOST_TRAINING}" if rows > MOST_TRAINING else "")
+
+
+def _limit(place: Any, curves: list[Curve], maximized: bool, trainings: dict[int, Curve]) -> int:
+    """Let a panel show all curves, save those that went astray; return how many those are.
+
+    Of training it shows what comes after the first validation: it begins where nothing has been learnt.
+    """
     ends = _in_sight([curve.mean[-1] for curve in curves], maximized)
-    shown = [curve for curve in curves if curve.mean[-1] in ends]
-    _span(place, min(min(curve.low) for curve in shown), max(max(curve.high) for curve in shown))
+    shown = {number: curve for number, curve in enumerate(curves) if curve.mean[-1] in ends}
+    beside = [
+        value
+        for number, training in trainings.items()
+        if number in shown
+        for x, value in zip(training.x, training.mean, strict=True)
+        if x >= shown[number].x[0]
+    ]
+    low, high = (min(curve.low) for curve in shown.values()), (max(curve.high) for curve in shown.values())
+    _span(place, min([*low, *beside]), max([*high, *beside]))
     return len(curves) - len(shown)
 
 

@@ -14,6 +14,7 @@ from molino.configuration.internals import apply_overrides, chooses_group, compo
 from molino.configuration.origins import check_continued, check_named, force, with_origin
 from molino.configuration.overrides import (
     check_config_dir,
+    check_groups,
     check_hydras,
     check_resumed,
     quote,
@@ -63,6 +64,7 @@ def check_typed(verb: str, overrides: list[str], multirun: bool = False) -> None
         ConfigError: there is such a thing.
     """
     check_hydras(overrides)
+    check_groups(overrides, CONF)
     if verb == "train":
         check_named(overrides)
         if not multirun:

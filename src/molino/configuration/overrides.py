@@ -2,6 +2,7 @@
 
 import re
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,10 @@ TEXTS = {
 NAMES = {"data.columns.target", "data.columns.choices", "columns.choices"}
 # A text, or a list of texts, of a verb.
 LISTS = {"generate": {"prompt", "stop"}}
+# What the grammar takes for null, a truth or a number.
+NO_NAME = re.compile(r"null|true|false|[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 MULTIRUN = ("-m", "--multirun")
+OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 CONFIG_DIR = ("--config-dir", "-cd")
 # What may be said anew about a run that is resumed: where its data lie and what it computes on. Other choices of
 # `debug` change the plan of the run.
@@ -142,7 +146,7 @@ def check_length(overrides: list[str], others: Mapping[str, float | None]) -> No
 
 
 def check_config_dir(folder: Path, conf: Path) -> None:
-    """Refuse a folder of people's own choices that is not there, or holds one that Hydra would not take.
+    """Refuse a folder of people's own choices that is not there, or holds one that Hydra would not take or misread.
 
     Raises:
         ConfigError: as above.
@@ -150,8 +154,24 @@ def check_config_dir(folder: Path, conf: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {folder} is no folder")
     for path in sorted(folder.rglob("*.yaml")):
+        with path.open("rb") as file:
+            if file.read(len(BOM_UTF8)) == BOM_UTF8:
+                raise ConfigError(f"{path} begins with a byte order mark, which hides its first line: save it without")
         if (conf / path.relative_to(folder)).is_file():
             raise ConfigError(f"{path} bears the name of a choice of molino's, which counts: give yours another")
+
+
+def check_groups(overrides: list[str], conf: Path) -> None:
+    """Refuse null and numbers as choices of groups.
+
+    Raises:
+        ConfigError: there is such a choice.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if NO_NAME.fullmatch(value) and (conf / key).is_dir():
+            first = min(path.stem for path in (conf / key).glob("*.yaml"))
+            raise ConfigError(f"{override}: a group takes the name of one of its choices, such as {key}={first}")
 
 
 def check_hydras(overrides: list[str]) -> None:
@@ -163,10 +183,35 @@ def check_hydras(overrides: list[str]) -> None:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra.mode="):
             raise ConfigError(f"{override} has no effect: -m, and nothing else, makes it a sweep")
+        if group := re.match(r"[+~]*hydra\.(launcher|sweeper)=(.*)", override):
+            raise ConfigError(f"{override} has no effect: did you mean hydra/{group[1]}={group[2]}?")
         if override.lstrip("+~").startswith("hydra.run.dir="):
             raise ConfigError(
                 f"{override} has no effect: a run lies below paths.outputs, and its name begins with name="
             )
+
+
+def check_alone(overrides: list[str]) -> None:
+    """Refuse for a single run what says how the runs of a sweep are found and where they train.
+
+    Raises:
+        ConfigError: there is such a setting.
+    """
+    for override in overrides:
+        if override.lstrip("+~").startswith(OF_SWEEPS):
+            raise ConfigError(f"{override} has no effect on a single run: add -m, which makes it a sweep")
+
+
+def describe_overruled(overrides: list[str]) -> str:
+    """Return which settings do not count because the same is typed once more behind them; '' for none."""
+    plain = [as_typed(override) for override in overrides]
+    last = {_key(override): override for override in plain}
+    return "; ".join(dict.fromkeys(f"{each}: {last[_key(each)]} counts" for each in plain if each != last[_key(each)]))
+
+
+def _key(override: str) -> str:
+    # What is deleted may be added anew.
+    return override if override.startswith("~") else override.lstrip("+").partition("=")[0]
 
 
 def wants_traceback() -> bool:

@@ -74,7 +74,8 @@ class TextDataModule(LightningDataModule):
     ):
         super().__init__()
         if not callable(tokenizer):
-            raise ConfigError(f"data.tokenizer={tokenizer} says nothing to call: choose data/tokenizer={tokenizer}")
+            choice = tokenizer if isinstance(tokenizer, str) else "<name>"
+            raise ConfigError(f"data.tokenizer={tokenizer} says nothing to call: choose data/tokenizer={choice}")
         if not hasattr(corpus, "read"):
             raise ConfigError(f"data.corpus={corpus} is no corpus: choose one with data=<name>")
         if batches not in BATCHES:

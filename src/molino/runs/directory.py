@@ -80,7 +80,7 @@ def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
     A name may stand without the time that directories bear behind it: that is the latest run of this name.
 
     Args:
-        trained: the latest one that has saved a checkpoint; some end before.
+        trained: the latest one, of all or of this name, that has saved a checkpoint; some end before.
 
     Raises:
         ConfigError: nothing was named.
@@ -98,13 +98,21 @@ def find(run: str | None, outputs: Path, trained: bool = False) -> Path:
             raise CheckpointError(f"there is no run below {outputs}: train one with {typed('train')}")
         return usable[-1]
     named = [candidate for candidate in runs if candidate.name == run]
-    named = named or [candidate for candidate in runs if TIME.sub("", candidate.name) == run][-1:]
+    if not named:
+        short = [candidate for candidate in runs if is_short_for(run, candidate)]
+        usable = [candidate for candidate in short if trained and (candidate / LAST).is_file()]
+        named = (usable or short)[-1:]
     if len(named) == 1:
         return named[0]
     if named:
         raise CheckpointError(f"{len(named)} runs are called {run}: name one by its path, such as {named[-1]}")
     latest = f"; the latest is {runs[-1].name}" if runs else ""
     raise CheckpointError(f"there is no run {run}, neither as a path nor as a name below {outputs}{latest}")
+
+
+def is_short_for(name: str, run: Path) -> bool:
+    """Tell whether a name is that of a run without the time behind it."""
+    return run.name != name == TIME.sub("", run.name)
 
 
 def is_named(name: str, outputs: Path) -> bool:

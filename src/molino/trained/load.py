@@ -9,6 +9,7 @@ import torch
 from molino.base.errors import CheckpointError, ConfigError, DataError
 from molino.data.counts import digest_of_counts
 from molino.data.line_ends import LINE_ENDS
+from molino.data.prompt import remark
 from molino.data.tokenizers import Tokenizer, digest_of
 from molino.hub.own import is_own
 from molino.hub.read import find_folder, read_head, read_weights
@@ -39,7 +40,20 @@ def load(
         raise ConfigError(f"run={run} and source={source} name two models: give one of them")
     if source:
         return load_source(source, device, dtype)
-    return load_run(directory.find(run, outputs, trained=True), checkpoint, device, dtype)
+    return load_run(find_trained(run, outputs), checkpoint, device, dtype)
+
+
+def find_trained(run: str | None, outputs: str) -> Path:
+    """Return the run that `run` names below `outputs`, and say which it is where several may bear the name.
+
+    Raises:
+        ConfigError: none was named.
+        CheckpointError: there is no such run.
+    """
+    found = directory.find(run, Path(outputs), trained=True)
+    if directory.is_short_for(run, found):
+        remark(f"run={run}: the latest of this name is {found.name}")
+    return found
 
 
 def load_run(run: Path, checkpoint: str, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedRun:

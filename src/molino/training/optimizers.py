@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Mapping, Set
 
 from torch import nn
@@ -12,6 +13,7 @@ from molino.models.shapes import shapes_only
 
 # What an optimizer is called with: groups of parameters and, where it asks, hidden_weights.
 GIVEN = ("params", "hidden")
+PLAIN = ("torch.optim.", "molino.")  # whose numbers are all finite
 FACTOR = "factor"  # of a group's rate, until the optimizer is there
 
 
@@ -39,7 +41,16 @@ def optimizer_for(model: nn.Module, matrices: Set[str], make: functools.partial)
 
 
 def check_optimizer(make: functools.partial) -> None:
-    """Refuse settings that make no optimizer, while there is no model yet."""
+    """Refuse settings that make no optimizer, while there is no model yet.
+
+    Raises:
+        ConfigError: they make none, or one of torch's or molino's with a number that is not finite.
+    """
+    # Torch takes eps=inf, with which nothing is learnt. Own ones may have a use for it.
+    for name, value in make.keywords.items() if make.func.__module__.startswith(PLAIN) else ():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"optimizer.{name}={value} must be finite")
     with shapes_only():
         optimizer = optimizer_for(nn.Linear(2, 2), {"weight"}, make)
     if not all("lr" in group for group in optimizer.param_groups):

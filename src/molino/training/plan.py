@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from molino.base.errors import ConfigError
 
+MOST_STEPS = 2**32  # as in settings, whatever they are counted from
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,6 +43,9 @@ class Plan:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)} must be at least 1")
         if self.max_steps < 0:
             raise ConfigError(f"trainer.max_steps={self.max_steps} must be at least 0")
+        if self.max_steps > MOST_STEPS:
+            lengths = "trainer.max_steps, trainer.epochs or trainer.flops"
+            raise ConfigError(f"a run of {self.max_steps:,} steps does not end: lower {lengths}")
         if self.epochs is not None and not 0 <= self.epochs < math.inf:
             raise ConfigError(f"trainer.epochs={self.epochs} must be 0 or more")
         if self.flops is not None and not 0 <= self.flops < math.inf:

@@ -6,7 +6,7 @@ from typing import Any
 
 from molino.base.console import say, show_facts
 from molino.base.messages import typed
-from molino.configuration.overrides import as_typed
+from molino.configuration.overrides import as_typed, describe_overruled
 from molino.data.line_ends import remark_on_returns
 from molino.data.lost import lost_of
 from molino.data.module import TextDataModule
@@ -59,6 +59,10 @@ def introduce(
     warmup_steps = module.schedule.keywords.get("warmup_steps", 0)
     if warmup_steps > max_steps > 0:
         facts["warm-up"] = f"{warmup_steps:,} steps, longer than the run: the rate stays below optimizer.lr"
+    if run.settings["weights"]:
+        facts["begins from"] = run.settings["weights"]
+    if said := describe_overruled(run.request.overrides):
+        facts["typed twice"] = said
     if each_step:
         facts["each step"] = (
             f"asked for by {', '.join(f'callbacks.{name}' for name in each_step)}: a block is one step, by Lightning's "

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step.
 
 Each returns the factor by which `optimizer.lr` is multiplied at optimizer step `step` (0 is the first) of `max_steps`.
+What a schedule comes down to it has at step `max_steps`, which would be the one after the last.
 Having no state they need no saving, and a resumed run is on schedule by construction. The first step's factor is
 always above 0: a warm-up of n steps starts at 1/n.
 """
@@ -64,7 +65,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
         ("floor", lambda value: 0 <= value <= 1, "a fraction of optimizer.lr, between 0 and 1"),
         ("decay_fraction", lambda value: 0 <= value <= 1, "a fraction of the run, between 0 and 1"),
         ("step_size", lambda value: value >= 1, "at least 1"),
-        ("gamma", lambda value: value > 0, "above 0"),
+        ("gamma", lambda value: 0 < value < math.inf, "above 0, and finite"),
     )
     for name, holds, wanted in rules:
         if name in settings and not holds(settings[name]):

@@ -30,7 +30,7 @@ from molino.models.source_first import SourceFirst
 from molino.models.trained_head import SPANS, Head
 from molino.runs import directory
 from molino.tasks.holes import joins_spaces
-from molino.trained.load import LoadedRun, load_run
+from molino.trained.load import LoadedRun, find_trained, load_run
 from molino.training.counting import name_of
 from molino.verbs.card import HIDDEN, OTHER, TARGETS, asked_of, card, marks_of, whole_context
 
@@ -81,7 +81,7 @@ def export(run: str | None, checkpoint: str, to: str | None, format: str | None,
     target = Path(to).expanduser()
     if target.exists():
         raise ConfigError(f"{target} exists: choose another name, nothing is overwritten")
-    loaded = load_run(directory.find(run, paths["outputs"], trained=True), checkpoint, torch.device("cpu"))
+    loaded = load_run(find_trained(run, paths["outputs"]), checkpoint, torch.device("cpu"))
     shape = shape_of(loaded, format)
     with whole_folder(target) as folder:
         ids = special_ids(loaded, shape.kind)
