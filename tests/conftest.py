@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -122,6 +123,13 @@ def loader():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
     HydraConfig.instance().cfg = None
+
+
+def without_pace(err: str) -> str:
+    """What was said but for the last line, which tells how fast it went."""
+    said = err.splitlines(keepends=True)
+    assert re.fullmatch(r"molino: [\d,]+ new tokens in \d+\.\d\d s: [\d,]+ a second\n", said[-1])
+    return "".join(said[:-1])
 
 
 def small_text(seed: int, pieces: int) -> str:

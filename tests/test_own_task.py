@@ -222,7 +222,7 @@ def test_it_is_trained_measured_and_told(train, molino, home, tmp_path):
     for verb, more in (
         ("generate", ("prompt=abc",)),
         ("explain", ("prompt=abc",)),
-        ("export", (f"to={tmp_path / 'x'}",)),
+        ("export", (f"to={tmp_path / 'x'}", "format=gpt2")),
     ):
         refused = molino(verb, *named, *more)
         assert refused.status == 2 and refused.err.count("\n") == 1

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import CPU, small_text
+from conftest import CPU, small_text, without_pace
 
 from molino.runs import directory
 from molino.runs.directory import BEST
@@ -125,7 +125,7 @@ def test_a_prompt_meets_the_accents_of_its_corpus(molino, trained, places, tmp_p
         prompt = unicodedata.normalize(form, "está, señor")
         done = molino("generate", f"run={run}", f"prompt={prompt}", "max_new_tokens=20", places[0], *CPU)
         assert done.status == 0 and done.out.startswith(prompt)
-        said[form] = done.out.removeprefix(prompt), done.err
+        said[form] = done.out.removeprefix(prompt), without_pace(done.err)
     assert said[written][0] == said[typed][0] and said[written][1] == ""
     assert said[typed][1].startswith("molino: read as the vocabulary knows it: ")
     for verb in ("explain", "data"):
@@ -147,7 +147,7 @@ def test_line_ends_are_told_of_and_met(molino, trained, places, tmp_path):
     assert "\\r\\n 108 times" in again  # from the cache
     assert load_checkpoint(run / BEST)["line_end"] == "\r\n"
     done = molino("generate", f"run={run}", "prompt='señor\nuno'", "max_new_tokens=1", places[0], *CPU)
-    assert done.status == 0 and done.err == "molino: read as the vocabulary knows it: '\\n' as '\\r\\n'\n"
+    assert done.status == 0 and without_pace(done.err) == "molino: read as the vocabulary knows it: '\\n' as '\\r\\n'\n"
     universal, said = trained("universal", f"data.path={tmp_path / 'a.txt'}", "data.newlines=universal")
     plain, _ = trained("plain", f"data.path={tmp_path / 'b.txt'}")
     assert "\\r" not in said and losses(universal) == losses(plain) != losses(run)

@@ -120,7 +120,8 @@ def test_a_counted_model_is_used_like_any_other(home, counted, molino, tmp_path)
     ]
     assert outs[0] == outs[1] and len(outs[0]) > 60
     assert molino("explain", f"run={moved}", "prompt=de la", *places).status == 0
-    refused = molino("export", f"run={moved}", f"to={tmp_path / 'out'}", f"paths.outputs={home / 'outputs'}")
+    as_gpt2 = (f"to={tmp_path / 'out'}", "format=gpt2", f"paths.outputs={home / 'outputs'}")
+    refused = molino("export", f"run={moved}", *as_gpt2)
     assert refused.status == 2 and "Traceback" not in refused.err
 
 

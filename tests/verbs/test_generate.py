@@ -1,24 +1,16 @@
 """molino: what comes out, where it goes, and that a seed decides it."""
 
-import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import CPU, ROOT, train
+from conftest import CPU, ROOT, train, without_pace
 
 from molino.trained.load import load_run
 from molino.verbs.generate import write
 
 PROMPT = "en un lugar"
-
-
-def without_pace(err):
-    """What was said but for the last line, which tells how fast it went."""
-    said = err.splitlines(keepends=True)
-    assert re.fullmatch(r"molino: [\d,]+ new tokens in \d+\.\d\d s: [\d,]+ a second\n", said[-1])
-    return "".join(said[:-1])
 
 
 @pytest.fixture

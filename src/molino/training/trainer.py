@@ -79,6 +79,7 @@ def quiet_lightning() -> None:
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*does not have many workers.*",
+        r".*is smaller than the logging interval.*",
         r".*dataloader is not resumable.*",
         r".*`srun` command is available.*",
     ):
