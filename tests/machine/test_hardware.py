@@ -72,6 +72,7 @@ def test_auto_takes_the_best_of_what_is_there(computer, kind, precision, acceler
         ({"devices": 0}, "hardware.devices=0 must be at least 1"),
         ({"num_nodes": 0}, "hardware.num_nodes=0 must be at least 1"),
         ({"threads": 0}, "hardware.threads=0 must be at least 1"),
+        ({"threads": 100_000}, "hardware.threads=100000 must be at most 1024"),
         ({"attention": "flash"}, "hardware.attention=flash is unknown: choose auto, fused, products"),
         ({"compile": "yes"}, "hardware.compile=yes is unknown: choose auto, true, false"),
         ({"strategy": "ddp_spawn"}, "hardware.strategy=ddp_spawn is unknown: choose auto, ddp, fsdp"),

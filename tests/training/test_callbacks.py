@@ -26,6 +26,7 @@ def test_those_of_lightning_are_taken():
 @pytest.mark.parametrize(
     ("node", "message"),
     [
+        (stop(monitor="val_partial/loss"), r"callbacks\.x\.monitor=val_partial/loss is val/loss until the end"),
         (stop(monitor="val/acc"), r"callbacks\.x\.monitor=val/acc is not measured: choose val/loss, val/perplexity"),
         (stop(patients=7), r"callbacks\.x\.patients is not a setting; did you mean callbacks\.x\.patience\?"),
         (stop(mode="up"), "callbacks.x: `mode` can be"),

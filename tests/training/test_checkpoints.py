@@ -39,9 +39,8 @@ def test_best_stays_when_the_monitor_gets_worse(tmp_path, sign):
 
     class FakeTrainer:
         global_step, should_stop, loggers = 1, False, ()
-        strategy = type(
-            "S", (), {"reduce": staticmethod(lambda value, reduce_op: value), "root_device": torch.device("cpu")}
-        )()
+        reduce = staticmethod(lambda value, reduce_op: value)
+        strategy = type("S", (), {"reduce": reduce, "root_device": torch.device("cpu")})()
 
         def save_checkpoint(self, path):
             saved.append((path.name, self.global_step))

@@ -346,3 +346,15 @@ def test_a_run_with_an_average_goes_on_bit_for_bit(tmp_path):
     process.wait()
     finish(start(tmp_path / "killed", "resume=latest"))
     assert_same_run(only_run(tmp_path / "killed"), only_run(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("trainer.ema=0.5", "both average the weights"),
+        ("trainer.val_windows=2", "does not go with trainer.val_windows"),
+    ],
+)
+def test_two_ways_to_average_are_refused(molino, tmp_path, setting, says):
+    done = molino("train", *SMALL, *EMA, setting, f"paths.outputs={tmp_path / 'outputs'}")
+    assert done.status == 2 and says in done.err and not (tmp_path / "outputs").exists()

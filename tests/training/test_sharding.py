@@ -160,9 +160,17 @@ def test_it_is_a_strategy_of_our_own():
     assert trainer_arguments(Hardware(strategy="ddp", accelerator="cpu", devices=2))["strategy"] == "ddp"
 
 
-def test_an_average_needs_whole_weights(molino, tmp_path):
-    done = molino("train", *SIZES, *PIECES, "trainer.ema=0.9", f"paths.outputs={tmp_path / 'outputs'}")
-    assert done.status == 2 and "trainer.ema=0.9 needs whole weights" in done.err
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("trainer.ema=0.9", "trainer.ema=0.9 needs whole weights in each process"),
+        ("optimizer=muon", "optimizer=muon trains whole matrices, which hardware=fsdp cuts into pieces"),
+        ("task.on_floor=true", "hardware=fsdp cuts weights into pieces, and OnCounts.bias is a single number"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused_before_there_is_a_directory(molino, tmp_path, setting, says):
+    done = molino("train", *SIZES, *PIECES, setting, f"paths.outputs={tmp_path / 'outputs'}")
+    assert done.status == 2 and says in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
 
 

@@ -24,6 +24,7 @@ PRECISIONS = {
 }
 STRATEGIES = ("auto", "ddp", "fsdp")
 MATMUL = ("highest", "high", "medium")
+MOST_THREADS = 1024  # more than a machine has cores
 # Before any run of this process has chosen another number.
 THREADS = torch.get_num_threads()
 
@@ -74,6 +75,8 @@ class Hardware:
         for name in ("devices", "num_nodes", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"hardware.{name}={getattr(self, name)} must be at least 1")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ConfigError(f"hardware.threads={self.threads} must be at most {MOST_THREADS}")
         if self.accelerator == "gpu" and self.kind == "cpu":
             raise ResourceError("hardware asks for a GPU, but torch finds none here: choose hardware=cpu or auto")
         if self.kind == "cuda" and self.devices > torch.cuda.device_count():

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from molino.base.console import SECONDS_BETWEEN_LINES, console, say
 from molino.configuration.request import Request
-from molino.runs.measures import LEARNT, spoken
+from molino.runs.measures import LEARNT, partial_tag, spoken
 from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
 
 # Of ended runs the table shows the last few, and no more rows than a screen has.
@@ -108,7 +108,8 @@ def _outcome(status: Status, monitor: str) -> str:
 def _columns(request: Request, status: Status) -> list[str]:
     """Return the cells of a run, in the order of COLUMNS."""
     progress = status.progress
-    held_out = (status.summary or progress).get(request.monitor)
+    known = status.summary or progress
+    held_out = known.get(request.monitor, known.get(partial_tag(request.monitor)))
     running = status.state == RUNNING
     return [
         request.name,

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch import callbacks as lightning
 
 from molino.base.errors import ConfigError, ResourceError
-from molino.runs.measures import MAXIMIZE, MINIMIZE, Metric
+from molino.runs.measures import MAXIMIZE, MINIMIZE, Metric, partial_tag
 
 # What Lightning's callbacks call the direction in which a metric improves.
 MODES = {MINIMIZE: "min", MAXIMIZE: "max"}
@@ -90,6 +90,8 @@ def check_callbacks(callbacks: Mapping[str, Callback], metrics: Iterable[Metric]
         monitor = getattr(callback, "monitor", None)
         if monitor is None:
             continue
+        if whole := next((tag for tag in modes if monitor == partial_tag(tag)), None):
+            raise ConfigError(f"callbacks.{name}.monitor={monitor} is {whole} until the end: watch that")
         if monitor not in modes:
             raise ConfigError(f"callbacks.{name}.monitor={monitor} is not measured: choose {', '.join(modes)}")
         if getattr(callback, "mode", modes[monitor]) != modes[monitor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
@@ -20,6 +21,7 @@ from molino.tasks.task import Task
 from molino.trained.building import build_model, build_task, check_model
 from molino.training.callbacks import asks_each_step, check_callbacks, refuse_callback
 from molino.training.loggers.start import given_to
+from molino.training.muon import Muon
 from molino.training.optimizers import GIVEN, check_optimizer
 from molino.training.plan import Plan
 from molino.training.schedules import Schedule, check_schedule
@@ -74,12 +76,27 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     check_optimizer(optimizer)
     check_schedule(schedule, max(plan.max_steps, 1))
     data.check_processes(hardware.processes)
-    if hardware.strategy == "fsdp" and plan.ema is not None:
-        raise ConfigError(f"trainer.ema={plan.ema} needs whole weights in each process: choose hardware=ddp")
+    _check_together(plan, hardware, optimizer, callbacks)
     # Nothing is allocated: it only asks whether the settings make a model, of whatever vocabulary.
     with shapes_only():
         data.check_context(build_model(settings, vocab_size=8).block_size)
     return Parts(task, plan, hardware, data, optimizer, schedule, callbacks, each_step, asked)
+
+
+def _check_together(
+    plan: Plan, hardware: Hardware, optimizer: functools.partial, callbacks: dict[str, Callback]
+) -> None:
+    """Refuse what each is right by itself."""
+    if hardware.strategy == "fsdp" and plan.ema is not None:
+        raise ConfigError(f"trainer.ema={plan.ema} needs whole weights in each process: choose hardware=ddp")
+    if hardware.strategy == "fsdp" and optimizer.func is Muon:
+        raise ConfigError("optimizer=muon trains whole matrices, which hardware=fsdp cuts into pieces: choose adamw")
+    for name in (name for name, callback in callbacks.items() if isinstance(callback, WeightAveraging)):
+        if plan.ema is not None:
+            raise ConfigError(f"callbacks.{name} and trainer.ema={plan.ema} both average the weights: give one")
+        if plan.val_windows is not None:
+            # It gives the weights back before the end of a run measures them.
+            raise ConfigError(f"callbacks.{name} does not go with trainer.val_windows: average by trainer.ema=0.999")
 
 
 def _check_nodes(settings: dict[str, Any], callbacks: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from molino.base.console import SECONDS_BETWEEN_LINES, Line, console, say
-from molino.runs.measures import LEARNT
+from molino.runs.measures import LEARNT, partial_tag
 from molino.runs.status import update
 
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -128,8 +128,10 @@ class StatusReport(Callback):
         if done := trainer.global_step - self._first_step:
             left = (trainer.max_steps - trainer.global_step) * (self._last - self._started) / done
             progress["seconds_left"] = round(left, 1)
-        for metrics, tag in ((module.train_metrics, LEARNT), (module.val_metrics, module.task.monitor)):
-            progress |= {tag: metrics[tag]} if tag in metrics else {}
+        monitor = module.task.monitor
+        shown = partial_tag(monitor) if module.partial else monitor
+        for metrics, tag, called in ((module.train_metrics, LEARNT, LEARNT), (module.val_metrics, monitor, shown)):
+            progress |= {called: metrics[tag]} if tag in metrics else {}
         if rate := module.train_metrics.get("train/tokens_per_second"):
             progress["tokens_per_second"] = round(rate)
         update(self.run, progress=progress)

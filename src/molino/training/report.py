@@ -121,10 +121,9 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
     samples = run.path / "samples.txt"
     if samples.is_file():
         say("--- step " + samples.read_text("utf-8").rsplit("--- step ", 1)[-1].rstrip("\n") + "\n")
-    commands = [
-        typed("evaluate", f"run={run.path}"),
-        f"tensorboard --logdir {shlex.quote(run.settings['paths']['outputs'])}",
-    ]
+    commands = [typed("evaluate", f"run={run.path}")]
+    if run.settings["logger"].get("tensorboard"):
+        commands.append(f"tensorboard --logdir {shlex.quote(run.settings['paths']['outputs'])}")
     if capabilities_of(module.model).next_token:
         commands.insert(0, typed("generate", f"run={run.path}") + ' prompt="..."')
     if hasattr(task, "predict"):
@@ -133,6 +132,7 @@ def conclude(run: Run, summary: dict[str, Any], module: TrainingModule, floors: 
         commands.insert(0, f"{typed('predict', f'run={run.path}')} {asked}")
     decides = metric_name(task.monitor)
     plain = getattr(task, "on_floor", None) is False and not (run.exists or capabilities_of(module.model).counts)
+    plain = plain and not run.settings["continue"] and run.settings["hardware"].get("strategy") != "fsdp"
     if plain and _is_above(figures[decides], decides, floors):
         same = [
             as_typed(override) for override in run.request.overrides if not override.startswith(("sweep=", "case="))

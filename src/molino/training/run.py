@@ -159,5 +159,7 @@ def _resumed(request: Request) -> Path | None:
         return None
     path = directory.find(name, request.settings["paths"]["outputs"])
     if directory.is_done(path):
-        raise CheckpointError(f"{path.name} is finished, there is nothing to resume: start a new run")
+        raise CheckpointError(
+            f"{path.name} is finished, there is nothing to resume: start a new run, or continue= it for longer"
+        )
     return path

@@ -15,6 +15,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from molino.base.errors import ConfigError
+
 # Under which names training enters a network, beside its forward.
 ENTRIES = ("loss", "losses")
 
@@ -54,6 +56,19 @@ class ShardedStrategy(DDPStrategy):
         # Pieces stay on the devices that they are of; Lightning would move them to the CPU.
         for part in (self.cluster_environment, self.precision_plugin, self.accelerator, self.checkpoint_io):
             part.teardown()
+
+
+def check_pieces(network: nn.Module) -> None:
+    """Refuse a network of which something cannot be cut into pieces.
+
+    Raises:
+        ConfigError: it has parameters that are single numbers.
+    """
+    if single := [name for name, parameter in network.named_parameters() if parameter.dim() == 0]:
+        raise ConfigError(
+            f"hardware=fsdp cuts weights into pieces, and {type(network).__name__}.{single[0]} is a single number: "
+            "choose hardware=ddp"
+        )
 
 
 def shard(network: nn.Module, mesh: Any) -> None:

@@ -36,6 +36,7 @@ from molino.training.parts import build_parts
 from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
 from molino.training.samples import sampling
+from molino.training.sharding import check_pieces
 from molino.training.trainer import fit, make_trainer
 from molino.training.whole import WholeSplit
 from molino.training.zero_shot import zero_shot
@@ -102,6 +103,8 @@ def train(run: Run, started: float) -> float:
     hardware.apply()  # not sooner: it gives back what the preparation of the text has left
     torch.manual_seed(seed)  # the same seed gives the same weights, whatever was drawn before
     network = begin_network(run, task, data)
+    if hardware.strategy == "fsdp":
+        check_pieces(network)
     counts = stand_on_counts(task, network, data.text)
     each_step = training_flops(network, data.block_size) * data.tokens_per_step
     asked = plan.settle(data.steps_per_epoch, each_step)
