@@ -352,7 +352,7 @@ def test_a_run_with_an_average_goes_on_bit_for_bit(tmp_path):
     ("setting", "says"),
     [
         ("trainer.ema=0.5", "both average the weights"),
-        ("trainer.val_windows=2", "does not go with trainer.val_windows"),
+        ("trainer.val_windows=2", "not go with trainer.val_windows"),
     ],
 )
 def test_two_ways_to_average_are_refused(molino, tmp_path, setting, says):

@@ -165,7 +165,7 @@ def test_it_is_a_strategy_of_our_own():
     [
         ("trainer.ema=0.9", "trainer.ema=0.9 needs whole weights in each process"),
         ("optimizer=muon", "optimizer=muon trains whole matrices, which hardware=fsdp cuts into pieces"),
-        ("task.on_floor=true", "hardware=fsdp cuts weights into pieces, and OnCounts.bias is a single number"),
+        ("task.on_floor=true", "hardware=fsdp cuts weights into pieces, and OnCounts.trust.bias is a single number"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused_before_there_is_a_directory(molino, tmp_path, setting, says):

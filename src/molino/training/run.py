@@ -160,6 +160,6 @@ def _resumed(request: Request) -> Path | None:
     path = directory.find(name, request.settings["paths"]["outputs"])
     if directory.is_done(path):
         raise CheckpointError(
-            f"{path.name} is finished, there is nothing to resume: start a new run, or continue= it for longer"
+            f"{path.name} is finished, there is nothing to resume: start a new run, or train it for longer by continue="
         )
     return path
