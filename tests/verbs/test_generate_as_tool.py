@@ -1,5 +1,6 @@
 """molino generate among other programs: files of prompts, pipes, stop texts, what it writes and refuses."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -15,15 +16,16 @@ from molino.trained.load import load_run
 PROMPTS = ["en un lugar", "de la", "¡señor!"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def places(tiny):
     return [f"run={tiny.path}", f"paths.outputs={tiny.outputs}", *CPU, "max_new_tokens=30"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(molino, places):
-    """What comes out for a prompt of its own."""
+    """What comes out for a prompt of its own. (The seed decides it, so it is asked for once.)"""
 
+    @functools.cache
     def alone(prompt, *settings):
         done = molino("generate", *places, f"prompt={prompt}", *settings)
         assert done.status == 0, done.err
