@@ -65,6 +65,8 @@ def check_sections(settings: dict[str, Any]) -> None:
     check_names(settings, SECTIONS)
     check_seed(settings.get("seed"))
     for name, kind in SECTIONS.items():
+        if settings.get(name) is None and kind is dict:
+            raise ConfigError(f"{name} names nothing: --help lists what {name}= can be")
         if not isinstance(settings.get(name), kind):
             raise ConfigError(f"{name}={settings.get(name)} must be {getattr(kind, '__name__', kind)}")
     if not settings["name"]:
