@@ -13,7 +13,6 @@ from families import FAMILIES, V, make, random_tokens
 from test_module import small_gpt, text_data, train
 
 from molino.generation.decode import generate
-from molino.machine.hardware import Hardware
 from molino.models.tables import Tables
 from molino.trained.load import load_run
 from molino.trained.writing import Sampling, Writer
@@ -160,4 +159,3 @@ def test_a_trained_run_writes_and_is_measured(tiny, monkeypatch):
     wanted = text()
     with elsewhere(monkeypatch):
         assert text() == wanted
-    assert Hardware(accelerator="cpu").device == HERE
