@@ -31,7 +31,7 @@ MOST_ARROWS = 82
 # Other people's packages that cost much at start-up, or are optional: all that a function may import.
 HEAVY = {
     "absl", "huggingface_hub", "hydra", "jinja2", "lightning", "lightning_utilities", "matplotlib", "mlflow",
-    "omegaconf", "optuna", "pyarrow", "rouge_score", "sacrebleu", "scipy", "submitit", "torch", "wandb", "yaml",
+    "omegaconf", "optuna", "pyarrow", "rouge_score", "sacrebleu", "scipy", "torch", "wandb", "yaml",
 }  # fmt: skip
 TRAINING = {"torch", "lightning", "lightning_utilities", "torchmetrics"}
 WITHOUT = {

@@ -61,7 +61,7 @@ class RunsLauncher(Launcher):
         runs = get_object(self.target)
         check_arguments(runs, self.settings, "hydra.launcher", ("context",))
         self.composer = Composer(hydra_context.config_loader, config)
-        self.runs = runs(Context(task_function.run), **self.settings)
+        self.runs = runs(Context(task_function.run, task_function.prepare), **self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the runs of any other sweeper."""
@@ -79,7 +79,7 @@ class LocalLauncher(RunsLauncher):
 class SlurmLauncher(RunsLauncher):
     """Runs as jobs of a Slurm cluster; see conf/hydra/launcher/slurm.yaml."""
 
-    target = "molino.sweeps.slurm.Slurm"
+    target = "molino.sweeps.slurm.launcher.Slurm"
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from molino.tasks.earlier import measures
 
 def test_runs_are_found_once_and_hold_no_runs(tmp_path):
     one = make_run(tmp_path / "sweeps" / "a" / "one", loss=1.0)
-    deep = make_run(tmp_path / "x" / "y" / "z", config=False, status={"state": "queued"})
+    deep = make_run(tmp_path / "x" / "y" / "z", config=False, status={"state": "not begun"})
     make_run(one / "explain" / "inner", loss=1.0)
     make_run(tmp_path / ".hidden" / "run", loss=1.0)
     assert find_runs([tmp_path]) == [one, deep]
@@ -79,12 +79,12 @@ def test_an_older_run_takes_the_choices_of_its_like(tmp_path):
 
 def test_a_waiting_run_takes_the_settings_of_its_like(tmp_path):
     make_run(tmp_path / "a", "model=bigram", "optimizer.lr=1e-3", "seed=0", loss=1.0)
-    queued = {"state": "queued"}
+    queued = {"state": "not begun"}
     make_run(tmp_path / "b", "optimizer.lr=0.001", "model=bigram", "seed=1", config=False, status=queued)
     make_run(tmp_path / "c", "model=gpt", "optimizer.lr=1e-3", "seed=1", config=False, status=queued)
     done, like, unlike = read_runs(find_runs([tmp_path]), measures)
     assert like.identity == done.identity != unlike.identity and like.corpus == done.corpus
-    assert (like.seed, like.value("data"), like.status.state) == (1, "pydocs", "queued")
+    assert (like.seed, like.value("data"), like.status.state) == (1, "pydocs", "not begun")
     # Of the corpus nothing was typed for either, so it is the same.
     assert (unlike.value("model"), unlike.value("data"), unlike.steps) == ("gpt", "pydocs", (None, None))
     assert (unlike.corpus, unlike.tokenizer, unlike.settings) == (done.corpus, done.tokenizer, {})
@@ -99,7 +99,7 @@ def test_figures_that_are_none(tmp_path):
 
 
 def test_strange_statuses(tmp_path):
-    make_run(tmp_path / "a", "debug=[fast,traceback]", config=False, status={"state": "queued", "progress": [1]})
+    make_run(tmp_path / "a", "debug=[fast,traceback]", config=False, status={"state": "not begun", "progress": [1]})
     make_run(tmp_path / "b", config=False, status={"state": "failed", "overrides": {"a": 1}})
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "status.json").write_text("{")

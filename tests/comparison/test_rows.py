@@ -157,10 +157,10 @@ def test_pruned_runs_are_kept_apart(tmp_path, rows):
 def test_what_is_not_done_waits_in_its_row(tmp_path, rows):
     make_run(tmp_path / "a", "model=gpt", "seed=0", loss=1.0)
     make_run(tmp_path / "b", "model=gpt", "seed=1", status={"state": "failed", "error": "no memory"})
-    make_run(tmp_path / "c", "model=gpt", "seed=2", config=False, status={"state": "queued"})
-    make_run(tmp_path / "d", "model=bigram", "seed=0", config=False, status={"state": "queued"})
+    make_run(tmp_path / "c", "model=gpt", "seed=2", config=False, status={"state": "not begun"})
+    make_run(tmp_path / "d", "model=bigram", "seed=0", config=False, status={"state": "not begun"})
     gpt, bigram = rows()
-    assert [run.status.state for run in gpt.unfinished] == ["failed", "queued"]
+    assert [run.status.state for run in gpt.unfinished] == ["failed", "not begun"]
     assert (gpt.labels, bigram.labels) == ({"model": "gpt"}, {"model": "bigram"})
     assert (bigram.runs, bigram.samples["val/loss"].mean, bigram.verdict) == ([], None, "")
 
@@ -221,7 +221,7 @@ def test_where_more_is_better_the_largest_is_best(tmp_path, rows):
         assert labels(rows(metric)) == [(1,), (0,), (2,)] and [row.best for row in rows(metric)] == [True, False, False]
         assert rows(metric)[0].floor == ("bag of words", 0.7)
     assert labels(rows("val/loss"))[0] == (1,) and rows("val/loss")[0].floor is None
-    waiting = {"state": "queued"}
+    waiting = {"state": "not begun"}
     make_run(tmp_path / "waits", "optimizer.lr=5", config=False, status=waiting)
     found = read_runs(find_runs([tmp_path]), measures)
     assert default_metrics(found) == ["val/accuracy"] and {run.measures.monitor for run in found} == {"val/accuracy"}

@@ -33,7 +33,7 @@ def rows(tmp_path):
     failed = {"state": "failed", "error": ERROR, "progress": {"step": 40, "max_steps": 100}}
     make_run(tmp_path / "gpt-2", "model=gpt", "seed=2", status=failed)
     make_run(tmp_path / "bigram-0", "model=bigram", "seed=0", loss=1000.0)
-    make_run(tmp_path / "custom-0", "model=custom_gpt", "seed=0", config=False, status={"state": "queued"})
+    make_run(tmp_path / "custom-0", "model=custom_gpt", "seed=0", config=False, status={"state": "not begun"})
     make_run(tmp_path / "short", "model=gpt", "seed=7", loss=9.0, summary={"pruned": True})
     return make(tmp_path)
 
@@ -58,10 +58,10 @@ def test_the_table(rows, tmp_path):
     ]
     assert cells[1] == ["bigram", "1", "1,000", "-", "-", "+998.75", "-", "-", "inf"]
     assert cells[2] == ["gpt", "1", "9.0000", "-", "-", "-", "-", "pruned", "8,103"]
-    assert cells[3] == ["custom_gpt", "0 (1 queued)", "-", "-", "-", "-", "-", "-", "-"]
-    assert headline(rows) == "6 runs: 3 done, 1 failed, 1 pruned, 1 queued"
+    assert cells[3] == ["custom_gpt", "0 (1 not begun)", "-", "-", "-", "-", "-", "-", "-"]
+    assert headline(rows) == "6 runs: 3 done, 1 failed, 1 pruned, 1 not begun"
     assert unfinished(rows) == [
-        ["gpt-2", "failed", "40/100", "no | pipe, no <tag>"], ["custom-0", "queued", "-", "-"],
+        ["gpt-2", "failed", "40/100", "no | pipe, no <tag>"], ["custom-0", "not begun", "-", "-"],
     ]  # fmt: skip
     # With the held-out loss alone, the best of counting stands beside it.
     header, cells = table(make(tmp_path, "val/loss"), ["val/loss"])
@@ -80,7 +80,7 @@ def test_csv_is_a_line_a_row_and_one_for_what_is_not_done(rows):
     lines = list(csv.DictReader(io.StringIO(as_csv(rows, ["val/loss", "val/perplexity"]))))
     assert [(line["model"], line["state"], line["n"]) for line in lines] == [
         ("gpt", "done", "2"), ("gpt", "failed", ""), ("bigram", "done", "1"), ("gpt", "pruned", "1"),
-        ("custom_gpt", "queued", ""),
+        ("custom_gpt", "not begun", ""),
     ]  # fmt: skip
     first = lines[0]
     assert (first["corpus"], float(first["val/loss"]), float(first["floor"])) == ("pydocs", 1.25, 1.43)
@@ -108,7 +108,7 @@ def test_json_holds_every_run(rows):
     assert bigram["metrics"]["val/perplexity"]["mean"] is None and pruned["runs"][0]["state"] == "pruned"
     assert queued["metrics"]["val/loss"] == {"n": 0, "mean": None, "sd": None, "low": None, "high": None}
     assert [(run["name"], run["state"], run["step"], run["error"]) for run in content["unfinished"]] == [
-        ("gpt-2", "failed", 40, ERROR), ("custom-0", "queued", None, None),
+        ("gpt-2", "failed", 40, ERROR), ("custom-0", "not begun", None, None),
     ]  # fmt: skip
 
 
@@ -131,10 +131,10 @@ def test_markdown_escapes_what_would_break_it(rows):
 
 def test_many_that_wait_are_counted(tmp_path):
     for seed in range(30):
-        make_run(tmp_path / f"{seed:02}", f"seed={seed}", config=False, status={"state": "queued"})
+        make_run(tmp_path / f"{seed:02}", f"seed={seed}", config=False, status={"state": "not begun"})
     rows = make(tmp_path, "val/loss")
-    assert len(unfinished(rows)) == 21 and unfinished(rows)[-1][:2] == ["... and 10 more", "queued"]
-    assert table(rows, ["val/loss"])[1] == [["00", "0 (30 queued)", "-", "-"]]
+    assert len(unfinished(rows)) == 21 and unfinished(rows)[-1][:2] == ["... and 10 more", "not begun"]
+    assert table(rows, ["val/loss"])[1] == [["00", "0 (30 not begun)", "-", "-"]]
     assert len(json.loads(as_json(rows, ["val/loss"]))["unfinished"]) == 30
 
 

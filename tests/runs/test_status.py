@@ -1,4 +1,4 @@
-"""What a run's directory says of it: queued, running, done, failed, cut off."""
+"""What a run's directory says of it: not begun, running, done, failed, cut off."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from molino.runs.status import (
     CUT_OFF,
     DONE,
     FAILED,
-    QUEUED,
+    NOT_BEGUN,
     RUNNING,
     STATUS,
     TRACEBACK,
@@ -42,7 +42,7 @@ def test_a_run_goes_through_its_states(tmp_path):
     assert read_status(run).state == ""
     enqueue(run, ["seed=1"], "abc")
     queued = read_status(run)
-    assert (queued.state, queued.overrides, queued.asked) == (QUEUED, ["seed=1"], "abc")
+    assert (queued.state, queued.overrides, queued.asked) == (NOT_BEGUN, ["seed=1"], "abc")
     with claim(run):
         update(run, progress={"step": 5, "max_steps": 10})
         running = read_status(run)
@@ -135,7 +135,7 @@ def test_a_damaged_status_is_as_none(tmp_path, content):
     (tmp_path / STATUS).write_bytes(content)
     assert read_status(tmp_path).state == ""
     enqueue(tmp_path, [], "abc")
-    assert read_status(tmp_path).state == QUEUED
+    assert read_status(tmp_path).state == NOT_BEGUN
 
 
 def test_a_death_that_others_tell_of(tmp_path):

@@ -104,10 +104,10 @@ def test_a_page(results, outputs, tmp_path):
 
 
 def test_what_is_not_finished_is_a_table_too(results, outputs):
-    make_run(outputs / "later" / "a", "model=gpt", config=False, status={"state": "queued"})
+    make_run(outputs / "later" / "a", "model=gpt", config=False, status={"state": "not begun"})
     make_run(outputs / "later" / "b", "model=bigram", status={"state": "running"})
     done = results("later", "metric=whatever")
-    assert done.status == 0 and "2 runs: 1 queued, 1 cut off" in done.out
+    assert done.status == 0 and "2 runs: 1 not begun, 1 cut off" in done.out
     assert [line[:3] for line in table_of(done)] == [["gpt", "0", "(1"], ["bigram", "0", "(1"]] or done.out
 
 

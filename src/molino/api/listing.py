@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.api.aside import Explained
-from molino.comparison.collect import find_folders, find_runs, read_runs
-from molino.tasks import earlier
+from molino.verbs.results import runs_below
 
 FIRST = ("data", "data/tokenizer", "task", "model", "optimizer", "scheduler", "hardware", "experiment")
 
@@ -13,9 +12,9 @@ FIRST = ("data", "data/tokenizer", "task", "model", "optimizer", "scheduler", "h
 def list_runs(*names: str, outputs: str = "outputs") -> list[dict[str, Any]]:
     """Return a row for each run, oldest name first: pandas.DataFrame(molino.list_runs()) is a table.
 
-    Every row has the same keys: `run`, `path`, `state` (queued, running, done, failed, cut off), the choices of each
-    group (`data`, `model`, ...), `seed`, what was typed, and the figures of the summary; None where a run has no such
-    thing.
+    Every row has the same keys: `run`, `path`, `state` (not begun, pending, running, done, failed, cut off, cancelled),
+    the choices of each group (`data`, `model`, ...), `seed`, what was typed, and the figures of the summary; None where
+    a run has no such thing.
 
     Args:
         names: sweeps by name, folders and runs by path; none for all below the outputs.
@@ -25,7 +24,7 @@ def list_runs(*names: str, outputs: str = "outputs") -> list[dict[str, Any]]:
         CheckpointError: there is no such sweep or folder.
     """
     with Explained():
-        runs = read_runs(find_runs(find_folders([str(name) for name in names], Path(outputs))), earlier.measures)
+        runs = runs_below([str(name) for name in names], Path(outputs))
         rows = [
             {
                 "run": run.path.name,

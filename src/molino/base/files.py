@@ -139,8 +139,10 @@ def remove_orphans(directory: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[None]:
+def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[int]:
     """Hold an exclusive lock on the file `path` (made if absent). The kernel frees it when the process dies.
+
+    Yields its descriptor: a child to which that is passed holds the lock as well.
 
     Args:
         wait: seconds for which another process may go on holding it.
@@ -154,7 +156,7 @@ def lock(path: Path, wait: float = math.inf, hint: str = "") -> Iterator[None]:
         file = path.open("a")
     try:
         _lock_file(file, wait)
-        yield
+        yield file.fileno()
     finally:
         file.close()
 

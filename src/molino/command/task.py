@@ -89,6 +89,10 @@ class Task:
         with until_nobody_reads():
             return import_verb(self.verb).run(request)
 
+    def prepare(self, requests: list[Request]) -> None:
+        """Check what other machines are to train, and prepare here what they read; see molino.verbs.train.prepare."""
+        import_verb(self.verb).prepare(requests)
+
     def _run_one_of_many(self, config: Any, settings: Any) -> None:
         def run(request: Request) -> None:
             if self.verb == "train":

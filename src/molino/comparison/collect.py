@@ -5,7 +5,7 @@ Reads summaries, settings and statuses, never logs: hundreds of runs take a seco
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from molino.configuration.settings import flatten, with_task
 from molino.runs.directory import CONFIG, TOKENIZER
 from molino.runs.measures import Measures, Metric, metric_name, read_measures
 from molino.runs.record import read_choices
-from molino.runs.status import FAILED, STATUS, Status, read_status
+from molino.runs.status import FAILED, STATUS, Status, read_statuses
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where there is libyaml
 GROUPS = (
@@ -51,18 +51,25 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_runs(paths: Iterable[Path], earlier: Callable[[dict[str, Any]], Measures]) -> list[Run]:
+def read_runs(
+    paths: Iterable[Path],
+    earlier: Callable[[dict[str, Any]], Measures],
+    stand: Callable[[list[Path]], Mapping[Path, Status]] = read_statuses,
+) -> list[Run]:
     """Read runs, and fill in what one of them says of the others.
 
     Args:
         earlier: what a run measures that has not recorded it, by its summary.
+        stand: tells where runs stand; by their directories alone, unless schedulers are asked as well.
 
     A run that waits in a queue has no settings yet: it takes those of a run for which the same was typed, or at least
     the corpus, or the task, of one for which the same was typed of that. An older one has not recorded its choices: it
     takes those of runs with the same sections. A run that is not done does not know the checksum of its corpus: it
     takes that of a run with the same settings of it.
     """
-    runs = _same_tokens(_complete_settings(_identify([_read_run(path, earlier) for path in paths])))
+    standing = stand(paths := list(paths))
+    read = [_read_run(path, standing[path], earlier) for path in paths]
+    runs = _same_tokens(_complete_settings(_identify(read)))
     known = {(group, _section(run, group)): run.choices[group] for run in runs if run.settings for group in run.choices}
     texts = {run.corpus: (_text(run), run.corpus_name) for run in runs if run.done}
     return [_complete(run, known, texts) for run in runs]
@@ -83,8 +90,8 @@ def _find_folder(name: str, outputs: Path) -> Path:
     raise CheckpointError(f"there is no sweep {name} in {sweeps}, and no folder of that path{hint}")
 
 
-def _read_run(path: Path, earlier: Callable[[dict[str, Any]], Measures]) -> Run:
-    status, nested, measures = read_status(path), {}, None
+def _read_run(path: Path, status: Status, earlier: Callable[[dict[str, Any]], Measures]) -> Run:
+    nested, measures = {}, None
     try:
         nested = _read_yaml(path / CONFIG)
         if not isinstance(nested, dict):

@@ -14,9 +14,11 @@ from molino.comparison.run import Run
 from molino.comparison.show import NOTHING, plain, show_number, show_value
 from molino.comparison.statistics import Sample
 from molino.runs.measures import TEST
+from molino.runs.status import CANCELLED, CUT_OFF, FAILED, NOT_BEGUN, PENDING, RUNNING
 
-ORDER = ("failed", "cut off", "running", "queued")
-MOST_QUEUED = 20  # listed one by one; the others are counted
+ORDER = (FAILED, CUT_OFF, CANCELLED, RUNNING, PENDING, NOT_BEGUN)
+WAITING = (PENDING, NOT_BEGUN)
+MOST_WAITING = 20  # listed one by one; the others are counted
 UNFINISHED = ("run", "state", "step", "error")
 
 
@@ -64,11 +66,12 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
 def unfinished(rows: list[Row]) -> list[list[str]]:
     """Return the cells of the runs that are not done: those that failed first."""
     runs = sorted((run for row in rows for run in row.unfinished), key=_urgency)
-    waiting = sum(run.status.state == "queued" for run in runs)
-    shown = runs[: len(runs) - max(0, waiting - MOST_QUEUED)]
-    cells = [[run.path.name, run.status.state or "unknown", _progress(run), _error(run)] for run in shown]
+    waiting = [run for run in runs if run.status.state in WAITING]
+    shown = runs[: len(runs) - max(0, len(waiting) - MOST_WAITING)]
+    cells = [[run.path.name, run.status.state or "unknown", _progress(run), _because(run)] for run in shown]
     if len(shown) < len(runs):
-        cells.append([f"... and {len(runs) - len(shown)} more", "queued", NOTHING, NOTHING])
+        states = dict.fromkeys(run.status.state for run in runs[len(shown) :])
+        cells.append([f"... and {len(runs) - len(shown)} more", ", ".join(states), NOTHING, NOTHING])
     return cells
 
 
@@ -164,8 +167,12 @@ def _progress(run: Run) -> str:
     return NOTHING if step is None else f"{step}/{'?' if last is None else last}"
 
 
-def _error(run: Run) -> str:
-    return " ".join(run.status.error.split()) if run.status.state == "failed" and run.status.error else NOTHING
+def _because(run: Run) -> str:
+    """Return why a run is not done, as far as anybody knows: of a job also what its scheduler calls it."""
+    status = run.status
+    job = f"job {status.job}" if status.job and status.state in (PENDING, RUNNING, CANCELLED) else ""
+    told = " ".join((status.error or status.reason).split())
+    return ": ".join(part for part in (job, told) if part) or NOTHING
 
 
 def pipes(header: Any, rows: list[list[str]], right: int) -> str:
@@ -209,6 +216,8 @@ def _run(run: Run, metrics: list[str]) -> dict[str, Any]:
         "step": (run.status.summary or {}).get("steps", step),
         "max_steps": last,
         "error": run.status.error,
+        "job": run.status.job,
+        "reason": run.status.reason or None,
     }
 
 

@@ -1,8 +1,9 @@
 """How far a run is: `status.json`, and `traceback.txt` where it failed. Both lie in the run directory.
 
-A run is queued (a sweep means to train it), running, done, failed, or cut off: it was stopped, or its process died, and
-it can go on. Whether it is done only `summary.json` says, and whether it is running only the lock that its process
-holds: a status that a dead process has left behind says "cut off" to whoever reads it here.
+A run has not begun (a sweep means to train it), is running, done, failed, or cut off: it was stopped, or its process
+died, and it can go on. Whether it is done only `summary.json` says, and whether it is running only the lock that its
+process holds: a status that a dead process has left behind says "cut off" to whoever reads it here. What a scheduler
+has of a run, a job that waits or one that its owner cancelled, only molino.sweeps.standing knows.
 
 Standard library and YAML only, so that reading a thousand of them costs nothing.
 """
@@ -11,7 +12,7 @@ import json
 import os
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,16 +27,18 @@ from molino.runs.directory import CONFIG, LOCK, SUMMARY, read_summary
 STATUS = "status.json"
 TRACEBACK = "traceback.txt"
 PATIENCE = 0.5  # seconds; whoever asks whether a run is locked holds its lock for a moment
-QUEUED, RUNNING, DONE, FAILED, CUT_OFF = "queued", "running", "done", "failed", "cut off"
+NOT_BEGUN, RUNNING, DONE, FAILED, CUT_OFF = "not begun", "running", "done", "failed", "cut off"
+PENDING, CANCELLED = "pending", "cancelled"  # of jobs
+EARLIER = {"queued": NOT_BEGUN}  # what versions before wrote
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a run from its directory.
+    """Where a run stands.
 
     Attributes:
-        state: one of the five above; empty where nothing was ever recorded.
-        error: of a failed run, in one line.
+        state: one of those above; empty where nothing was ever recorded.
+        error: why it failed, or is given up for now, in one line.
         exit_code: of a failed run, what its own command would have ended with; see molino.command.entry.
         failures: how often it has failed so far.
         progress: while it runs and after it stopped: `step`, `max_steps`, `train/loss`, `tokens_per_second`,
@@ -43,6 +46,9 @@ class Status:
         overrides: what a sweep asked for it; None for a run of its own.
         asked: digest of all settings a sweep asked for.
         summary: of a done run.
+        job: what a scheduler calls the job that has it, or had it last.
+        reason: why the job waits, in the scheduler's words; since when it runs; or what became of it.
+        log: the file for what the job prints outside of the run.
     """
 
     state: str
@@ -53,6 +59,9 @@ class Status:
     overrides: list[str] | None = None
     asked: str | None = None
     summary: dict[str, Any] | None = None
+    job: str | None = None
+    reason: str = ""
+    log: Path | None = None
 
 
 def read_status(run: Path) -> Status:
@@ -68,6 +77,7 @@ def read_status(run: Path) -> Status:
         except CheckpointError as error:
             return Status(FAILED, error=f"{error}: delete it and resume the run", **known)
     state = stored.get("state", CUT_OFF if (run / CONFIG).is_file() else "")
+    state = EARLIER.get(state, state)
     if state == DONE:  # but its summary is gone
         state = CUT_OFF if (run / CONFIG).is_file() else ""
     if state == RUNNING or (state == CUT_OFF and not stored):
@@ -75,17 +85,32 @@ def read_status(run: Path) -> Status:
     return Status(state, error=stored.get("error"), **known)
 
 
+def read_statuses(runs: Iterable[Path]) -> dict[Path, Status]:
+    """Return where runs stand, by their directories alone."""
+    return {run: read_status(run) for run in runs}
+
+
 def enqueue(run: Path, overrides: list[str], asked: str) -> None:
     """Record that a sweep means to train `run`, unless a process does already; what is known from earlier stays."""
     make_directory(Path(run))
     with suppress(Busy), exclusive(run):
-        update(run, **({"state": QUEUED} | _stored(run) | {"overrides": overrides, "asked": asked}))
+        update(run, **({"state": NOT_BEGUN} | _stored(run) | {"overrides": overrides, "asked": asked}))
 
 
 def fail(run: Path, error: str) -> None:
     """Record that `run` failed whose own process could not tell; one that trains by now knows better."""
     with suppress(Busy), exclusive(run):
         _fail(run, error, 1)
+
+
+def cut_off(run: Path, error: str, failures: int) -> None:
+    """Record why `run` was cut off whose own process could not tell, or took the end of another for its own.
+
+    Args:
+        failures: how often it had failed before.
+    """
+    with suppress(Busy), exclusive(run):
+        update(run, state=CUT_OFF, error=error, failures=failures)
 
 
 def update(run: Path, **values: Any) -> None:

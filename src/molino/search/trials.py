@@ -89,7 +89,8 @@ class Trials:
         if (first := next(requests, None)) is not None:
             requests = chain([first], requests)
             if launcher.one_by_one:
-                launcher.train(requests, largest, max(self.search.n_trials - ended, running))
+                count = max(self.search.n_trials - ended, running)
+                launcher.train(requests, largest, count, self.search.batch)
             else:
                 while batch := list(islice(requests, self.search.batch)):
                     launch(launcher, batch)

@@ -63,11 +63,13 @@ class Context:
 
     Attributes:
         train: trains one run.
+        prepare: checks runs as far as another machine can, and prepares what their text is read from.
         arguments, folder: the command, and where it was typed.
         allowed: the packages of people's own that are let in. A scheduler may hand on no environment.
     """
 
     train: Train
+    prepare: Callable[[list[Request]], None]
     arguments: list[str] = field(default_factory=lambda: list(sys.argv))
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     allowed: str = field(default_factory=lambda: os.environ.get(ALLOW, ""))

@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -12,22 +14,24 @@ from rich.text import Text
 from molino.base.console import SECONDS_BETWEEN_LINES, console, say
 from molino.configuration.request import Request
 from molino.runs.measures import LEARNT, partial_tag, spoken
-from molino.runs.status import DONE, FAILED, QUEUED, RUNNING, Status, read_status
+from molino.runs.status import DONE, FAILED, NOT_BEGUN, PENDING, RUNNING, Status, read_status
 
 # Of ended runs the table shows the last few, and no more rows than a screen has.
 ENDED_ROWS, RUNNING_ROWS = 5, 20
+WAITING = (NOT_BEGUN, PENDING)
 COLUMNS = ("run", "status", "step", "loss", "held-out", "tokens/s", "left")
 
 
 class Display:
-    """Shows the runs of a sweep, by what their directories say.
+    """Shows the runs of a sweep.
 
     Args:
         total: number of runs.
+        look: tells where the run in a directory stands.
     """
 
-    def __init__(self, total: int):
-        self.total = total
+    def __init__(self, total: int, look: Callable[[Path], Status] = read_status):
+        self.total, self.look = total, look
         self.running: list[Request] = []
         self.ended: list[tuple[Request, Status]] = []
         self.counts: Counter[str] = Counter()
@@ -52,7 +56,7 @@ class Display:
 
     def end(self, request: Request) -> None:
         """Tell what became of a run."""
-        status = read_status(request.path)
+        status = self.look(request.path)
         self.running.remove(request)
         self.ended = [*self.ended, (request, status)][-ENDED_ROWS:]
         self.counts[status.state] += 1
@@ -70,16 +74,23 @@ class Display:
                 say(" | ".join(_parts(request, status)))
             say(self._headline(len(training), waiting))
 
-    def _training(self) -> tuple[list[tuple[Request, Status]], int]:
-        """Return the runs that have begun, and how many of those that were started have not (jobs of a cluster)."""
-        statuses = [(request, read_status(request.path)) for request in self.running]
-        waiting = sum(status.state == QUEUED for _, status in statuses)
-        return [(request, status) for request, status in statuses if status.state != QUEUED], waiting
+    def _training(self) -> tuple[list[tuple[Request, Status]], list[Status]]:
+        """Return the runs that have begun, and where those stand that were handed over and have not."""
+        statuses = [(request, self.look(request.path)) for request in self.running]
+        waiting = [status for _, status in statuses if status.state in WAITING]
+        return [(request, status) for request, status in statuses if status.state not in WAITING], waiting
 
-    def _headline(self, training: int, waiting: int) -> str:
+    def _headline(self, training: int, waiting: list[Status]) -> str:
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
-        queued = self.total - len(self.running) - sum(self.counts.values()) + waiting
-        return f"{self.total} run{'s' * (self.total != 1)}: {counts or '0 done'}, {training} running, {queued} queued"
+        pending = [status for status in waiting if status.state == PENDING]
+        queued = self.total - len(self.running) - sum(self.counts.values()) + len(waiting) - len(pending)
+        told = [counts or "0 done", f"{training} running"]
+        if pending:
+            reasons = Counter(status.reason or "no reason yet" for status in pending).most_common()
+            told.append(f"{len(pending)} pending ({', '.join(f'{number} {reason}' for reason, number in reasons)})")
+        if queued or not pending:
+            told.append(f"{queued} queued")
+        return f"{self.total} run{'s' * (self.total != 1)}: {', '.join(told)}"
 
     def _table(self) -> Table:
         training, waiting = self._training()
@@ -99,7 +110,7 @@ def _outcome(status: Status, monitor: str) -> str:
     if status.state == FAILED:
         return f": {status.error}"
     if status.state != DONE:
-        return ""
+        return f": {said}" if (said := status.error or status.reason) else ""
     pruned = f", pruned at step {status.summary['steps']}" if status.summary.get("pruned") else ""
     value = status.summary.get(monitor)
     return (f": {spoken(monitor)} {value:.4f}" if isinstance(value, int | float) else "") + pruned

@@ -22,6 +22,8 @@ def launch(runs: Any, composer: Composer, job_overrides: Sequence[Sequence[str]]
     every = [list(filter_overrides(overrides)) for overrides in job_overrides]
     requests = [composer.request(overrides, name_of(overrides)) for overrides in every]
     try:
+        if not runs.ready(requests):
+            return []
         runs.train(iter(requests), most_demanding(requests), len(requests))
     finally:
         runs.close()

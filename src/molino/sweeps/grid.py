@@ -9,7 +9,7 @@ from molino.base.errors import ConfigError
 from molino.configuration.build import construct_arguments
 from molino.configuration.composer import Composer
 from molino.sweeps.launchers import make_launcher
-from molino.sweeps.ledger import conclude, launch_all, place, queue
+from molino.sweeps.ledger import conclude, launch_all, left, place, record
 from molino.sweeps.plan import (
     called,
     combine,
@@ -81,7 +81,11 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     requests = list({request.path: request for request in found}.values())
     launcher = make_launcher(context, task, config, requests)
     try:
-        launch_all(launcher, queue(requests, grid.attempts))
+        pending = left(requests, grid.attempts, launcher)
+        if pending and not launcher.ready(pending):
+            return
+        record(pending)
+        launch_all(launcher, pending)
     finally:
         launcher.close()
     conclude(requests, directory, launcher)

@@ -1,10 +1,14 @@
 """What trains the runs of a sweep, by one interface: here, by molino's own launchers, or by any other of Hydra's.
 
-train(requests, largest, count)   train runs; `largest` is the one that wants most of a machine
-waits                             the runs have ended when `train` returns
-one_by_one                        asks for the next run when it has a place for it
-distributes                       can train a run over several processes
-close()                           end the processes that it keeps
+ready(requests)        check and prepare what there is to train, before anything is recorded; false: it is only shown
+train(requests, largest, count, at_once)
+                       train runs; `largest` is the one that wants most of a machine, `at_once` how many a search has
+                       begun at a time, where the machine does not say
+waits                  the runs have ended when `train` returns
+one_by_one             asks for the next run when it has a place for it
+distributes            can train a run over several processes
+scheduler              the name of the scheduler whose jobs it knows; see molino.sweeps.standing
+close()                end the processes that it keeps
 """
 
 from collections.abc import Iterator
@@ -23,12 +27,15 @@ from molino.sweeps.attempt import Train, attempt
 class Here:
     """One run after the other, in the process of the sweep."""
 
-    waits, one_by_one, distributes = True, False, False
+    waits, one_by_one, distributes, scheduler = True, False, False, None
 
     def __init__(self, train: Train):
         self._train = train
 
-    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
+    def ready(self, requests: list[Request]) -> bool:
+        return True
+
+    def train(self, requests: Iterator[Request], largest: Request, count: int, at_once: int | None = None) -> None:
         for request in requests:
             attempt(self._train, request)
 
@@ -39,12 +46,15 @@ class Here:
 class Elsewhere:
     """By a launcher of Hydra's, which composes each run again."""
 
-    waits, one_by_one, distributes = True, False, False
+    waits, one_by_one, distributes, scheduler = True, False, False, None
 
     def __init__(self, launcher: Any):
         self._launcher = launcher
 
-    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
+    def ready(self, requests: list[Request]) -> bool:
+        return True
+
+    def train(self, requests: Iterator[Request], largest: Request, count: int, at_once: int | None = None) -> None:
         self._launcher.launch([for_hydra(request) for request in requests], initial_job_idx=0)
 
     def close(self) -> None:

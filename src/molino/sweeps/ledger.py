@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,27 @@ from molino.base.messages import typed
 from molino.configuration.identity import refuse_other
 from molino.configuration.request import Request
 from molino.runs.directory import LOCK
-from molino.runs.status import CUT_OFF, DONE, FAILED, QUEUED, RUNNING, Status, enqueue, read_status
+from molino.runs.status import (
+    CANCELLED,
+    CUT_OFF,
+    DONE,
+    FAILED,
+    NOT_BEGUN,
+    PENDING,
+    RUNNING,
+    Status,
+    enqueue,
+    read_status,
+)  # fmt: skip
 from molino.sweeps.devices import most_demanding
+from molino.sweeps.jobs import read_job
+from molino.sweeps.standing import end_of, settled, statuses
 
+# Kinds of runs that are left to do something for.
+GOES_ON = ("new", "to go on with", "to try again", "being trained", PENDING, CANCELLED)
 # How long the processes of a sweep that was killed may take to save and end, in seconds.
 GRACE = 15.0
+MOST_ROWS = 20  # of a table
 
 
 def place(config: DictConfig, names: list[str]) -> Path:
@@ -37,26 +54,35 @@ def place(config: DictConfig, names: list[str]) -> Path:
     return Path(str(config.hydra.sweep.dir))
 
 
-def queue(requests: list[Request], attempts: int) -> list[Request]:
-    """Return the runs that are left, and record them as queued; tell how many there are of each kind.
+def left(requests: list[Request], attempts: int, launcher: Any) -> list[Request]:
+    """Return the runs that are left to `launcher`; tell how many there are of each kind.
 
     Raises:
         CheckpointError: one of the directories is taken by a run with other settings.
+        ResourceError: a scheduler that has some of the runs does not answer.
     """
-    pending, kinds = [], Counter()
+    found, kinds = [], Counter()
+    standing = settled(request.path for request in requests)
     for request in requests:
-        status = read_status(request.path)
+        status = standing[request.path]
         if status.asked != request.asked:
             refuse_other(request.path, request.settings)
         kind = _kind(status, attempts)
+        if kind in (PENDING, "being trained") and _elsewhere(request, status, launcher):
+            kind = f"{kind} as job {status.job}"
         kinds[kind] += 1
-        if kind not in ("done", "given up"):
-            pending.append(request)
-            with explain_os_errors(request.path, "; set paths.outputs"):
-                enqueue(request.path, request.overrides, request.asked)
-    found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    say(f"sweep {requests[0].path.parent}: {len(requests)} run{'s' * (len(requests) != 1)}: {found}")
-    return pending
+        if kind in GOES_ON:
+            found.append(request)
+    told = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    say(f"sweep {requests[0].path.parent}: {len(requests)} run{'s' * (len(requests) != 1)}: {told}")
+    return found
+
+
+def record(requests: list[Request]) -> None:
+    """Record that a sweep means to train runs."""
+    for request in requests:
+        with explain_os_errors(request.path, "; set paths.outputs"):
+            enqueue(request.path, request.overrides, request.asked)
 
 
 def launch(launcher: Any, requests: list[Request]) -> None:
@@ -68,8 +94,8 @@ def launch_all(launcher: Any, requests: list[Request]) -> None:
     """Train the runs, also those that processes of an earlier sweep, killed a moment ago, were still holding."""
     if requests:
         launch(launcher, requests)
-    deadline, left = time.monotonic() + GRACE, list(requests) if launcher.waits else []
-    while left := [each for each in left if read_status(each.path).state in (QUEUED, RUNNING, CUT_OFF)]:
+    deadline, left = time.monotonic() + GRACE, list(requests) if launcher.waits and launcher.scheduler is None else []
+    while left := [each for each in left if read_status(each.path).state in (NOT_BEGUN, RUNNING, CUT_OFF)]:
         if free := [each for each in left if not is_locked(each.path / LOCK)]:
             launch(launcher, free)
             left = [each for each in left if each not in free]
@@ -85,13 +111,19 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     Raises:
         SweepFailed: some failed, or have not ended although the launcher waits for them.
     """
-    statuses = {request.path: read_status(request.path) for request in requests}
-    counts = Counter(status.state for status in statuses.values())
-    failed = {path: status for path, status in statuses.items() if status.state == FAILED}
+    standing = statuses(request.path for request in requests)
+    counts = Counter(status.state for status in standing.values())
+    failed = {path: status for path, status in standing.items() if status.state == FAILED}
     if failed:
         rows = [(path.name, str(status.failures), status.error or "") for path, status in failed.items()]
         show_rows("failed", ("run", "times", "because"), rows, words=("because",))
-    say(f"{directory}: " + ", ".join(f"{counts[state]} {state or 'gone'}" for state in (DONE, *counts.keys() - {DONE})))
+    if log := next((status.log for status in failed.values() if end_of(status.log)), None):
+        show_rows(f"end of {log}", (), [(line,) for line in end_of(log)])
+    if stopped := {path: each for path, each in standing.items() if each.state in (CUT_OFF, CANCELLED) and _why(each)}:
+        rows = [(path.name, status.state, _why(status)) for path, status in list(stopped.items())[:MOST_ROWS]]
+        more = [(f"... and {len(stopped) - MOST_ROWS} more", "", "")] if len(stopped) > MOST_ROWS else []
+        show_rows("stopped", ("run", "state", "because"), [*rows, *more], words=("because",))
+    say(f"{directory}: " + ", ".join(_counted(counts, standing.values())))
     if launcher.waits and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
     say(f"next: {typed('results', str(directory))}")
@@ -103,14 +135,32 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
             failed[first].exit_code,
         )
     if launcher.waits and (left := len(requests) - counts[DONE] - counts[RUNNING]):
+        again = " (hydra.launcher.retry=cancelled: also with what was cancelled)" if counts[CANCELLED] else ""
         raise SweepFailed(
-            f"{left} of {len(requests)} runs have not ended: give the command again to go on with them", 1
+            f"{left} of {len(requests)} runs have not ended: give the command again to go on with them{again}", 1
         )
 
 
+def _counted(counts: Counter, standing: Iterable[Status]) -> list[str]:
+    """Return how many runs stand where, and for what those wait that do."""
+    reasons = Counter(status.reason for status in standing if status.state == PENDING and status.reason)
+    why = f" ({', '.join(f'{number} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
+    states = (DONE, *counts.keys() - {DONE})
+    return [f"{counts[state]} {state or 'gone'}{why * (state == PENDING)}" for state in states]
+
+
+def _why(status: Status) -> str:
+    return status.error or status.reason
+
+
 def _kind(status: Status, attempts: int) -> str:
-    if status.state == DONE:
-        return "done"
     if status.state == FAILED:
         return "to try again" if status.failures < attempts else "given up"
-    return {CUT_OFF: "to go on with", RUNNING: "being trained"}.get(status.state, "new")
+    known = {CUT_OFF: "to go on with", NOT_BEGUN: "new", "": "new", RUNNING: "being trained"}
+    return known.get(status.state, status.state)
+
+
+def _elsewhere(request: Request, status: Status, launcher: Any) -> bool:
+    """Tell whether a scheduler has a run that is not this launcher's."""
+    job = read_job(request.path)
+    return status.job is not None and job is not None and job.scheduler != launcher.scheduler

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +13,7 @@ from molino.configuration.request import Request
 from molino.sweeps.attempt import Context
 from molino.sweeps.devices import check_numbers, share
 from molino.sweeps.display import Display
+from molino.sweeps.scheduler import drive
 from molino.sweeps.workers import Worker
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -26,7 +27,7 @@ class Local:
         workers, runs_per_gpu, threads: as molino.sweeps.devices.share takes them.
     """
 
-    waits, one_by_one, distributes = True, True, True
+    waits, one_by_one, distributes, scheduler = True, True, True, None
 
     def __init__(self, context: Context, workers: int | None = None, runs_per_gpu: int = 1, threads: int | None = None):
         # Before any run is recorded as queued.
@@ -36,7 +37,10 @@ class Local:
         self.workers: list[Worker] = []
         self.log: Path | None = None
 
-    def train(self, requests: Iterator[Request], largest: Request, count: int) -> None:
+    def ready(self, requests: list[Request]) -> bool:
+        return True
+
+    def train(self, requests: Iterator[Request], largest: Request, count: int, at_once: int | None = None) -> None:
         """Train `count` runs, each of which is asked for when a worker is free for it.
 
         Raises:
@@ -45,13 +49,38 @@ class Local:
         if not self.workers:
             self.log = largest.path.parent / "workers.log"
             self.workers = [Worker(self.context, each, self.log) for each in share(largest, count, *self.settings)]
+        held: list[Request] = []
         with _sigterm_raises(), Display(count) as display:
             try:
-                self._train(requests, display)
+                for _ in drive(self, requests, display, held):
+                    pass
             except (KeyboardInterrupt, Interrupted) as stop:
-                number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-                self._stop(number, display)
+                self._stop(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM, display, held)
                 raise
+
+    def room(self, held: int) -> int:
+        return len(self.workers) - held
+
+    def submit(self, requests: list[Request]) -> list[Request]:
+        """Have free workers begin to train runs."""
+        free = [worker for worker in self.workers if worker.request is None]
+        for worker, request in zip(free, requests, strict=False):
+            worker.start(request)
+        return []
+
+    def ask(self, held: list[Request], display: Display) -> list[Request]:
+        """Return the runs that have ended; wait for one, but no longer than a person would for news."""
+        wait([thing for worker in self._busy() for thing in worker.waitable()], SECONDS_BETWEEN_LOOKS)
+        ended = [worker for worker in self._busy() if worker.ended()]
+        requests = [worker.request for worker in ended]
+        for worker in ended:
+            worker.request = None
+        return requests
+
+    def cancel(self, held: list[Request], number: int) -> None:
+        for worker in self._busy():
+            if worker.request in held:
+                worker.interrupt(number)
 
     def close(self) -> None:
         """Let the workers end; a run that still trains, because the sweep ends in an error, saves first."""
@@ -63,38 +92,16 @@ class Local:
         if self.log is not None and self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
 
-    def _train(self, requests: Iterator[Request], display: Display) -> None:
-        while True:
-            for worker in self.workers:
-                if worker.request is None and (request := next(requests, None)) is not None:
-                    worker.start(request)
-                    display.start(request)
-            if not self._busy():
-                return
-            self._look(display)
-
-    def _look(self, display: Display) -> None:
-        """Wait for something to happen, but no longer than a person would for news."""
-        wait([thing for worker in self._busy() for thing in worker.waitable()], SECONDS_BETWEEN_LOOKS)
-        for worker in self._busy():
-            if worker.ended():
-                display.end(worker.request)
-                worker.request = None
-        display.refresh()
-
-    def _stop(self, number: int, display: Display) -> None:
+    def _stop(self, number: int, display: Display, held: list[Request]) -> None:
         say(
             "stopping: the runs finish their block of steps, save and end (once more ends them at once); the same "
             "command goes on with them"
         )
         while self._busy():
-            for worker in self._busy():
-                worker.interrupt(number)
-            try:
-                while self._busy():
-                    self._look(display)
-            except (KeyboardInterrupt, Interrupted):
-                continue
+            self.cancel([worker.request for worker in self._busy()], number)
+            with suppress(KeyboardInterrupt, Interrupted):
+                for _ in drive(self, [], display, held):
+                    pass
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.request is not None]

@@ -17,7 +17,7 @@ from typing import Any
 
 from molino.base.processes import HANDED
 from molino.configuration.request import Request
-from molino.runs.status import CUT_OFF, QUEUED, RUNNING, fail, read_status
+from molino.runs.status import CUT_OFF, NOT_BEGUN, RUNNING, fail, read_status
 from molino.sweeps.attempt import LOG, PARENT, Context, leave_with, output_to
 
 
@@ -118,7 +118,7 @@ class Worker:
         """Record a run as failed whose process ended without a word; one that was stopped can go on."""
         state = read_status(self.request.path).state
         stopped = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
-        if state in (QUEUED, RUNNING, CUT_OFF) and status != 0 and not stopped:
+        if state in (NOT_BEGUN, RUNNING, CUT_OFF) and status != 0 and not stopped:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             said = f" and {self.log}" if self.log.is_file() and self.log.stat().st_size else ""
             fail(self.request.path, f"its process {how}: see {self.request.path / LOG}{said}")

@@ -83,6 +83,18 @@ def build_parts(settings: dict[str, Any]) -> Parts:
     return Parts(task, plan, hardware, data, optimizer, schedule, callbacks, each_step, asked)
 
 
+def for_elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of which all parts can be built that do not ask for what this machine has not got: another one is
+    to train with them.
+
+    Raises:
+        ConfigError: the settings of the hardware are none.
+    """
+    check_node(settings["hardware"], "hardware", Hardware)
+    here = {"accelerator": "cpu", "precision": "auto", "compile": "auto"}
+    return settings | {"hardware": settings["hardware"] | here}
+
+
 def _check_together(
     plan: Plan, hardware: Hardware, optimizer: functools.partial, callbacks: dict[str, Callback]
 ) -> None:

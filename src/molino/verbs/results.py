@@ -21,6 +21,7 @@ from molino.comparison.tables import as_csv, as_json, markdown, print_table
 from molino.configuration.build import check_arguments
 from molino.configuration.overrides import as_typed
 from molino.configuration.request import Request
+from molino.sweeps.standing import statuses
 from molino.tasks import earlier
 
 FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}
@@ -86,15 +87,13 @@ def results(
         return
     # What other programs read holds nothing else.
     telling = working if format == "table" else nullcontext
+    with telling("reading runs"):
+        read = read_runs(found, earlier.measures, statuses)
     if columns is not None:
-        with telling("reading runs"):
-            read = read_runs(found, earlier.measures)
         show_crosstab(read, group_by, columns, metric, format, target, command)
         return
-    with telling("reading runs"):
-        read = read_runs(found, earlier.measures)
-        rows = make_rows(read, metric, group_by)
-        metric = metric or default_metrics(read)
+    rows = make_rows(read, metric, group_by)
+    metric = metric or default_metrics(read)
     if format == "table":
         print_table(rows, metric)
     else:
@@ -103,6 +102,15 @@ def results(
         with telling("drawing"):
             index = write_report(target, rows, metric, command)
         print(f"page: {index}", file=sys.stdout if format == "table" else sys.stderr)
+
+
+def runs_below(names: list[str], outputs: Path) -> list[Run]:
+    """Return the runs of sweeps by name, of folders and runs by path; without names, all below `outputs`.
+
+    Raises:
+        CheckpointError: there is no such sweep or folder.
+    """
+    return read_runs(find_runs(find_folders(names, outputs)), earlier.measures, statuses)
 
 
 def show_crosstab(

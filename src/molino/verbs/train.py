@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from molino.base.console import say
+from molino.base.console import progress, say
 from molino.base.files import make_directory
 from molino.base.processes import is_main_process
-from molino.configuration.identity import changes
+from molino.configuration.identity import canonical, changes
 from molino.configuration.request import Request
+from molino.configuration.settings import begin_from, check_sections, restore
 from molino.data.line_ends import only_line_end
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
@@ -32,7 +33,7 @@ from molino.training.floors import Floors
 from molino.training.loggers.start import draw_floors, start_loggers
 from molino.training.module import TrainingModule
 from molino.training.outcomes import example_outcomes
-from molino.training.parts import build_parts
+from molino.training.parts import build_parts, for_elsewhere
 from molino.training.report import conclude, introduce, summarise
 from molino.training.run import Run, open_run
 from molino.training.samples import sampling
@@ -51,6 +52,30 @@ def run(request: Request) -> float:
     started = time.perf_counter()
     with open_run(request) as found:
         return train(found, started) if found.summary is None else found.summary[build_task(found.settings).monitor]
+
+
+def prepare(requests: list[Request]) -> None:
+    """Check runs that another machine is to train as far as this one can, and prepare each text
+    once: corpus, tokenizer and tokens.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, ResourceError: something is wrong with one of them.
+    """
+    prepared = set()
+    for request in progress([each for run in requests for each in _with_origins(run)], "checking the runs"):
+        if request.path is not None and (request.path / directory.CONFIG).is_file():
+            settings = restore(request.path, request.settings["paths"])
+        else:
+            check_sections(request.settings)
+            settings = begin_from(request.settings)
+        parts = build_parts(for_elsewhere(settings))
+        if (text := canonical([settings["data"], settings["task"]])) not in prepared:
+            parts.data.setup()
+            prepared.add(text)
+
+
+def _with_origins(request: Request | None) -> list[Request]:
+    return [] if request is None else [*_with_origins(request.origin), request]
 
 
 def train_origin(request: Request) -> None:

@@ -1,0 +1,135 @@
+"""What Slurm says of jobs: squeue of those that wait, run or have just ended; of others sacct, where it keeps books."""
+
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from molino.base.errors import ResourceError
+from molino.runs.status import CANCELLED, FAILED, PENDING, RUNNING
+from molino.sweeps.jobs import Submission
+from molino.sweeps.scheduler import Told
+
+SCRIPT = "job.sh"  # in a submission's folder; Slurm shows its path as the job's command
+SECONDS = 60  # for an answer
+# Of the words squeue(1) has for states; whatever is in neither has ended.
+WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+RUNS = {
+    "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT",
+}  # fmt: skip
+CODES = ("", "0:0")  # exit codes that tell nothing
+
+
+def ask(submissions: dict[Path, Submission]) -> dict[tuple[Path, int], Told]:
+    """Return what Slurm knows of the jobs of submissions, by folder and number.
+
+    Args:
+        submissions: by folder. One that has no id, because its command was killed, is looked for by its script.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+    """
+    folders = {submission.id: folder for folder, submission in submissions.items() if submission.id is not None}
+    lost = {
+        str(folder.absolute() / SCRIPT): folder for folder, submission in submissions.items() if submission.id is None
+    }
+    told = {}
+    # Of one job alone squeue would be shocked not to find it. Others than one's own may be looked at.
+    which = ["--me"] if lost else [f"--jobs={','.join([*folders, *folders])}"]
+    for job, state, reason, since, command in _squeue([*which, "--states=all"], "%i|%T|%r|%S|%o"):
+        base, _, index = job.partition("_")
+        folder = folders.get(base) or lost.get(command)
+        if folder is not None:
+            told[folder, _number(index)] = _told(state, reason, since)
+    asked = {(folder, index) for folder, each in submissions.items() for index in range(len(each.asked))}
+    if folders and asked - told.keys():
+        for job, state, code, since in _sacct(folders):
+            base, _, index = job.partition("_")
+            if base in folders and "[" not in index:
+                told.setdefault((folders[base], _number(index)), _told(state, "", since, code))
+    return told
+
+
+def find(folder: Path) -> str | None:
+    """Return the id of what was submitted from a folder, by its script; None if Slurm has nothing of it.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+    """
+    for job, command in _squeue(["--me", "--states=all"], "%i|%o"):
+        if command == str(folder.absolute() / SCRIPT):
+            return job.partition("_")[0]
+    return None
+
+
+def settings_of_slurm() -> dict[str, str]:
+    """Return the cluster's own settings, by their names.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+    """
+    return dict(re.findall(r"^(\w+)\s+= (.*)$", answer("scontrol", "show", "config"), re.MULTILINE))
+
+
+def partitions() -> dict[str, list[str]]:
+    """Return the generic resources, such as GPUs, of the nodes of each partition; the default one also as ``.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+    """
+    found: dict[str, list[str]] = {}
+    for line in answer("sinfo", "--noheader", "--format=%P|%G").splitlines():
+        name, _, resources = line.partition("|")
+        for each in {name.rstrip("*"), *([""] if name.endswith("*") else [])}:
+            found.setdefault(each, []).append(resources.strip())
+    return found
+
+
+def answer(*command: str) -> str:
+    """Return what a program of Slurm's prints.
+
+    Raises:
+        ResourceError: it fails, is not there, or takes too long.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+    except FileNotFoundError:
+        raise ResourceError(f"there is no {command[0]} here to ask Slurm with") from None
+    except subprocess.TimeoutExpired:
+        raise ResourceError(f"Slurm does not answer: {command[0]} took more than {SECONDS} seconds") from None
+    if done.returncode:
+        raise ResourceError(f"Slurm does not answer: {command[0]} says {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def _squeue(which: list[str], format: str) -> Iterable[list[str]]:
+    """Yield the columns of squeue, the tasks of arrays one by one. The last one may hold what parts the others."""
+    for line in answer("squeue", *which, "--noheader", "--array", f"--format={format}").splitlines():
+        yield line.strip().split("|", format.count("|"))
+
+
+def _sacct(ids: Iterable[str]) -> Iterable[list[str]]:
+    """Yield job, state, exit code and begin of what Slurm keeps books of; nothing where it keeps none."""
+    wanted = ["--jobs", ",".join(ids), "--format=JobID,State,ExitCode,Start"]
+    try:
+        text = answer("sacct", "--noheader", "--parsable2", "--allocations", *wanted)
+    except ResourceError:
+        return
+    for line in text.splitlines():
+        yield line.split("|")
+
+
+def _told(state: str, reason: str, since: str, code: str = "") -> Told:
+    word = state.split()[0] if state else ""
+    if word in WAITS:
+        return Told(PENDING, "" if reason == "None" else reason)
+    if word in RUNS:
+        return Told(RUNNING, reason, since)
+    if word == "CANCELLED":
+        return Told(CANCELLED, "")
+    why = [word, *([f"exit code {code.partition(':')[0]}"] if code not in CODES else [])]
+    return Told(FAILED, ", ".join(each for each in (*why, "" if reason == "None" else reason) if each))
+
+
+def _number(index: str) -> int:
+    return int(index) if index.isdigit() else 0
