@@ -22,12 +22,8 @@ from pathlib import Path
 # Lightning has a run's processes meet at the first node's name, hence names that resolve.
 NODES = ("127.0.0.1", "127.0.0.2")
 ACCOUNT = "tests"  # of whoever runs the tests, where there is accounting
-PROGRAMS = {
-    "slurmctld slurmd slurm-client munge": (
-        *("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo", "setpriv"),
-    ),
-    "slurmdbd mariadb-server": ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db"),
-}
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo", "setpriv")
+PROGRAMS_OF_ACCOUNTING = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db")
 
 # Jobs of `main` give way to those of `high`: their steps get SIGCONT and SIGTERM, the job is requeued `grace` s later.
 # The waits are as short as they go. A requeued job waits for `cred_expire`: 120 s by default, and if it is below 5.
@@ -107,11 +103,11 @@ DebugLevel=verbose
 
 def missing(accounting: bool = False) -> str | None:
     """Why no Slurm, or none with accounting, can be started here, in one line; None if one can."""
-    for packages, programs in PROGRAMS.items():
-        # Debian keeps the daemons where a user's PATH does not look.
-        absent = [program for program in programs if _program(program) is None]
-        if absent and (accounting or "slurmctld" in programs):
-            return f"no Slurm here: {', '.join(absent)} not found (apt install {packages})"
+    # Debian keeps the daemons where a user's PATH does not look.
+    programs = PROGRAMS + PROGRAMS_OF_ACCOUNTING * accounting
+    if absent := [program for program in programs if _program(program) is None]:
+        packages = "slurmctld slurmd slurm-client munge" + " slurmdbd mariadb-server" * accounting
+        return f"no Slurm here: {', '.join(absent)} not found (apt install {packages})"
     try:
         _user()
     except KeyError:

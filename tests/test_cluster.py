@@ -144,7 +144,7 @@ def test_what_is_missing_is_told(monkeypatch):
     monkeypatch.setattr(cluster, "_program", lambda name: None if name == "slurmdbd" else name)
     assert cluster.missing() is None
     assert cluster.missing(accounting=True) == (
-        "no Slurm here: slurmdbd not found (apt install slurmdbd mariadb-server)"
+        "no Slurm here: slurmdbd not found (apt install slurmctld slurmd slurm-client munge slurmdbd mariadb-server)"
     )
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
     assert "wants a user with a name" in cluster.missing()
