@@ -118,7 +118,7 @@ def test_a_job_that_must_give_way_comes_back_and_one_that_is_cancelled_does_not(
     assert done.returncode == 0, done.stderr
     run = run_of(tmp_path, "defaults")
     until(lambda: training(run), "training")
-    ask("sbatch", "--partition=high", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 1")
+    ask("sbatch", "--partition=high", "--nodes=2", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: read_status(run).state == CUT_OFF, "the preempted run to save")
     until(lambda: "SIGTERM after step" in (run / "log.txt").read_text(), "the run to say so")
     saved = read_status(run).progress["step"]
