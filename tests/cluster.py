@@ -71,6 +71,7 @@ NodeName=127.0.0.2 NodeHostName={host} Port={port2} CPUs={cpus} RealMemory=8000 
 PartitionName=main Nodes=127.0.0.[1-2] Default=YES PriorityTier=1 GraceTime={grace} MaxTime=INFINITE
 PartitionName=high Nodes=127.0.0.[1-2] PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE
 PartitionName=short Nodes=127.0.0.[1-2] PriorityTier=1 GraceTime={grace} MaxTime=10
+PartitionName=plain Nodes=127.0.0.1 PriorityTier=1 GraceTime={grace} MaxTime=INFINITE
 PartitionName=gpu Nodes=127.0.0.2 PriorityTier=1 GraceTime={grace} MaxTime=INFINITE
 """
 GPUS = """\

@@ -20,7 +20,8 @@ TEXTS = {
 # The name of a column, or a list of names.
 NAMES = {"data.columns.target", "data.columns.choices", "columns.choices"}
 # A text, or a list of texts, of a verb.
-LISTS = {"generate": {"prompt", "stop"}}
+SHELL = {"hydra.launcher.setup", "hydra.launcher.srun"}  # lists of words for a shell, of a whole sweep
+LISTS = {"generate": {"prompt", "stop"}, "train": SHELL}
 # What the grammar takes for null, a truth or a number.
 NO_NAME = re.compile(r"null|true|false|[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 MULTIRUN = ("-m", "--multirun")
@@ -39,7 +40,8 @@ def arrange(arguments: list[str], verb: str = "") -> list[str]:
     """
     flags = [argument for argument in arguments if argument in MULTIRUN]
     folder, rest = take_config_dir([argument for argument in arguments if argument not in MULTIRUN])
-    settings = [argument if flags and re.search("[,(]", argument) else quote(argument, verb) for argument in rest]
+    left = [bool(flags and re.search("[,(]", each)) and each.partition("=")[0] not in SHELL for each in rest]
+    settings = [each if lists else quote(each, verb) for each, lists in zip(rest, left, strict=True)]
     return [*flags, *(["--config-dir", folder] if folder else []), *settings]
 
 

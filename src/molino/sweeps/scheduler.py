@@ -18,12 +18,14 @@ class Told:
     """What a scheduler says of a job.
 
     Attributes:
+        job: what the scheduler calls it.
         state: `pending`, `running`, `cancelled` by its owner, or `failed`: it has ended, but for the good ends, which
             the run's directory tells.
         reason: the scheduler's own words for that.
         since: when it began to run, as the scheduler writes it.
     """
 
+    job: str
     state: str
     reason: str = ""
     since: str = ""

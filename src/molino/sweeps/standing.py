@@ -12,7 +12,7 @@ from pathlib import Path
 
 from molino.base.errors import ResourceError
 from molino.runs.status import CANCELLED, CUT_OFF, DONE, FAILED, PENDING, RUNNING, Status, fail, read_statuses
-from molino.sweeps.jobs import Job, Submission, read_job, read_submission, write_job
+from molino.sweeps.jobs import Job, Submission, read_job, read_submission, write_job, write_submission
 from molino.sweeps.scheduler import Told
 from molino.sweeps.slurm import asking
 
@@ -42,6 +42,9 @@ def settled(runs: Iterable[Path]) -> dict[Path, Status]:
     """
     found = {}
     for run, (status, job) in _look(runs, surely=True).items():
+        if job is not None and (submission := read_submission(job.submission)).id is None:
+            # Its command was killed before it could say so.
+            write_submission(job.submission, replace(submission, id=status.job.partition("_")[0]))
         if job is not None and job.ended is None and status.state in (CANCELLED, FAILED, CUT_OFF):
             if status.state == FAILED and not job.began:
                 fail(run, status.error or "")
@@ -65,15 +68,16 @@ def _look(runs: Iterable[Path], surely: bool) -> dict[Path, tuple[Status, Job | 
     jobs = {run: job for run, status in found.items() if status.state != DONE and (job := read_job(run))}
     known = {folder: read_submission(folder) for folder in {job.submission for job in jobs.values()}}
     told, silent = _ask(jobs.values(), known, surely)
+    known |= {folder: replace(known[folder], id=says.job.partition("_")[0]) for (folder, _), says in told.items()}
     looked: dict[Path, tuple[Status, Job | None]] = {}
     for run, status in found.items():
         job = jobs.get(run)
         submission = known[job.submission] if job else None
-        says = told.get((job.submission, job.index)) if job else None
-        if job is None or submission is None or (submission.id is None and says is None):
+        if job is None or submission is None or submission.id is None:
             looked[run] = status, None  # a submission that nobody has received
             continue
         status = replace(status, job=submission.job(job.index), log=submission.log(job.index))
+        says = told.get((job.submission, job.index))
         looked[run] = _stand(status, job, says, silent.get(job.scheduler)), job
     return looked
 

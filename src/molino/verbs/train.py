@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from molino.base.console import progress, say
+from molino.base.errors import MolinoError
 from molino.base.files import make_directory
 from molino.base.processes import is_main_process
 from molino.configuration.identity import canonical, changes
@@ -61,17 +62,24 @@ def prepare(requests: list[Request]) -> None:
     Raises:
         ConfigError, DataError, CheckpointError, ResourceError: something is wrong with one of them.
     """
-    prepared = set()
+    prepared: set[str] = set()
     for request in progress([each for run in requests for each in _with_origins(run)], "checking the runs"):
-        if request.path is not None and (request.path / directory.CONFIG).is_file():
-            settings = restore(request.path, request.settings["paths"])
-        else:
-            check_sections(request.settings)
-            settings = begin_from(request.settings)
-        parts = build_parts(for_elsewhere(settings))
-        if (text := canonical([settings["data"], settings["task"]])) not in prepared:
-            parts.data.setup()
-            prepared.add(text)
+        try:
+            _prepare(request, prepared)
+        except MolinoError as error:
+            raise type(error)(f"{request.name}: {error}") from error
+
+
+def _prepare(request: Request, prepared: set[str]) -> None:
+    if request.path is not None and (request.path / directory.CONFIG).is_file():
+        settings = restore(request.path, request.settings["paths"])
+    else:
+        check_sections(request.settings)
+        settings = begin_from(request.settings)
+    parts = build_parts(for_elsewhere(settings))
+    if (text := canonical([settings["data"], settings["task"]])) not in prepared:
+        parts.data.setup()
+        prepared.add(text)
 
 
 def _with_origins(request: Request | None) -> list[Request]:

@@ -40,13 +40,13 @@ def ask(submissions: dict[Path, Submission]) -> dict[tuple[Path, int], Told]:
         base, _, index = job.partition("_")
         folder = folders.get(base) or lost.get(command)
         if folder is not None:
-            told[folder, _number(index)] = _told(state, reason, since)
+            told[folder, _number(index)] = _told(job, state, reason, since)
     asked = {(folder, index) for folder, each in submissions.items() for index in range(len(each.asked))}
     if folders and asked - told.keys():
         for job, state, code, since in _sacct(folders):
             base, _, index = job.partition("_")
             if base in folders and "[" not in index:
-                told.setdefault((folders[base], _number(index)), _told(state, "", since, code))
+                told.setdefault((folders[base], _number(index)), _told(job, state, "", since, code))
     return told
 
 
@@ -119,16 +119,16 @@ def _sacct(ids: Iterable[str]) -> Iterable[list[str]]:
         yield line.split("|")
 
 
-def _told(state: str, reason: str, since: str, code: str = "") -> Told:
+def _told(job: str, state: str, reason: str, since: str, code: str = "") -> Told:
     word = state.split()[0] if state else ""
     if word in WAITS:
-        return Told(PENDING, "" if reason == "None" else reason)
+        return Told(job, PENDING, "" if reason == "None" else reason)
     if word in RUNS:
-        return Told(RUNNING, reason, since)
+        return Told(job, RUNNING, reason, since)
     if word == "CANCELLED":
-        return Told(CANCELLED, "")
+        return Told(job, CANCELLED)
     why = [word, *([f"exit code {code.partition(':')[0]}"] if code not in CODES else [])]
-    return Told(FAILED, ", ".join(each for each in (*why, "" if reason == "None" else reason) if each))
+    return Told(job, FAILED, ", ".join(each for each in (*why, "" if reason == "None" else reason) if each))
 
 
 def _number(index: str) -> int:

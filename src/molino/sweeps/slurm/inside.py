@@ -123,18 +123,21 @@ def after(request: Request, job: Job, heard: Heard, before: Status, settings: di
     elif heard.saved is not None:
         # Those that give way may do so as often as they must.
         timeouts = job.timeouts + (heard.saved != signal.SIGTERM)
-        why = f"ran out of time {timeouts} times (hydra.launcher.requeues={settings['requeues']})"
+        why = f"ran out of time{_often(timeouts)} (hydra.launcher.requeues={settings['requeues']})"
         _again(request, write_job(run, job, timeouts=timeouts), timeouts <= settings["requeues"], why, before)
     elif heard.died is not None:
         deaths = job.deaths + 1
         cut_off(run, heard.died, before.failures)
-        times = f"{deaths} times " if deaths > 1 else ""
-        why = f"lost a process {times}(hydra.launcher.deaths={settings['deaths']}), last: {heard.died}"
+        why = f"lost a process{_often(deaths)} (hydra.launcher.deaths={settings['deaths']}), last: {heard.died}"
         _again(request, write_job(run, job, deaths=deaths), deaths <= settings["deaths"], why, before)
     else:
         _failed(run, heard, before)
         write_job(run, job, ended=FAILED)
     return heard.status
+
+
+def _often(times: int) -> str:
+    return f" {times} times" if times > 1 else ""
 
 
 def _again(request: Request, job: Job, allowed: bool, why: str, before: Status) -> None:

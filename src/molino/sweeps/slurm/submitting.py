@@ -1,6 +1,7 @@
 """From runs to jobs in Slurm's queue: arrays of runs of one shape, as large as the cluster takes them."""
 
 import secrets
+import shutil
 import subprocess
 from collections import defaultdict
 from dataclasses import replace
@@ -113,6 +114,7 @@ def _submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> 
     if number is None:
         for request in requests:
             (request.path / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(home)
         if any(words in said for words in FULL):
             return said
         raise ResourceError(f"Slurm refuses the jobs: {said or 'sbatch says nothing'}: see hydra.launcher.*")
