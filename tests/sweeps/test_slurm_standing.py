@@ -291,3 +291,24 @@ def test_a_job_that_is_handed_no_environment_trains(train, tmp_path, monkeypatch
     done = train("seed=0", WAIT)
     assert done.status == 0, done.out + done.err
     assert "OMP_NUM_THREADS=1\n" in script_of(sweep_dir(tmp_path))
+
+
+def test_a_search_that_was_killed_waits_for_the_trials_that_are_in_the_queue(train, tiny, tmp_path):
+    pytest.importorskip("optuna")
+    search = (
+        WAIT,
+        HELD,
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.batch=2",
+        "seed=choice(1,2,3)",
+    )
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *SLURM, *SMALL, *search, "sweep=mine"]
+    first = subprocess.Popen([*command, *places(tiny, tmp_path)], stdout=subprocess.DEVNULL)
+    until(lambda: len(queue()) == 2, "two trials to wait")
+    first.kill()
+    first.wait()
+    ask("scontrol", "release", *queue())
+    done = train(*search, "sweep=mine")
+    assert done.status == 0 and "0 of 2 trials have ended, 2 to go on with" in done.out, done.out + done.err
+    assert "2 trials ended as planned" in done.out and "submitted" not in done.out

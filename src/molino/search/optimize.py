@@ -123,6 +123,8 @@ def sweep(context: Any, task: Any, config: DictConfig, arguments: list[str], set
     launcher = make_launcher(context, task, config, samples)
     if not launcher.waits:
         raise ConfigError("a search waits for its runs: add hydra.launcher.wait=true")
+    if not launcher.ready(samples):
+        return
     identity = {"objective": search.objective, "direction": search.direction, "space": words}
     typed = [override for override in fixed if not override.lstrip("+").startswith("paths.")]
     study = open_study(directory, identity | {"settings": samples[0].asked}, typed, search.direction, runs.unlike)

@@ -71,6 +71,8 @@ class Trials:
         self.begun: dict[Path, int] = {}
         self.failed: set[Path] = set()
         self.failed_in_a_row = 0
+        # Whether the launcher knows what has become of runs that an earlier command has handed to it.
+        self.watches = False
 
     def run(self, launcher: Any, largest: Request) -> None:
         """Train until the study has as many finished trials as wanted.
@@ -78,6 +80,7 @@ class Trials:
         Args:
             largest: of the runs that may be asked for, the one that wants most of the machine.
         """
+        self.watches = launcher.scheduler is not None
         self.tell()
         running, ended = (
             len(self._trials(TrialState.RUNNING)),
@@ -161,7 +164,8 @@ class Trials:
         status = read_status(request.path)
         if status.asked != request.asked:
             refuse_other(request.path, request.settings)
-        if request.path in self.begun or status.state == DONE or is_locked(request.path / LOCK):
+        held = is_locked(request.path / LOCK) and not self.watches
+        if request.path in self.begun or status.state == DONE or held:
             return
         self.begun[request.path] = status.failures
         with explain_os_errors(request.path, "; set paths.outputs"):
