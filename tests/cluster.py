@@ -132,9 +132,9 @@ def slurm(
     Each node claims `cpus` CPUs, whatever the machine has. `grace` and `kill_wait` are seconds: from a preemption's
     SIGTERM to the requeue, and from the SIGTERM of an end to SIGKILL. `user_signal`: a job with `--signal` gets that
     one at its preemption instead of SIGTERM. `accounting`: a database keeps the jobs, and `limit` sets limits.
-    `min_job_age`: seconds until the controller forgets a job that has ended. The largest index of an array is
-    `max_array` - 1. On leaving, jobs and daemons are killed, and their ends waited for.
-    `folder` is made. RuntimeError if the cluster does not come up.
+    `min_job_age`: seconds until the controller forgets a job that has ended; below 10 it takes about 10. The largest
+    index of an array is `max_array` - 1. On leaving, jobs and daemons are killed, and their ends waited for. `folder`
+    is made. RuntimeError if the cluster does not come up.
     """
     folder = folder.resolve()
     # The path of a socket is at most 107 bytes; if slurmstepd's is longer, srun waits for ever.
@@ -184,7 +184,8 @@ def _account(folder: Path, configuration: str, daemons: list[subprocess.Popen[by
     # Nothing of it has to outlive a crash, nor to be kept from anybody who reaches the socket.
     small = ("--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--innodb-flush-method=nosync")
     options = ("--no-defaults", f"--datadir={data}", f"--user={_user()}", "--innodb-flush-log-at-trx-commit=0", *small)
-    install = ["mariadb-install-db", *options, "--skip-test-db", "--auth-root-authentication-method=normal"]
+    asked = ("--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=normal")
+    install = ["mariadb-install-db", *options, *asked]
     with (folder / "mariadb-install-db.out").open("wb") as out:
         subprocess.run(install, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=True)
     closed = ("--skip-networking", "--skip-grant-tables", f"--socket={database}", f"--pid-file={folder}/mariadbd.pid")
@@ -242,8 +243,8 @@ def _start(folder: Path, name: str, *options: str, out: str = "") -> subprocess.
 
 
 def _wait(done: Callable[[], bool], daemons: list[subprocess.Popen[bytes]], complaint: str) -> None:
-    """Wait until `done()`; RuntimeError with `complaint` if a daemon ends or after 30 s."""
-    end = time.monotonic() + 30
+    """Wait until `done()`; RuntimeError with `complaint` if a daemon ends or after 60 s."""
+    end = time.monotonic() + 60
     while not done():
         if time.monotonic() > end or any(daemon.poll() is not None for daemon in daemons):
             raise RuntimeError(f"the test's Slurm did not start: {complaint}")
