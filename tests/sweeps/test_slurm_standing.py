@@ -54,9 +54,7 @@ def test_what_the_cluster_allows_is_submitted_and_the_rest_later(train, slurm, t
     try:
         done = train(seeds, HELD)
         assert done.status == 0, done.err
-        assert (
-            "submitted 3 runs as Slurm job" in done.out and "9 runs are left, for which Slurm has no place" in done.out
-        )
+        assert len(queue()) == 3 and "9 runs are left, for which Slurm has no place" in done.out
         assert "9 not begun" in done.out and "3 pending (3 JobHeldUser)" in done.out
         again = train(seeds, HELD)
         assert again.status == 0 and "3 runs are in Slurm's queue already" in again.out and len(queue()) == 3
@@ -276,10 +274,15 @@ def _processes(run: Path) -> list[int]:
     return found
 
 
-def test_a_run_that_runs_out_of_time_too_often_says_so(train, tmp_path):
+def test_a_run_that_is_queued_again_goes_on_and_one_that_runs_out_of_time_too_often_says_so(train, tmp_path):
     assert train(*ENDLESS, "seed=0", "hydra.launcher.requeues=0").status == 0
     run = run_of(tmp_path, "defaults")
     until(lambda: training(run, after=5), "training")
+    ask("scontrol", "requeue", job_of(run))
+    until(lambda: read_status(run).state == CUT_OFF, "the run to save")
+    saved = read_status(run).progress["step"]
+    until(lambda: statuses([run])[run].state == PENDING, "the job to wait")
+    until(lambda: training(run, after=saved), "the run to come back")
     ask("scancel", "--signal=USR2", job_of(run))
     until(lambda: not queue(), "the job to end")
     status = statuses([run])[run]

@@ -51,12 +51,12 @@ def ask(submissions: dict[Path, Submission]) -> dict[tuple[Path, int], Told]:
 
 
 def find(folder: Path) -> str | None:
-    """Return the id of what was submitted from a folder, by its script; None if Slurm has nothing of it.
+    """Return the id of what waits or runs that was submitted from a folder, by its script; None if nothing does.
 
     Raises:
         ResourceError: Slurm does not answer.
     """
-    for job, command in _squeue(["--me", "--states=all"], "%i|%o"):
+    for job, command in _squeue(["--me"], "%i|%o"):
         if command == str(folder.absolute() / SCRIPT):
             return job.partition("_")[0]
     return None
@@ -69,6 +69,15 @@ def settings_of_slurm() -> dict[str, str]:
         ResourceError: Slurm does not answer.
     """
     return dict(re.findall(r"^(\w+)\s+= (.*)$", answer("scontrol", "show", "config"), re.MULTILINE))
+
+
+def job_now(job: str) -> dict[str, str]:
+    """Return what scontrol tells of a job, by its own names; nothing where Slurm does not answer."""
+    try:
+        words = answer("scontrol", "show", "job", "--oneliner", job).split()
+    except ResourceError:
+        return {}
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def partitions() -> dict[str, list[str]]:

@@ -5,26 +5,32 @@ ended, and has Slurm queue the job again where the run can go on. It loads no to
 """
 
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from molino.base.console import say
+from molino.base.files import is_locked
 from molino.base.processes import HANDED
 from molino.configuration.request import Request
-from molino.runs.directory import is_done
+from molino.runs.directory import LOCK, is_done
 from molino.runs.status import CANCELLED, FAILED, Status, cut_off, fail, read_status
 from molino.sweeps.attempt import LOG
 from molino.sweeps.jobs import Job, read_job, read_request, read_submission, write_job
+from molino.sweeps.slurm.asking import job_now
 
 # What srun says of tasks that did not end well, such as "srun: error: node2: tasks 1,3: Killed".
 ENDED = re.compile(r"srun: error: (?P<node>[^ :]+): tasks? (?P<tasks>[\d,-]+): (?P<how>.*)")
 EXITED = re.compile(r"Exited with exit code (\d+)")
 SAVED = {128 + number: number for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
+# Why a run was told to save, beside CANCELLED.
+TIME, GIVES_WAY, REQUEUED = "ran out of time", "gives way to another job", "queued again by somebody"
 LABELLED = re.compile(r"^ *(\d+): ?(.*)$", re.DOTALL)
 
 
@@ -61,17 +67,22 @@ def main(folder: str) -> int:
     """Train the run of this job, and see to what comes next."""
     submission = read_submission(Path(folder))
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    # What it is to do comes by the signal that the processes get as well, and by how they end.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    told: list[int] = []
+    for number in SAVED.values():
+        signal.signal(number, lambda number, frame: told.append(number))
     request = read_request(Job("slurm", Path(folder), index))
     job = read_job(request.path)
     if job is None or (job.submission.name, job.index) != (Path(folder).name, index):
         say(f"{request.path} has been given to another job: nothing is left to do here")
         return 0
-    job = write_job(request.path, job, began=True)
+    job = write_job(request.path, job, began=True, ended=None)
     before = read_status(request.path)
     heard = train(request, submission.settings)
+    if heard.first is None and signal.SIGTERM in told:
+        # Told to end as well, srun waits for its processes for five seconds. They have longer, and are saving.
+        while is_locked(request.path / LOCK):
+            time.sleep(0.2)
+        heard.first = 0, platform.node(), f"Exited with exit code {128 + signal.SIGTERM}"
     return after(request, job, heard, before, submission.settings)
 
 
@@ -117,14 +128,17 @@ def after(request: Request, job: Job, heard: Heard, before: Status, settings: di
     if is_done(run):
         write_job(run, job, ended="done")
         return 0
-    if heard.saved == signal.SIGTERM and not gives_way():
-        cut_off(run, "its job was cancelled", before.failures)
-        write_job(run, job, ended=CANCELLED)
-    elif heard.saved is not None:
-        # Those that give way may do so as often as they must.
-        timeouts = job.timeouts + (heard.saved != signal.SIGTERM)
-        why = f"ran out of time{_often(timeouts)} (hydra.launcher.requeues={settings['requeues']})"
-        _again(request, write_job(run, job, timeouts=timeouts), timeouts <= settings["requeues"], why, before)
+    if heard.saved is not None:
+        why = why_ended() if heard.saved == signal.SIGTERM else TIME
+        if why == CANCELLED:
+            cut_off(run, "its job was cancelled", before.failures)
+            write_job(run, job, ended=CANCELLED)
+        elif why != REQUEUED:
+            # Those that give way may do so as often as they must.
+            timeouts = job.timeouts + (why == TIME)
+            often = f"ran out of time{_often(timeouts)} (hydra.launcher.requeues={settings['requeues']})"
+            job = write_job(run, job, timeouts=timeouts)
+            _again(request, job, timeouts <= settings["requeues"], often if why == TIME else why, before)
     elif heard.died is not None:
         deaths = job.deaths + 1
         cut_off(run, heard.died, before.failures)
@@ -167,16 +181,20 @@ def _failed(run: Path, heard: Heard, before: Status) -> None:
         fail(run, f"its process ended with status {heard.status}: {heard.last.get(0, '')}: see {run / LOG}")
 
 
-def gives_way() -> bool:
-    """Tell whether this job was sent SIGTERM because another one needs its place.
+def why_ended() -> str:
+    """Return why this job was sent SIGTERM.
 
-    Slurm would requeue it at the end of the time of grace, but only if it were still there. A job that its owner
-    cancels gets the same signal, and would come back from a requeue; that one is completing by now.
+    Slurm would queue one again that gives way at the end of the time of grace, but only if it were still there. A job
+    that its owner cancels gets the same signal, and would come back from a requeue.
     """
-    command = ["scontrol", "show", "job", "--oneliner", os.environ.get("SLURM_JOB_ID", "")]
-    words = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    shown = dict(word.split("=", 1) for word in words if "=" in word)
-    return shown.get("JobState") == "RUNNING" and shown.get("PreemptTime", "None") != "None"
+    shown = job_now(os.environ.get("SLURM_JOB_ID", ""))
+    if int(shown.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        return REQUEUED
+    if shown.get("Reason") == "TimeLimit":
+        return TIME
+    if shown.get("JobState") in ("RUNNING", "SIGNALING") and shown.get("PreemptTime", "None") != "None":
+        return GIVES_WAY
+    return CANCELLED
 
 
 if __name__ == "__main__":
