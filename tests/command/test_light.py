@@ -48,7 +48,7 @@ def test_a_run_imports_nothing_for_nothing(tmp_path, tiny):
 import sys
 from molino.command.entry import command
 command("train")
-needless = {"transformers", "matplotlib", "scipy", "optuna", "submitit"}
+needless = {"transformers", "matplotlib", "scipy", "optuna"}
 print(sorted(needless & sys.modules.keys()))
 """
     settings = [*CPU, "data=text", f"data.path={tiny.file}", f"paths.outputs={tmp_path}", f"paths.cache={tiny.cache}"]

@@ -58,13 +58,13 @@ def drive(scheduler: Scheduler, requests: Iterable[Request], display: Display, h
     while True:
         while (room := scheduler.room(len(held))) > 0:
             batch = [*back, *islice(requests, max(room - len(back), 0))]
-            if not batch:
-                break
-            back = scheduler.submit(batch)
+            back = scheduler.submit(batch) if batch else []
             refused = {request.path for request in back}
             for request in (request for request in batch if request.path not in refused):
                 held.append(request)
                 display.start(request)
+            if back or not batch:
+                break
         yield
         if not (held or back):
             return
