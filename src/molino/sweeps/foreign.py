@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
+from molino.base.errors import ConfigError
 from molino.configuration.composer import Composer
 from molino.configuration.request import Request
 from molino.runs.directory import readable_name
@@ -18,7 +19,12 @@ def launch(runs: Any, composer: Composer, job_overrides: Sequence[Sequence[str]]
 
     Args:
         runs: what trains them, such as molino.sweeps.local.Local.
+
+    Raises:
+        ConfigError: it does not wait for them, as other sweepers do.
     """
+    if not runs.waits:
+        raise ConfigError("this sweeper waits for its runs: add hydra.launcher.wait=true")
     every = [list(filter_overrides(overrides)) for overrides in job_overrides]
     requests = [composer.request(overrides, name_of(overrides)) for overrides in every]
     try:

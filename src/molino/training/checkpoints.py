@@ -18,7 +18,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from molino.base.errors import CheckpointError, ConfigError, Interrupted
 from molino.base.files import atomic_write, remove_orphans
-from molino.base.messages import typed
 from molino.base.processes import is_main_process
 from molino.runs.directory import BEST, LAST
 from molino.runs.measures import MAXIMIZE
@@ -62,6 +61,7 @@ class Checkpoints(Callback):
             is written after it, so that a resumed run neither repeats nor misses one.
         started: when this process took up the run, by time.perf_counter.
         whole: measures the whole held-out split when the run ends, where validations take a share of it.
+        again: what goes on with the run, for whoever has stopped it.
 
     Attributes:
         best: the held-out figures of the best step so far, by tag.
@@ -80,7 +80,9 @@ class Checkpoints(Callback):
         validation_due: Callable[[int], bool],
         started: float,
         whole: WholeSplit | None = None,
+        again: str = "resume=",
     ):
+        self.again = again
         self.run, self.every, self.facts, self.validation_due = run, every, facts, validation_due
         self.whole = whole
         self.best: dict[str, float] = {}
@@ -149,8 +151,7 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(self.run / LAST)
         if stop and not trainer.should_stop:
             name = signal.Signals(int(stop)).name
-            again = typed("train", f"resume={self.run}")
-            raise Interrupted(f"{name} after step {step}: saved; go on with {again}", int(stop))
+            raise Interrupted(f"{name} after step {step}: saved; go on with {self.again}", int(stop))
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:

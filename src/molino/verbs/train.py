@@ -9,6 +9,7 @@ import torch
 from molino.base.console import progress, say
 from molino.base.errors import MolinoError
 from molino.base.files import make_directory
+from molino.base.messages import typed
 from molino.base.processes import is_main_process
 from molino.configuration.identity import canonical, changes
 from molino.configuration.request import Request
@@ -178,7 +179,8 @@ def train(run: Run, started: float) -> float:
     facts = {"start_id": start_id, "data": data.text.digest, "tokenizer": data.tokenizer.digest, **facts_of(counts)}
     facts["line_end"] = only_line_end(data.text.line_ends or {})
     whole = WholeSplit(run.path, data.heldout) if module.partial else None
-    checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started, whole)
+    again = typed("train", f"resume={run.path}") if run.request.path is None else "the command of its sweep"
+    checkpoints = Checkpoints(run.path, plan.checkpoint_every, facts, plan.validation_due, started, whole, again)
     watching = [
         *pruning_of(run.path, task.metrics),
         *sampling(run.path, data.text, plan, hardware, seed),

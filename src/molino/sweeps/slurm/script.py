@@ -46,8 +46,8 @@ def directives(asked: dict[str, Any], shape: dict[str, Any], options: dict[str, 
         if (value := asked.get(name)) is not None:
             found[option] = f"{round(value * 1024)}M" if name in GIGABYTES else value
     found |= shape | {str(name): value for name, value in options.items()}
-    if found.get("no-requeue"):
-        del found["requeue"]
+    if not found["requeue"]:
+        found["no-requeue"] = True
     return [
         f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(str(value))}")
         for name, value in found.items()
