@@ -14,6 +14,9 @@
                 and a plain PyTorch loop; needs accelerate
     translation tokens a second in training, against a plain loop around torch.nn.Transformer, and sentences a second in
                 writing, against generate of transformers with the same weights
+    growth      seconds of computing and memory at one size and at another: sweeps, by launcher, given again and with
+                one seed more; results and their page; metrics.csv; texts without white space, and large ones; steps.
+                An hour or more; --parts and --size take less
     generation  tokens a second with and without KV cache, and of transformers with the same weights; memory, and the
                 share of the memory bandwidth that is used. CPU only, models of about 10 million random parameters
 
@@ -28,6 +31,7 @@ from pathlib import Path
 from benchmarks.classification import classification
 from benchmarks.counting import counting
 from benchmarks.generation import CONTEXT, MODELS, PROMPT, generation
+from benchmarks.growth import LAUNCHERS, PARTS, growth
 from benchmarks.preparation import preparation
 from benchmarks.recipe import recipe
 from benchmarks.start import start
@@ -62,6 +66,8 @@ def main(script: str) -> None:
             keep(chosen.json, translation(train, Path(folder), chosen.rounds))
         elif chosen.benchmark == "start":
             keep(chosen.json, start(train, Path(folder), chosen.rounds))
+        elif chosen.benchmark == "growth":
+            keep(chosen.json, growth(train, Path(folder), chosen.parts, chosen.size, chosen.launchers))
         else:
             generation(Path(folder), chosen.models, chosen.tokens, chosen.rounds, chosen.compile)
 
@@ -76,7 +82,7 @@ def keep(path: Path | None, figures: dict) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = ["training", "recipe", "sweep", "preparation", "start", "counting", "classification", "translation"]
-    kinds += ["generation"]
+    kinds += ["growth", "generation"]
     parser.add_argument("benchmark", choices=kinds)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     cases = "training: models (default: all)"
@@ -91,6 +97,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, help="preparation: whole runs on a text of this size instead")
     corpora = "counting: choices of data= (default: shakespeare)"
     parser.add_argument("--corpora", nargs="+", default=["shakespeare"], metavar="DATA", help=corpora)
+    _add_growth(parser)
     lengths = [100, 256, 1000]
     tokens = "generation: new tokens of a text (default: 100 256 1000)"
     parser.add_argument("--tokens", type=int, nargs="+", default=lengths, metavar="N", help=tokens)
@@ -105,4 +112,22 @@ def _parse() -> argparse.Namespace:
         parser.error("--megabytes and --gigabytes: a text has a size above 0")
     if chosen.rounds < 1:
         parser.error("--rounds: medians need one round or more")
+    try:
+        chosen.size = {part: [float(size) for size in sizes] for part, *sizes in chosen.size}
+    except ValueError as error:
+        parser.error(f"--size: {error}")
+    if unknown := chosen.size.keys() - PARTS.keys():
+        parser.error(f"--size: {', '.join(unknown)} is no part; there are {', '.join(PARTS)}")
+    if not all(size > 0 for sizes in chosen.size.values() for size in sizes):
+        parser.error("--size: a size is above 0")
     return chosen
+
+
+def _add_growth(parser: argparse.ArgumentParser) -> None:
+    parts, launchers = list(PARTS), ["basic", "local"]
+    told = f"growth: what is measured (default: {' '.join(parts)})"
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help=told)
+    told = "growth: sizes of a part in place of its own: runs, rows, MB or steps; may be given for several"
+    parser.add_argument("--size", nargs="+", action="append", default=[], metavar=("PART", "N"), help=told)
+    told = f"growth: what trains the sweeps (default: {' '.join(launchers)})"
+    parser.add_argument("--launchers", nargs="+", choices=list(LAUNCHERS), default=launchers, help=told)

@@ -17,8 +17,12 @@ from molino.base.console import show_rows
 
 # How threads wait; see `molino.command.entry.share_cores`.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-# So that a process finds this package wherever the command was typed.
-FINDS_US = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+# So that a process finds this package wherever the command was typed, and measures the molino that this one does.
+FINDS_US = {
+    "PYTHONPATH": os.pathsep.join(
+        (str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])),
+    )
+}
 
 
 def need(benchmark: str, *packages: str) -> None:

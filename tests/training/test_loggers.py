@@ -11,9 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from molino.base.errors import CheckpointError, ResourceError
+from molino.comparison.curves import read_validations
 from molino.runs.measures import Floor
 from molino.tasks.language_model import LanguageModel
-from molino.training.loggers import MetricsFile, TensorBoard
+from molino.training.loggers import MetricsFile, TensorBoard, metrics_file
 from molino.training.loggers.tensorboard import as_markup, write_floors
 
 
@@ -86,6 +88,87 @@ def test_a_run_resumed_before_its_first_line_and_a_new_one_start_empty(tmp_path)
     for first_step in (0, None):
         assert MetricsFile(tmp_path, first_step).rows == {}
     assert list(MetricsFile(tmp_path, 10).rows) == [10]
+
+
+def test_rows_are_appended_and_are_what_one_writing_makes(tmp_path):
+    file, written = MetricsFile(tmp_path, None), []
+    for step in range(1, 40):
+        file.log_metrics({"train/loss": 1 / step} | ({"val/loss": 2 / step} if step % 5 == 0 else {}), step)
+        if step % 3 == 0:
+            file.save()
+            written.append((tmp_path / "metrics.csv").stat().st_ino)
+        assert len(file.rows) <= 4
+    # A file of its own for the first rows, one for the column of the first validation, and that is appended to.
+    assert len(set(written)) == 2 and len(set(written[1:])) == 1
+    expected = [
+        f"{step},{1 / step!r},{2 / step!r}" if step % 5 == 0 else f"{step},{1 / step!r}," for step in range(1, 40)
+    ]
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,train/loss,val/loss", *expected]
+
+
+def test_a_row_that_is_written_may_get_more(tmp_path):
+    file = MetricsFile(tmp_path, None)
+    for step in (10, 20, 30):
+        file.log_metrics({"a": step, "b": step}, step)
+        file.save()
+    file.log_metrics({"b": 31.0}, 30)
+    file.log_metrics({"b": 21.0}, 20)
+    file.log_metrics({"c": 40.0}, 40)
+    file.log_metrics({"c": 15.0}, 15)
+    file.save()
+    lines = ["step,a,b,c", "10,10.0,10.0,", "15,,,15.0", "20,20.0,21.0,", "30,30.0,31.0,", "40,,,40.0"]
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == lines
+
+
+def test_wherever_a_process_is_killed_what_goes_on_reads_its_rows(tmp_path):
+    def log(file: MetricsFile, steps: range) -> None:
+        for step in steps:
+            file.log_metrics({"train/loss": 1 / step, "val/loss": 2 / step}, step)
+            file.save()
+
+    path = tmp_path / "metrics.csv"
+    log(MetricsFile(tmp_path, None), range(6, 16))
+    whole = path.read_bytes()
+    for length in range(whole.index(b"\n11,") + 1, len(whole)):
+        path.write_bytes(whole[:length])
+        # The beginning of a number is another number.
+        kept = read_validations(tmp_path, "val/loss")
+        assert kept == {step: (2 / step, None) for step in range(6, 6 + len(kept))}
+        log(MetricsFile(tmp_path, 10), range(11, 16))
+        assert path.read_bytes() == whole
+
+
+def test_rows_that_a_full_disk_took_half_of_are_written_whole_later(tmp_path, monkeypatch):
+    def take_half(path: Path, text: str) -> None:
+        with path.open("a") as file:
+            file.write(text[: len(text) * 3 // 4])
+        raise ResourceError("no space left")
+
+    file = MetricsFile(tmp_path, None)
+    file.log_metrics({"a": 1.0}, 1)
+    file.save()
+    file.log_metrics({"a": 2.0}, 2)
+    file.log_metrics({"a": 3.0}, 3)
+    with monkeypatch.context() as patch, pytest.raises(ResourceError):
+        patch.setattr(metrics_file, "append_text", take_half)
+        file.save()
+    assert not (tmp_path / "metrics.csv").read_text().endswith("\n")
+    file.finalize("failed")
+    assert (tmp_path / "metrics.csv").read_text() == "step,a\n1,1.0\n2,2.0\n3,3.0\n"
+
+
+def test_a_file_that_somebody_takes_away_begins_again_and_a_spoilt_one_is_told_of(tmp_path):
+    file = MetricsFile(tmp_path, None)
+    file.log_metrics({"a": 1.0}, 1)
+    file.save()
+    (tmp_path / "metrics.csv").unlink()
+    file.log_metrics({"a": 2.0}, 2)
+    file.save()
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[::2] == ["step,a", "2,2.0"]
+    (tmp_path / "metrics.csv").write_text("step;a\n1;1,0\n")
+    file.log_metrics({"b": 3.0}, 3)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        file.save()
 
 
 # TensorBoard

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from molino.api.aside import Explained
 from molino.api.writing import write_on
 from molino.base.errors import CheckpointError, ConfigError
+from molino.base.files import whole_lines
 from molino.base.messages import suggest
 from molino.configuration.build import check_arguments
 from molino.configuration.composer import compose
@@ -307,10 +308,9 @@ class Run:
 def _read_metrics(run: Path) -> dict[str, np.ndarray]:
     path = run / "metrics.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = [{name: float(value) if value else math.nan for name, value in row.items()} for row in reader]
-            names = reader.fieldnames or []
+        reader = csv.DictReader(whole_lines(path))
+        rows = [{name: float(value) if value else math.nan for name, value in row.items()} for row in reader]
+        names = reader.fieldnames or []
     except FileNotFoundError as error:
         raise CheckpointError(f"{run} has recorded no metrics: it has no {path.name}") from error
     except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:

@@ -58,6 +58,17 @@ def read_text(path: Path) -> str:
     return Path(path).read_text("utf-8")
 
 
+def whole_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text to which lines are appended. A last one without its end is left out: whoever wrote it
+    is at it still, or was killed.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from (line for line in file if line.endswith("\n"))
+
+
 @contextmanager
 def atomic_write(path: Path, hint: str = "") -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; on success it is synced and takes the name `path`.
@@ -93,6 +104,18 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write `text` behind what a file holds, as UTF-8. A process that is killed meanwhile may leave a part of it.
+
+    Raises:
+        ResourceError: the disk is full or the file cannot be written.
+    """
+    with explain_os_errors(path), path.open("ab") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

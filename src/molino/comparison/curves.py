@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from molino.base.files import whole_lines
 from molino.comparison.run import Run
 from molino.runs.measures import partial_tag
 
@@ -34,14 +35,13 @@ def read_validations(run: Path, metric: str) -> dict[int, tuple[float, float | N
     of training also of what lies between them, whose seconds are not known."""
     found = {}
     try:
-        with (run / METRICS).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                # Where looks in between took a share of the split, theirs are all there are.
-                value = _number(row.get(metric) or row.get(partial_tag(metric)))
-                seconds = _number(row.get("seconds"))
-                step = _number(row.get("step"))
-                if value is not None and step is not None:
-                    found[int(step)] = value, seconds
+        for row in csv.DictReader(whole_lines(run / METRICS)):
+            # Where looks in between took a share of the split, theirs are all there are.
+            value = _number(row.get(metric) or row.get(partial_tag(metric)))
+            seconds = _number(row.get("seconds"))
+            step = _number(row.get("step"))
+            if value is not None and step is not None:
+                found[int(step)] = value, seconds
     except (OSError, ValueError, csv.Error):
         return {}  # nothing was logged, or nothing that can be read
     return found

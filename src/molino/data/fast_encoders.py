@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from molino.base.errors import DataError
+from molino.data.cuts import cut
 from molino.data.text import Text, strings
 
 UNKNOWN = "<unk>"
@@ -26,8 +27,8 @@ ASCII = bytes(range(128))
 PIECE = 1 << 14
 BATCH = 128  # pieces that the library gets at once, to share among threads
 
-# A piece ends where the next one begins with a space or newline and then a word. No token of a word tokenizer or of a
-# GPT-2 byte-level one spans such a place, no lookahead sees past it, and it is not inside "<br />".
+# A piece ends where the next one begins with a space or newline and then a word. No token of a word tokenizer spans
+# such a place, and it is not inside "<br />".
 CUT = re.compile(r"\S[ \n]\w")
 CUT_WIDTH = 3
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -186,7 +187,7 @@ class LibraryEncoder:
 
     def encode(self, text: Text) -> Iterator[np.ndarray]:
         # The library is faster with shorter pieces: by a fifth.
-        parts = pieces(text, PIECE >> 3) if self.cuttable else iter(["".join(strings(text))])
+        parts = (piece for piece, _ in cut(text, PIECE >> 3)) if self.cuttable else iter(["".join(strings(text))])
         while batch := list(islice(parts, BATCH)):
             yield from self._encode_batch(batch)
 

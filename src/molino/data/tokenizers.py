@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import write_text
 from molino.data import fast_encoders as fast
+from molino.data.cuts import cut
 from molino.data.text import Text
 
 # The names under which the special tokens are looked for in any vocabulary, the likeliest first.
@@ -30,6 +31,7 @@ MASKS = ("<mask>", "[MASK]")
 SOURCE = "source_"  # before the name of the file that holds a tokenizer of sources
 SPECIALS = (UNKNOWN[0], PADDING[0], END_OF_TEXT[0])  # ids 0, 1, 2 in all kinds that are trained here
 BYTES = 256
+MOST_UNSPACED = 1 << 20
 
 
 class Tokenizer:
@@ -289,6 +291,9 @@ def train_whitespace(
 def train_bpe(texts: Iterable[Text], size: int) -> Tokenizer:
     """Byte-level BPE as in GPT-2: any text is encoded without loss, nothing is unknown.
 
+    Of stretches without white space (`molino.data.cuts`), in which hardly any word comes twice, all of which would have
+    to be kept, the first `MOST_UNSPACED` characters are learnt from.
+
     Args:
         texts: the training split.
         size: vocabulary size: 3 special tokens, 256 bytes, the rest merges. It comes out smaller where the texts have
@@ -309,8 +314,18 @@ def train_bpe(texts: Iterable[Text], size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator((fast.whole(piece) for text in texts for piece in fast.pieces(text, 1 << 15)), trainer)
+    backend.train_from_iterator(map(fast.whole, _learnt(texts)), trainer)
     return Tokenizer(backend)
+
+
+def _learnt(texts: Iterable[Text]) -> Iterator[str]:
+    """Yield the pieces of texts that a byte-level tokenizer is made of."""
+    unspaced = 0
+    for text in texts:
+        for piece, within in cut(text, 1 << 15):
+            unspaced += within * len(piece)
+            if not within or unspaced <= MOST_UNSPACED:
+                yield piece
 
 
 def _train_words(texts: Iterable[Text], rules: fast.WordRules, min_freq: int, max_size: int | None) -> Tokenizer:

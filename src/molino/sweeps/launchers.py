@@ -12,6 +12,7 @@ close()                end the processes that it keeps
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -22,6 +23,10 @@ from molino.configuration.composer import for_hydra
 from molino.configuration.internals import trains_here
 from molino.configuration.request import Request
 from molino.sweeps.attempt import Train, attempt
+
+# Hydra's launchers return, and keep until they do, the whole configuration of each run, and each run takes longer the
+# more of them there are. Between two portions workers may wait for each other, so there are few.
+PORTION = 200
 
 
 class Here:
@@ -55,7 +60,10 @@ class Elsewhere:
         return True
 
     def train(self, requests: Iterator[Request], largest: Request, count: int, at_once: int | None = None) -> None:
-        self._launcher.launch([for_hydra(request) for request in requests], initial_job_idx=0)
+        start = 0
+        while portion := [for_hydra(request) for request in islice(requests, PORTION)]:
+            self._launcher.launch(portion, initial_job_idx=start)
+            start += len(portion)
 
     def close(self) -> None:
         """It keeps nothing that it could be told to end."""
