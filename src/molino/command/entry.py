@@ -13,7 +13,7 @@ from pathlib import Path
 
 from molino.base.errors import ConfigError
 from molino.base.messages import complain, explain, suggest
-from molino.base.processes import HANDED
+from molino.base.processes import HANDED, is_further
 from molino.base.streams import open_streams
 from molino.command.completion import SHELLS
 from molino.command.help import help_text, overview
@@ -57,7 +57,8 @@ def _guarded(run: Callable[[], int]) -> None:
             explained = explain(error)
             if explained is None or wants_traceback():
                 raise
-            complain(explained)
+            if not is_further():  # the first process meets the same
+                complain(explained)
             status = explained.exit_code
     if status:
         sys.exit(status)
