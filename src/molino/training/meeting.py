@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from molino.base.errors import Followed, Interrupted, ResourceError
 from molino.base.files import is_locked, lock, make_directory, write_text
@@ -98,9 +98,14 @@ class Meeting:
         with suppress(ResourceError):
             self._gather(LEAVING)
         self._tell(request=None, status=status)
-        _wait(lambda: not any(self._lives(other) for other in self._others), GRACE)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        remove_empty(self.folder)
+        _wait(lambda: len(self._dead()) == len(self._others), GRACE)
+        remove(self.folder)
+
+    def leave(self) -> None:
+        """Take this process off the list; the last one leaves nothing behind."""
+        (self.folder / self.name).unlink(missing_ok=True)
+        if not self._living():
+            remove(self.folder)
 
     def _gather(self, seconds: float) -> None:
         """Wait until all others are there."""
@@ -186,6 +191,12 @@ class Meeting:
             complain(ResourceError(said))
         return Followed(said, status)
 
+    def _exit(self, status: int) -> NoReturn:
+        """End this process, which waits for others where no exception reaches it."""
+        self.leave()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+
     @contextmanager
     def _watching(self, request: Request) -> Iterator[None]:
         """End this process where it would wait for one that has failed or died."""
@@ -194,11 +205,10 @@ class Meeting:
         def watch() -> None:
             while not left.wait(BETWEEN_LOOKS * 5):
                 if not self.is_first and (status := self._ended()) and not left.wait(AT_ONCE):
-                    os._exit(status)
+                    self._exit(status)
                 if self._dead() and not left.wait(GRACE):
                     complain(self._lost(request))
-                    sys.stderr.flush()
-                    os._exit(128 + KILL)
+                    self._exit(128 + KILL)
 
         threading.Thread(target=watch, daemon=True).start()
         try:
@@ -250,13 +260,13 @@ def _further(meeting: Meeting) -> Iterator[Meeting]:
         complain(explained)
         raise Followed(str(explained), explained.exit_code) from error
     finally:
-        (meeting.folder / meeting.name).unlink(missing_ok=True)
-        remove_empty(meeting.folder)
+        meeting.leave()
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove the folder of a meeting, and those around it, as far as they are empty."""
-    for each in (folder, folder.parent, folder.parent.parent):
+def remove(folder: Path) -> None:
+    """Remove the folder of a meeting, and those around it if they are empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for each in (folder.parent, folder.parent.parent):
         with suppress(OSError):
             each.rmdir()
 
