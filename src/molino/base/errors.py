@@ -49,6 +49,14 @@ class Interrupted(MolinoError):
         self.exit_code = 128 + signum
 
 
+class Followed(MolinoError):
+    """A process of a run ends because another one has failed, or for a reason that has been told: nobody says it."""
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class SweepFailed(MolinoError):
     """Runs of a sweep failed; the exit status is that of the first of them."""
 

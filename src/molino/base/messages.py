@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from molino.base.errors import ConfigError, Interrupted, MolinoError, NonFiniteError, ResourceError
+from molino.base.errors import ConfigError, Followed, Interrupted, MolinoError, NonFiniteError, ResourceError
 from molino.base.files import NO_SPACE, UNWRITABLE
 from molino.base.processes import is_main_process
 from molino.base.streams import printable
@@ -65,7 +65,7 @@ def one_line(error: BaseException) -> str:
 def complain(error: BaseException) -> None:
     """Say on standard error what went wrong."""
     # All processes of a distributed run meet these.
-    if isinstance(error, Interrupted | NonFiniteError) and not is_main_process():
+    if isinstance(error, Followed) or (isinstance(error, Interrupted | NonFiniteError) and not is_main_process()):
         return
     print(printable(f"molino: {one_line(error)}"), file=sys.stderr)
 

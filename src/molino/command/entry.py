@@ -6,6 +6,7 @@ anything else (a defect: that comes with its traceback). `debug=traceback` shows
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from molino.base.errors import ConfigError
 from molino.base.messages import complain, explain, suggest
-from molino.base.processes import HANDED
+from molino.base.processes import HANDED, is_further
 from molino.base.streams import open_streams
 from molino.command.completion import SHELLS
 from molino.command.help import help_text, overview
@@ -21,6 +22,8 @@ from molino.command.output import until_nobody_reads
 from molino.command.verbs import VERBS, WORDS
 from molino.configuration.choices import CONF
 from molino.configuration.overrides import arrange, check_config_dir, gather, take_config_dir, wants_traceback
+
+FIRST_SPEAKS = 5.0  # seconds
 
 
 def main() -> None:
@@ -57,7 +60,11 @@ def _guarded(run: Callable[[], int]) -> None:
             explained = explain(error)
             if explained is None or wants_traceback():
                 raise
-            complain(explained)
+            if is_further():
+                # The first process meets the same, and has to say so before whoever started them ends all for this one.
+                time.sleep(FIRST_SPEAKS)
+            else:
+                complain(explained)
             status = explained.exit_code
     if status:
         sys.exit(status)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 
 from molino.base.errors import ConfigError, Interrupted
 from molino.base.messages import complain
-from molino.base.processes import HANDED, is_main_process
+from molino.base.processes import HANDED, is_main_process, started
 from molino.command.light import import_lightning, uncollected
 from molino.command.output import until_nobody_reads
 from molino.configuration.choices import CONF
@@ -23,6 +23,7 @@ from molino.configuration.internals import arguments_parser, composed_once
 from molino.configuration.origins import force
 from molino.configuration.overrides import check_alone, describe_overruled
 from molino.configuration.request import Request
+from molino.configuration.started import check_started
 from molino.sweeps.attempt import PARENT, attempt, leave_with
 from molino.sweeps.foreign import directory_of
 
@@ -35,6 +36,8 @@ def run_command(verb: str) -> int:
         train_handed(task, handed)
         return 0
     typed = check_flags()
+    if typed.multirun and (place := started()) is not None and place.size > 1:
+        raise ConfigError(f"-m trains many runs from one process, and {place.by} has started {place.size}: start one")
     check_typed(verb, typed.overrides, typed.multirun)
     if not (typed.multirun or typed.cfg or typed.info):
         check_alone(typed.overrides)
@@ -86,6 +89,8 @@ class Task:
 
     def run(self, request: Request) -> Any:
         """Do what is asked; of a training return the figure that decides, such as the held-out loss."""
+        if self.verb == "train":
+            check_started(request)
         with until_nobody_reads():
             return import_verb(self.verb).run(request)
 

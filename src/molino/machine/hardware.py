@@ -12,6 +12,7 @@ from molino.base.errors import ConfigError, ResourceError
 from molino.machine import policy
 from molino.machine.memory import keep_freed_memory
 from molino.machine.peaks import dense_peak
+from molino.machine.threads import threads_of_each
 from molino.models.attention import PATHS, choose_path, faster_path
 
 # Lightning's names; the value is what autocast computes matrix products in.
@@ -25,8 +26,6 @@ PRECISIONS = {
 STRATEGIES = ("auto", "ddp", "fsdp")
 MATMUL = ("highest", "high", "medium")
 MOST_THREADS = 1024  # more than a machine has cores
-# Before any run of this process has chosen another number.
-THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Hardware:
         matmul_precision: of fp32 matrix products on GPUs: `highest`, `high` (TF32), `medium`.
         attention: how training computes it, one of molino.models.attention.PATHS.
         compile: torch.compile what trains or generates, in place; or `auto`, for long training on GPUs.
-        threads: CPU threads a process; None for torch's choice, to train a tiny model for one.
+        threads: CPU threads a process; None for what the environment says, else for torch's choice, to train a tiny
+            model for one.
     """
 
     accelerator: str = "auto"
@@ -137,7 +137,7 @@ class Hardware:
         It is compiled in place: no key of a checkpoint tells that it was. Validation is not compiled: it takes too few
         passes to repay that.
         """
-        self.use_threads()
+        self.use_threads(self.devices)
         choose_path(model, self.attention)
         if self.compile is True:
             name = "losses" if hasattr(model, "losses") else "loss"
@@ -174,10 +174,10 @@ class Hardware:
         torch.set_flush_denormal(True)
         self.use_threads()
 
-    def use_threads(self) -> None:
-        """Set how many threads compute, as far as that is known."""
+    def use_threads(self, processes: int = 1) -> None:
+        """Set how many threads compute in each of so many processes of this machine."""
         # Also where nothing is asked for: an earlier run in this process may have had one thread.
-        torch.set_num_threads(self.threads or THREADS)
+        torch.set_num_threads(self.threads or threads_of_each(processes))
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of what takes one process."""

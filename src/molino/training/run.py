@@ -19,6 +19,8 @@ from molino.runs.measures import Measures, write_measures
 from molino.runs.record import record
 from molino.runs.status import claim
 from molino.training.continuing import check_parent, take_over
+from molino.training.jobs import recall, remember
+from molino.training.meeting import Meeting
 from molino.training.plan import Plan
 
 
@@ -88,6 +90,7 @@ class Run:
             name = f"{self.settings['name']}_{datetime.now():%Y%m%d-%H%M%S}"
             self.path = directory.create(self.settings["paths"]["outputs"], name)
             self._claimed.enter_context(claim(self.path))
+            remember(self.path, self.request)
         if is_main_process() and not self.exists:
             self.tell(measures)
             if self.parent:
@@ -102,12 +105,23 @@ class Run:
         directory.write_summary(self.path, summary)
 
     @contextmanager
-    def handed_over(self, processes: int) -> Iterator[None]:
-        """Have the further ones of so many processes, which are started meanwhile, train this run as it was settled."""
+    def handed_over(self, processes: int, threads: int | None = None, meeting: Meeting | None = None) -> Iterator[None]:
+        """Have the further ones of so many processes train this run as it was settled.
+
+        Args:
+            threads: of each process, whatever cores it sees.
+            meeting: where somebody has started them. Else they are started meanwhile.
+        """
         if processes == 1:
             yield
             return
-        told = Request(self.settings, self.request.overrides, self.request.choices, self.path, settled=True)
+        hardware = self.settings["hardware"] | ({"threads": threads} if threads else {})
+        settings = self.settings | {"hardware": hardware}
+        told = Request(settings, self.request.overrides, self.request.choices, self.path, settled=True)
+        if meeting is not None:
+            with meeting.handed_over(told):
+                yield
+            return
         before = os.environ.get(HANDED)
         os.environ[HANDED] = told.to_text()
         try:
@@ -126,10 +140,11 @@ class Run:
             check_sections(asked.settings)
             check_length(asked.overrides, {name: asked.settings["trainer"].get(name) for name in LENGTHS})
             return begin_from(asked.settings)
-        if asked.path is None:
+        if asked.path is None and asked.settings.get("resume"):
             return resume(self.path, asked.settings, asked.overrides)
-        # Whatever asks for a run in this directory, and however: a sweep of molino's has done so, another's has not.
-        refuse_other(self.path, asked.settings)
+        if asked.path is not None:
+            # Whatever asks for it there, and however: a sweep of molino's has done so, another's has not.
+            refuse_other(self.path, asked.settings)
         return restore(self.path, asked.settings["paths"])
 
 
@@ -137,8 +152,8 @@ class Run:
 def open_run(request: Request) -> Iterator[Run]:
     """Find and claim the run that is asked for.
 
-    Of a distributed run the first process claims it; the others train by what they are handed. (Where somebody starts
-    all of them by hand nobody hands them anything: each then makes a directory of its own.)
+    Of a distributed run the first process claims it; the others train by what they are handed. A job that was queued
+    again finds what it has begun.
 
     Raises:
         CheckpointError: it is finished, damaged or nowhere to be found.
@@ -146,9 +161,10 @@ def open_run(request: Request) -> Iterator[Run]:
         Busy: another process trains it.
     """
     with ExitStack() as claimed:
-        path = request.path or _resumed(request)
+        path = request.path or recall(request) or _resumed(request)
         if path is not None and is_main_process():
             claimed.enter_context(claim(path))
+            remember(path, request)
         yield Run(request, path, claimed)
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 
 from molino.machine.cluster import cluster_plugins
 from molino.machine.hardware import Hardware
+from molino.machine.threads import threads_as_set
 from molino.training.checkpoints import AtomicCheckpointIO
 from molino.training.plan import Plan
 from molino.training.progress import ProgressDisplay, StatusReport
@@ -62,10 +63,11 @@ def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
 
 def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None) -> None:
     """Train to the end of the plan. Where that is its beginning Lightning would do nothing, not even look."""
-    if trainer.max_steps == 0:
-        trainer.validate(module, data, verbose=False)
-    else:
-        trainer.fit(module, data, ckpt_path=checkpoint)
+    with threads_as_set():
+        if trainer.max_steps == 0:
+            trainer.validate(module, data, verbose=False)
+        else:
+            trainer.fit(module, data, ckpt_path=checkpoint)
 
 
 def quiet_lightning() -> None:

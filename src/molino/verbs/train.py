@@ -1,5 +1,6 @@
 """molino train: from settings to a trained model, its held-out figures and its run directory."""
 
+import math
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from molino.base.processes import is_main_process
 from molino.configuration.identity import canonical, changes
 from molino.configuration.request import Request
 from molino.configuration.settings import begin_from, check_sections, restore
+from molino.configuration.started import check_started
 from molino.data.line_ends import only_line_end
 from molino.data.module import TextDataModule
 from molino.data.start import start_token
@@ -32,7 +34,9 @@ from molino.training.average import measured_aside
 from molino.training.checkpoints import Checkpoints, resume_step
 from molino.training.counting import begin_beside, facts_of, keep_counts, plan_of, stand_on_counts
 from molino.training.floors import Floors
+from molino.training.jobs import requeuing
 from molino.training.loggers.start import draw_floors, start_loggers
+from molino.training.meeting import Meeting, meet
 from molino.training.module import TrainingModule
 from molino.training.outcomes import example_outcomes
 from molino.training.parts import build_parts, for_elsewhere
@@ -48,17 +52,37 @@ WAIT = 1.0  # seconds between two looks at a run that another process trains
 
 
 def run(request: Request) -> float:
-    """Train, or go on training; return the figure of the held-out split that decides, such as the loss."""
+    """Train, or go on training; return the figure of the held-out split that decides, such as the loss.
+
+    Of several processes that somebody has started the first does so, and the others train what it hands them.
+    """
+    with requeuing(request), meet(request) as meeting:
+        if meeting is None or meeting.is_first:
+            return run_here(request, meeting)
+        figure = math.nan
+        for told in meeting.follow():
+            started = time.perf_counter()
+            with open_run(told) as found:
+                figure = train(found, started, meeting)
+        return figure
+
+
+def run_here(request: Request, meeting: Meeting | None) -> float:
+    """As `run`, of the process that is asked."""
     if request.origin is not None:
-        train_origin(request.origin)
+        train_origin(request.origin, meeting)
     started = time.perf_counter()
     with open_run(request) as found:
-        return train(found, started) if found.summary is None else found.summary[build_task(found.settings).monitor]
+        if found.summary is None:
+            return train(found, started, meeting)
+        if request.path is None:
+            say(f"{found.path} is done: this job has trained it before it was queued again")
+        return found.summary[build_task(found.settings).monitor]
 
 
 def prepare(requests: list[Request]) -> None:
-    """Check runs that another machine is to train as far as this one can, and prepare each text
-    once: corpus, tokenizer and tokens.
+    """Check runs that another machine is to train as far as this one can, and prepare each text once: corpus, tokenizer
+    and tokens.
 
     Raises:
         ConfigError, DataError, CheckpointError, ResourceError: something is wrong with one of them.
@@ -87,7 +111,7 @@ def _with_origins(request: Request | None) -> list[Request]:
     return [] if request is None else [*_with_origins(request.origin), request]
 
 
-def train_origin(request: Request) -> None:
+def train_origin(request: Request, meeting: Meeting | None = None) -> None:
     """Have the run that another one begins from: it is done, here or elsewhere; or is trained now, by whoever comes
     first."""
     waiting = False
@@ -95,9 +119,11 @@ def train_origin(request: Request) -> None:
         if is_main_process():
             if link_to_same(request):
                 return
+            if meeting is not None and request.processes > 1:
+                check_started(request)
             make_directory(request.path)
             try:
-                run(request)
+                run_here(request, meeting)
                 return
             except Busy:
                 pass
@@ -121,13 +147,14 @@ def link_to_same(request: Request) -> bool:
     return False
 
 
-def train(run: Run, started: float) -> float:
+def train(run: Run, started: float, meeting: Meeting | None = None) -> float:
     """The story of a run, from its settings to its summary.
 
     A run of its own has a directory only when all of it has been built.
 
     Args:
         started: when this process took up the run, by time.perf_counter.
+        meeting: of the processes that train it, where somebody else has started them.
     """
     seed, main = run.settings["seed"], is_main_process()
     parts = build_parts(run.settings)
@@ -189,7 +216,7 @@ def train(run: Run, started: float) -> float:
     ]
     callbacks = [*parts.callbacks.values(), floors, *watching, checkpoints]
     trainer = make_trainer(run.path, plan, data.steps_per_block, hardware, loggers, callbacks)
-    with run.handed_over(hardware.processes):
+    with run.handed_over(hardware.processes, torch.get_num_threads(), meeting):
         fit(trainer, module, data, run.checkpoint)
 
     if main:
