@@ -38,6 +38,7 @@ def test_lines_where_there_is_no_terminal(requests, capsys, monkeypatch):
         directory.write_summary(requests[0].path, {"val/loss": 1.5})
         shown.end(requests[0])
         shown.start(requests[1])
+        shown.refresh()
         fail(requests[1].path, "out of memory")
         shown.end(requests[1])
         shown.start(requests[2])

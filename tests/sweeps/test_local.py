@@ -117,6 +117,22 @@ def test_a_distributed_run_is_a_command_of_its_own(molino, tiny, tmp_path, monke
     assert directory.read_summary(run)["val/loss"] == pytest.approx(loss, rel=1e-4)
 
 
+def test_a_process_of_a_distributed_run_that_is_killed_is_named_and_the_run_goes_on(tiny, tmp_path):
+    two = [each for each in SMALL if not each.startswith("hardware")] + ["hardware=ddp", "hardware.accelerator=cpu"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", LOCAL[0], *two, *LONG, *places(tiny, tmp_path)]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: len(running(tmp_path)) == 1, sweep)
+    run = running(tmp_path)[0]
+    children = Path(f"/proc/{process_of(run)}/task/{process_of(run)}/children").read_text().split()
+    (second,) = [pid for pid in children if b"LOCAL_RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(int(second), signal.SIGKILL)
+    until(lambda: "process 1 was ended by SIGKILL" in (run / "log.txt").read_text(), sweep)
+    until(lambda: "resumed" in (run / "log.txt").read_text() and running(tmp_path), sweep)
+    assert read_status(run).failures == 0
+    sweep.terminate()
+    assert sweep.wait(60) == 143
+
+
 def test_joblibs_launcher_works_as_well(molino, tiny, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -134,6 +134,12 @@ def test_a_command_that_is_killed_while_it_submits_does_not_submit_twice(train, 
     first.communicate()
 
 
+def test_what_the_jobs_read_is_prepared_before_the_first_of_them_begins(train, tmp_path):
+    done = train("seed=0", HELD, f"paths.cache={tmp_path / 'cache'}")
+    assert done.status == 0 and len(queue()) == 1
+    assert list((tmp_path / "cache").rglob("tokenizer.json")) and list((tmp_path / "cache").rglob("*.bin"))
+
+
 def test_print_shows_the_script_and_submits_nothing(train, tmp_path):
     template = tmp_path / "mine.sh"
     template.write_text("#!/bin/bash\n# of the lab\n{{directives}}\n{{setup}}\necho here\n{{command}}\n")

@@ -117,6 +117,31 @@ def test_a_scheduler_that_is_silent_is_an_error_only_for_who_has_to_know(sweep, 
         standing.settled(runs)
 
 
+@pytest.mark.parametrize(
+    "job",
+    [
+        "{", "[]", '{"index": 1}', '{"scheduler": "slurm", "submission": ".slurm/abc", "index": [0]}',
+        '{"scheduler": "pbs", "submission": ".slurm/abc", "index": 0}',
+        '{"scheduler": "slurm", "submission": ".slurm/abc", "index": 99}',
+        '{"scheduler": "slurm", "submission": 3, "index": 0}', '{"scheduler": [], "submission": ".slurm/abc", "index": 0}',
+    ],
+)  # fmt: skip
+def test_a_damaged_record_hides_nothing(sweep, job):
+    runs, says = sweep
+    says |= {0: Told("7_0", PENDING), 1: Told("7_1", PENDING, "Priority")}
+    (runs[0] / "job.json").write_text(job)
+    assert states(runs[:2])[1] == PENDING and states(runs[:1])[0] in (NOT_BEGUN, CANCELLED)
+
+
+def test_an_id_that_is_none_of_a_scheduler_is_not_asked_for(sweep):
+    runs, says = sweep
+    home = read_job(runs[0]).submission
+    known = read_submission(home)
+    write_submission(home, Submission("--user=x", *list(vars(known).values())[1:]))
+    says |= {0: Told("7_0", PENDING)}
+    assert read_submission(home) is None and states(runs[:1]) == [NOT_BEGUN]
+
+
 def test_a_folder_that_moves_takes_its_jobs_along(sweep, tmp_path):
     assert len(sweep[0]) == 4
     moved = tmp_path.rename(tmp_path.with_name("moved"))

@@ -49,6 +49,10 @@ class Interrupted(MolinoError):
         self.exit_code = 128 + signum
 
 
+class Lost(Interrupted):
+    """A process of the run was ended from outside, and the others with it. It can go on from what was saved before."""
+
+
 class Followed(MolinoError):
     """A process of a run ends because another one has failed, or for a reason that has been told: nobody says it."""
 

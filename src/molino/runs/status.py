@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from molino.base.errors import CheckpointError, Interrupted
+from molino.base.errors import CheckpointError, Interrupted, Lost
 from molino.base.files import is_locked, lock, make_directory, read_text, remove_orphans, write_text
 from molino.base.messages import explain, one_line
 from molino.runs.directory import CONFIG, LOCK, SUMMARY, read_summary
@@ -158,7 +158,7 @@ def claim(run: Path) -> Iterator[None]:
 
 def _record_end(run: Path, error: BaseException) -> None:
     if isinstance(error, Interrupted) or not isinstance(error, Exception):
-        update(run, state=CUT_OFF)
+        update(run, state=CUT_OFF, error=one_line(error) if isinstance(error, Lost) else None)
         return
     make_directory(Path(run))  # somebody may have removed it: that, too, is to be told
     with (Path(run) / TRACEBACK).open("a", encoding="utf-8") as file:

@@ -50,9 +50,8 @@ class Display:
             self.live = None
 
     def start(self, request: Request) -> None:
-        """Add a run."""
+        """Add a run, which the next `refresh` shows."""
         self.running.append(request)
-        self.refresh()
 
     def end(self, request: Request) -> None:
         """Tell what became of a run."""

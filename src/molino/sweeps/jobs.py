@@ -5,6 +5,8 @@ that lies there. So a command that is killed while it submits neither submits ag
 """
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,13 +73,15 @@ class Submission:
 
 
 def read_job(run: Path) -> Job | None:
-    """Return the job that a run was given last; None of one that has had none."""
-    try:
+    """Return the job that a run was given last; None of one that has had none, or whose record is damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(read_text(run / RECORD))
         # Folders move together.
-        return Job(**content | {"submission": run.parent / content["submission"]})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        job = Job(**content | {"submission": run.parent / content["submission"]})
+        texts, numbers = (job.scheduler, job.ended or ""), (job.index, job.timeouts, job.deaths)
+        if all(isinstance(each, str) for each in texts) and all(isinstance(each, int) for each in numbers):
+            return job
+    return None
 
 
 def write_job(run: Path, job: Job, **changed: Any) -> Job:
@@ -90,10 +94,11 @@ def write_job(run: Path, job: Job, **changed: Any) -> Job:
 
 def read_submission(folder: Path) -> Submission | None:
     """Return what was submitted from a folder; None where that is not to be read."""
-    try:
-        return Submission(**json.loads(read_text(folder / SUBMISSION)))
-    except (OSError, ValueError, TypeError):
-        return None
+    with suppress(OSError, ValueError, TypeError):
+        submission = Submission(**json.loads(read_text(folder / SUBMISSION)))
+        if submission.id is None or re.fullmatch(r"\w[\w.]*", submission.id):
+            return submission
+    return None
 
 
 def write_submission(folder: Path, submission: Submission) -> None:

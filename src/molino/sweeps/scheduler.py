@@ -65,6 +65,7 @@ def drive(scheduler: Scheduler, requests: Iterable[Request], display: Display, h
                 display.start(request)
             if back or not batch:
                 break
+        display.refresh()
         yield
         if not (held or back):
             return
@@ -73,4 +74,3 @@ def drive(scheduler: Scheduler, requests: Iterable[Request], display: Display, h
         held[:] = [request for request in held if request.path not in gone]
         for request in ended:
             display.end(request)
-        display.refresh()

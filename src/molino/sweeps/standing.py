@@ -90,7 +90,7 @@ def _ask(
     those: dict[str, dict[Path, Submission]] = defaultdict(dict)
     for job in jobs:
         # What has ended for good is not asked for again.
-        if job.ended is None and (submission := known[job.submission]) is not None:
+        if job.ended is None and job.scheduler in ASKED and (submission := known[job.submission]) is not None:
             those[job.scheduler][job.submission] = submission
     for scheduler, submissions in those.items():
         try:

@@ -117,7 +117,9 @@ class Worker:
     def _record_death(self, status: int) -> None:
         """Record a run as failed whose process ended without a word; one that was stopped can go on."""
         state = read_status(self.request.path).state
-        stopped = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+        # The last is the first process's word for the death of another.
+        codes = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGKILL)
+        stopped = status in codes
         if state in (NOT_BEGUN, RUNNING, CUT_OFF) and status != 0 and not stopped:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             said = f" and {self.log}" if self.log.is_file() and self.log.stat().st_size else ""

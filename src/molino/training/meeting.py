@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from molino.base.errors import Followed, Interrupted, ResourceError
+from molino.base.errors import Followed, Interrupted, Lost, ResourceError
 from molino.base.files import is_locked, lock, make_directory, write_text
 from molino.base.messages import complain, explain, typed
 from molino.base.processes import Place, started
@@ -183,7 +183,7 @@ class Meeting:
     def _lost(self, request: Request) -> Exception:
         """Return what is wrong where another process has died. What was saved before can be gone on with."""
         said = f"a process of the run has died: go on with {typed('train', f'resume={request.path}')}"
-        return Interrupted(said, KILL) if self.is_first else self._alone(said, 128 + KILL)
+        return Lost(said, KILL) if self.is_first else self._alone(said, 128 + KILL)
 
     def _alone(self, said: str, status: int) -> Followed:
         """Return what is wrong where the first process is gone: the next one says it for all."""

@@ -1,6 +1,8 @@
 """Lightning's Trainer as a run needs it."""
 
 import logging
+import signal
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from molino.base.errors import Lost
+from molino.base.messages import explain
 from molino.machine.cluster import cluster_plugins
 from molino.machine.hardware import Hardware
 from molino.machine.threads import threads_as_set
@@ -61,13 +65,39 @@ def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
     return arguments
 
 
+PATIENCE = 1.0  # seconds in which the end of a process shows
+
+
 def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None) -> None:
-    """Train to the end of the plan. Where that is its beginning Lightning would do nothing, not even look."""
-    with threads_as_set():
-        if trainer.max_steps == 0:
-            trainer.validate(module, data, verbose=False)
-        else:
-            trainer.fit(module, data, ckpt_path=checkpoint)
+    """Train to the end of the plan. Where that is its beginning Lightning would do nothing, not even look.
+
+    Raises:
+        Lost: a process that Lightning has started was ended from outside; the others know only that it is gone.
+    """
+    try:
+        with threads_as_set():
+            if trainer.max_steps == 0:
+                trainer.validate(module, data, verbose=False)
+            else:
+                trainer.fit(module, data, ckpt_path=checkpoint)
+    except Exception as error:
+        if explain(error) is None and (died := _died(trainer)) is not None:
+            raise Lost(died, signal.SIGKILL) from error
+        raise
+
+
+def _died(trainer: Trainer) -> str | None:
+    """Return which of the processes that Lightning has started was ended by a signal; None where none was."""
+    processes = getattr(trainer.strategy.launcher, "procs", [])
+    deadline = time.monotonic() + PATIENCE * bool(processes)
+    while True:
+        for rank, process in enumerate(processes, start=1):
+            # Lightning ends the others by SIGTERM.
+            if (code := process.poll()) is not None and code < 0 and code != -signal.SIGTERM:
+                return f"process {rank} was ended by {signal.Signals(-code).name}"
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
 
 
 def quiet_lightning() -> None:

@@ -101,12 +101,13 @@ class Slurm:
             ConfigError, DataError, ResourceError, CheckpointError: something is wrong with one of them.
         """
         checks.check_cluster(self, requests)
-        self.context.prepare(requests)
         if self.print:
             folder = requests[0].path.parent.absolute() / FOLDER / "<submission>"
             for alike in submitting.by_shape(requests, self).values():
                 print(submitting.script_of(alike, self, folder))
-        return not self.print
+            return False
+        self.context.prepare([request for request in requests if not self._has_job(request)])
+        return True
 
     def train(self, requests: Iterator[Request], largest: Request, count: int, at_once: int | None = None) -> None:
         """Submit the runs but for those that Slurm has already; where asked to, wait for all of them to end.
@@ -195,6 +196,12 @@ class Slurm:
         withdrawn = {request.path for request in requests if still[request.path].state != RUNNING}
         say(f"{len(withdrawn)} runs that wait are submitted anew, with what is said now")
         return withdrawn
+
+    def _has_job(self, request: Request) -> bool:
+        """Tell whether a job that is not known to have ended is to train just this."""
+        job = read_job(request.path)
+        submission = read_submission(job.submission) if job and job.ended is None else None
+        return submission is not None and submission.asked[job.index] == request.asked
 
     def _corrected(self, request: Request) -> bool:
         """Tell whether a run waits with other settings than are asked for now."""
