@@ -123,7 +123,8 @@ def test_a_scheduler_that_is_silent_is_an_error_only_for_who_has_to_know(sweep, 
         "{", "[]", '{"index": 1}', '{"scheduler": "slurm", "submission": ".slurm/abc", "index": [0]}',
         '{"scheduler": "pbs", "submission": ".slurm/abc", "index": 0}',
         '{"scheduler": "slurm", "submission": ".slurm/abc", "index": 99}',
-        '{"scheduler": "slurm", "submission": 3, "index": 0}', '{"scheduler": [], "submission": ".slurm/abc", "index": 0}',
+        '{"scheduler": "slurm", "submission": 3, "index": 0}',
+        '{"scheduler": [], "submission": ".slurm/abc", "index": 0}',
     ],
 )  # fmt: skip
 def test_a_damaged_record_hides_nothing(sweep, job):

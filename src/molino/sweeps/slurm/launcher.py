@@ -16,7 +16,7 @@ from molino.configuration.request import Request
 from molino.runs.status import CANCELLED, PENDING, RUNNING, Status, read_status
 from molino.sweeps.attempt import Context
 from molino.sweeps.display import Display
-from molino.sweeps.jobs import read_job, read_submission
+from molino.sweeps.jobs import Job, Submission, read_job, read_submission
 from molino.sweeps.scheduler import drive
 from molino.sweeps.slurm import checks, submitting
 from molino.sweeps.slurm.asking import answer
@@ -166,7 +166,7 @@ class Slurm:
 
     def cancel(self, held: list[Request], number: int) -> None:
         """Have Slurm end jobs."""
-        if jobs := [name for request in held if (name := self._name(request))]:
+        if jobs := [name for request in held if (name := _name(request.path))]:
             answer("scancel", *jobs)
 
     def look(self, run: Path) -> Status:
@@ -190,7 +190,7 @@ class Slurm:
         """Cancel jobs that wait; return the directories of the runs for which that was not too late."""
         if not requests:
             return set()
-        answer("scancel", "--state=PENDING", *(name for request in requests if (name := self._name(request))))
+        answer("scancel", "--state=PENDING", *(name for request in requests if (name := _name(request.path))))
         still = settled(request.path for request in requests)
         self.known |= still
         withdrawn = {request.path for request in requests if still[request.path].state != RUNNING}
@@ -199,19 +199,26 @@ class Slurm:
 
     def _has_job(self, request: Request) -> bool:
         """Tell whether a job that is not known to have ended is to train just this."""
-        job = read_job(request.path)
-        submission = read_submission(job.submission) if job and job.ended is None else None
-        return submission is not None and submission.asked[job.index] == request.asked
+        job, submission = _submitted(request.path)
+        return submission is not None and job.ended is None and submission.asked[job.index] == request.asked
 
     def _corrected(self, request: Request) -> bool:
         """Tell whether a run waits with other settings than are asked for now."""
-        job = read_job(request.path)
-        submission = read_submission(job.submission) if job else None
+        job, submission = _submitted(request.path)
         return submission is not None and (
             submission.settings != self.asked() or submission.asked[job.index] != request.asked
         )
 
-    def _name(self, request: Request) -> str | None:
-        job = read_job(request.path)
-        submission = read_submission(job.submission) if job else None
-        return submission.job(job.index) if submission else None
+
+def _submitted(run: Path) -> tuple[Job | None, Submission | None]:
+    """Return the job that a run was given last, and what was submitted with it."""
+    job = read_job(run)
+    submission = read_submission(job.submission) if job else None
+    there = submission is not None and 0 <= job.index < len(submission.asked)
+    return (job, submission) if there else (None, None)
+
+
+def _name(run: Path) -> str | None:
+    """Return what Slurm calls the job of a run."""
+    job, submission = _submitted(run)
+    return submission.job(job.index) if submission else None
