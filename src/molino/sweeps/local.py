@@ -77,9 +77,11 @@ class Local:
             worker.request = None
         return requests
 
-    def cancel(self, held: list[Request], number: int) -> None:
+    def cancel(self, held: list[Request], number: int | None = None) -> None:
+        """Send a signal to runs; what a worker holds has begun."""
+        paths = {request.path for request in held}
         for worker in self._busy():
-            if worker.request in held:
+            if number is not None and worker.request.path in paths:
                 worker.interrupt(number)
 
     def close(self) -> None:
@@ -98,7 +100,12 @@ class Local:
             "command goes on with them"
         )
         while self._busy():
-            self.cancel([worker.request for worker in self._busy()], number)
+            # The signal may have come when one had just been begun.
+            held[:] = [worker.request for worker in self._busy()]
+            for request in held:
+                if request not in display.running:
+                    display.start(request)
+            self.cancel(held, number)
             with suppress(KeyboardInterrupt, Interrupted):
                 for _ in drive(self, [], display, held):
                     pass

@@ -43,8 +43,8 @@ class Scheduler(Protocol):
     def ask(self, held: list[Request], display: Display) -> list[Request]:
         """Wait for something to happen, but not long; have it shown, and return the runs that have ended."""
 
-    def cancel(self, held: list[Request], number: int) -> None:
-        """End runs as the signal of this number does: they save."""
+    def cancel(self, held: list[Request], number: int | None = None) -> None:
+        """Take back runs that have not begun; where a signal is named, end those that have by it: they save."""
 
 
 def drive(scheduler: Scheduler, requests: Iterable[Request], display: Display, held: list[Request]) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.console import say
+from molino.base.errors import ResourceError
 from molino.base.files import lock, make_directory
 from molino.configuration.request import Request
 from molino.runs.status import CANCELLED, PENDING, RUNNING, Status, read_status
@@ -68,8 +69,11 @@ class Slurm:
     srun: list | None = None
     template: str | None = None
     options: dict | None = None
-    # What is no setting: whether Slurm takes no more, the time of the last news, where runs stood, how many at a time.
+    # What is no setting: whether Slurm takes no more, and that was said; whether it is silent; when there were news;
+    # where runs stood; how many are to be there at a time.
     full: bool = field(default=False, init=False)
+    told: bool = field(default=False, init=False)
+    silent: bool = field(default=False, init=False)
     news: float = field(default=0.0, init=False)
     known: dict[Path, Status] = field(default_factory=dict, init=False)
     most: int | None = field(default=None, init=False)
@@ -139,9 +143,11 @@ class Slurm:
             self.known |= settled(request.path for request in requests)
             new = self._new(requests)
             left, why = submitting.submit(new, self, folder, held)
-        self.known |= {request.path: Status(PENDING) for request in new if request not in left}
-        if left:
-            self.full = True
+        refused = {request.path for request in left}
+        self.known |= {request.path: Status(PENDING) for request in new if request.path not in refused}
+        self.full = bool(left)
+        if left and not (self.wait and self.told):
+            self.told = True
             later = "give the command again for them, or add hydra.launcher.wait=true"
             rest = "they follow as others end" if self.wait else later
             say(f"{len(left)} runs are left, for which Slurm has no place now ({why}): {rest}")
@@ -155,7 +161,14 @@ class Slurm:
             # What has ended well needs nobody to be asked.
             if any((request.path / "summary.json").is_file() for request in held):
                 break
-        now = settled(request.path for request in held)
+        try:
+            now = settled(request.path for request in held)
+        except ResourceError as error:
+            if not self.silent:
+                say(f"{error}: it is asked again until it does")
+            self.silent = True
+            return []
+        self.silent = False
         if not self.news or any(now[path].state != self.known[path].state for path in now if path in self.known):
             self.news = time.monotonic()
         self.known |= now
@@ -164,10 +177,10 @@ class Slurm:
         self.full = self.full and bool(held) and not ended
         return ended
 
-    def cancel(self, held: list[Request], number: int) -> None:
-        """Have Slurm end jobs."""
+    def cancel(self, held: list[Request], number: int | None = None) -> None:
+        """Have Slurm end jobs that wait; where a signal is named also those that run."""
         if jobs := [name for request in held if (name := _name(request.path))]:
-            answer("scancel", *jobs)
+            answer("scancel", *([] if number else ["--state=PENDING"]), *jobs)
 
     def look(self, run: Path) -> Status:
         """Return where a run stood when Slurm was asked last."""
@@ -190,7 +203,7 @@ class Slurm:
         """Cancel jobs that wait; return the directories of the runs for which that was not too late."""
         if not requests:
             return set()
-        answer("scancel", "--state=PENDING", *(name for request in requests if (name := _name(request.path))))
+        self.cancel(requests)
         still = settled(request.path for request in requests)
         self.known |= still
         withdrawn = {request.path for request in requests if still[request.path].state != RUNNING}
