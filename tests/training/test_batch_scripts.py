@@ -81,7 +81,9 @@ def runs(home: Path) -> dict[str, Path]:
 def test_a_script_that_is_queued_again_goes_on_bit_for_bit(submit, slurm, tiny, tmp_path):
     train = f"srun {sys.executable} {ROOT / 'scripts' / 'train.py'} {' '.join(SIZES)} hardware=ddp "
     train += f"data.path={tiny.file} paths.cache={tiny.cache}"
-    job = submit(f"{train} name=first", f"{train} name=second", "touch over", options=("--ntasks=2", "--requeue"))
+    job = submit(
+        f"{train} name=first", f"{train} name=second", "touch over", options=("--nodes=1", "--ntasks=2", "--requeue")
+    )
 
     def training() -> bool:
         status = read_status(runs(tmp_path)["second"]) if "second" in runs(tmp_path) else None
@@ -111,7 +113,7 @@ def test_another_number_of_tasks_is_refused_in_a_line(submit, tiny, tmp_path):
         f"srun --ntasks=2 {train} 2>two",
         f"{train} hardware.num_nodes=2 2>one",
     )
-    submit(*lines, "touch over", options=("--ntasks=3",))
+    submit(*lines, "touch over", options=("--nodes=1", "--ntasks=3"))
     until((tmp_path / "over").exists, tmp_path)
     three, two, one = (
         [line for line in (tmp_path / name).read_text().splitlines() if line.startswith("molino")]
@@ -119,7 +121,7 @@ def test_another_number_of_tasks_is_refused_in_a_line(submit, tiny, tmp_path):
     )
     assert three == [
         "molino: srun has started 3 tasks, and hardware asks for 2 (hardware.devices=2): add hardware.devices=3, or "
-        "start it by srun --nodes=1 --ntasks-per-node=2"
+        "start it by srun --nodes=1 --ntasks=2 --ntasks-per-node=2"
     ]
     assert len(two) == 1 and "srun has started 2 tasks, and hardware asks for one process" in two[0]
     assert len(one) == 1 and "nobody has started a process on each of them: start it by srun --nodes=2" in one[0]
