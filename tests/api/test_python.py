@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CPU, small_text
+from ranks import srun
 
 import molino
 from molino.base.console import console
@@ -328,6 +329,15 @@ def test_several_processes_are_a_command_of_their_own(run, places, monkeypatch):
     together = molino.train(settings, corpus=TEXT, quiet=True)
     assert together.summary["val/loss"] == pytest.approx(run.summary["val/loss"], abs=1e-4)
     assert json.loads((together.path / "environment.json").read_text())["choices"]["hardware"] == "ddp"
+
+
+def test_a_program_that_was_started_several_times_is_refused(places, monkeypatch):
+    for name, value in srun(1, (2,)).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        molino.ConfigError, match="srun has started 2 of this one: start one, or have srun start `molino"
+    ):
+        molino.train([*GPT, *places], quiet=True)
 
 
 def test_importing_is_quick():

@@ -32,13 +32,13 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
     ("environment", "devices", "nodes", "says"),
     [
         (srun(0, (2,)), 1, 1, "srun has started 2 tasks, and hardware asks for one process: add hardware=ddp "
-         "hardware.devices=2, or start it by srun --nodes=1 --ntasks-per-node=1"),
+         "hardware.devices=2, or start it by srun --nodes=1 --ntasks=1 --ntasks-per-node=1"),
         (srun(0, (3,)), 2, 1, "srun has started 3 tasks, and hardware asks for 2 (hardware.devices=2): add "
-         "hardware.devices=3, or start it by srun --nodes=1 --ntasks-per-node=2"),
+         "hardware.devices=3, or start it by srun --nodes=1 --ntasks=2 --ntasks-per-node=2"),
         (srun(0, (2, 2)), 4, 1, "4 tasks on 2 nodes (2 + 2), and hardware asks for 4 (hardware.devices=4): add "
-         "hardware.devices=2 hardware.num_nodes=2, or start it by srun --nodes=1 --ntasks-per-node=4"),
+         "hardware.devices=2 hardware.num_nodes=2, or start it by srun --nodes=1 --ntasks=4 --ntasks-per-node=4"),
         (srun(0, (3, 1)), 2, 2, "4 tasks on 2 nodes (3 + 1), and hardware asks for 4 (hardware.devices=2, "
-         "hardware.num_nodes=2): start it by srun --nodes=2 --ntasks-per-node=2"),
+         "hardware.num_nodes=2): start it by srun --nodes=2 --ntasks=4 --ntasks-per-node=2"),
         (mpirun(0, (2,)), 4, 1, "mpirun has started 2 processes, and hardware asks for 4 (hardware.devices=4): add "
          "hardware.devices=2, or start it by mpirun -n 4, 4 on each node"),
         (by_hand(0, (2,), 9) | TORCHRUN, 4, 1, "torchrun has started 2 processes, .*or start it by torchrun "

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from ranks import srun
 
 from molino.base.errors import ConfigError, ResourceError
 from molino.machine import policy
@@ -85,14 +86,18 @@ def test_settings_that_make_no_sense_are_refused(settings, message, machine):
         Hardware(**settings)
 
 
-def test_a_machine_that_lacks_what_is_asked_for_says_so(machine):
+def test_a_machine_that_lacks_what_is_asked_for_says_so(machine, monkeypatch):
     machine(gpus=0)
     with pytest.raises(ResourceError, match="torch finds none here: choose hardware=cpu or auto"):
         Hardware(accelerator="gpu")
     assert Hardware(strategy="fsdp", devices=2).processes == 2  # CPU processes
     machine(gpus=2)
     assert Hardware(accelerator="gpu", devices=2).devices == 2
-    with pytest.raises(ResourceError, match=r"hardware\.devices=3, but there are 2 GPUs here"):
+    with pytest.raises(ResourceError, match=r"hardware\.devices=3, but there are 2 GPUs here$"):
+        Hardware(accelerator="gpu", devices=3)
+    for name, value in srun(0, (3,)).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ResourceError, match=r"there are 2 GPUs here: ask Slurm for --gpus-per-node"):
         Hardware(accelerator="gpu", devices=3)
     assert Hardware(accelerator="cpu", devices=3).devices == 3
 

@@ -11,6 +11,7 @@ from molino.api.aside import Explained, put_back
 from molino.api.run import Run
 from molino.base.errors import ConfigError, DataError
 from molino.base.files import make_directory, write_text
+from molino.base.processes import started as place_of_process
 from molino.configuration.composer import compose
 from molino.configuration.request import Request
 from molino.training.run import open_run
@@ -31,6 +32,11 @@ def train(overrides: Sequence[str] = (), *, corpus: str | None = None, quiet: bo
     """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides={overrides!r} is one text: give a list, such as [{overrides!r}]")
+    if (place := place_of_process()) is not None and place.size > 1:
+        raise ConfigError(
+            f"a Python program is one process, and {place.by} has started {place.size} of this one: start one, or "
+            f"have {place.by} start `molino train`"
+        )
     arguments = [str(override) for override in overrides]
     with Explained(), put_back(arguments, quiet):
         request = compose("train", arguments) if corpus is None else _on_text(arguments, corpus)

@@ -23,7 +23,7 @@ from molino.command.verbs import VERBS, WORDS
 from molino.configuration.choices import CONF
 from molino.configuration.overrides import arrange, check_config_dir, gather, take_config_dir, wants_traceback
 
-FIRST_SPEAKS = 5.0  # seconds
+FIRST_SPEAKS = 3.0  # seconds
 
 
 def main() -> None:

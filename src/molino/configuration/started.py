@@ -11,7 +11,7 @@ from molino.runs import directory
 
 # How each starter is told how many.
 OPTIONS = {
-    "srun": "srun --nodes={nodes} --ntasks-per-node={devices}",
+    "srun": "srun --nodes={nodes} --ntasks={processes} --ntasks-per-node={devices}",
     "torchrun": "torchrun --nnodes={nodes} --nproc-per-node={devices}",
     "mpirun": "mpirun -n {processes}, {devices} on each node",
     "RANK": "WORLD_SIZE={processes}, LOCAL_WORLD_SIZE={devices}",

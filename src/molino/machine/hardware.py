@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from molino.base.errors import ConfigError, ResourceError
+from molino.base.processes import started
 from molino.machine import policy
 from molino.machine.memory import keep_freed_memory
 from molino.machine.peaks import dense_peak
@@ -80,7 +81,15 @@ class Hardware:
         if self.accelerator == "gpu" and self.kind == "cpu":
             raise ResourceError("hardware asks for a GPU, but torch finds none here: choose hardware=cpu or auto")
         if self.kind == "cuda" and self.devices > torch.cuda.device_count():
-            raise ResourceError(f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here")
+            # Tasks of Slurm's may see one each, where every process has to see those of all of its node.
+            advice = (
+                ": ask Slurm for --gpus-per-node, not for GPUs of each task"
+                if (place := started()) and place.by == "srun"
+                else ""
+            )
+            raise ResourceError(
+                f"hardware.devices={self.devices}, but there are {torch.cuda.device_count()} GPUs here{advice}"
+            )
         if self.kind == "cpu" and self.precision == "16-mixed":
             raise ConfigError("hardware.precision=16-mixed needs a GPU: choose 32-true or bf16-mixed on a CPU")
         if self.strategy == "fsdp" and self.kind == "mps":

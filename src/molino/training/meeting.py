@@ -96,7 +96,8 @@ class Meeting:
             # Who has started them ends all when one has ended, and this one has yet to say why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(ResourceError):
-            self._gather(LEAVING)
+            # Of a signal all have heard, and some may have ended.
+            self._gather(LEAVING if status < 128 else 0)
         self._tell(request=None, status=status)
         _wait(lambda: len(self._dead()) == len(self._others), GRACE)
         remove(self.folder)
@@ -129,7 +130,7 @@ class Meeting:
             absent = next(rank for rank in range(self.place.size) if rank not in found)
             raise ResourceError(
                 f"process {absent} of the {self.place.size} that {self.place.by} has started has not come within "
-                f"{seconds:.0f} s: see what it says"
+                f"{seconds:.0f} s: see what it says, and whether all nodes see {self.folder.parent}"
             )
 
     def _tell(self, **what: Any) -> None:
@@ -154,7 +155,8 @@ class Meeting:
                 seen = time.monotonic()
             elif first is not None or time.monotonic() - seen > COMING:
                 how = "has ended without a word" if first else f"has not come within {COMING:.0f} s"
-                raise self._alone(f"the first process of the {self.place.size} {how}: see what it says", DIED)
+                where = "" if first else f", and whether all nodes see {self.folder.parent}"
+                raise self._alone(f"the first process of the {self.place.size} {how}: see what it says{where}", DIED)
             time.sleep(BETWEEN_LOOKS)
 
     def _address(self) -> str:

@@ -89,9 +89,11 @@ def main(folder: str) -> int:
 def train(request: Request, settings: dict[str, Any]) -> Heard:
     """Have srun start the processes of a run; return what came of them."""
     several = request.processes > 1
+    # Each process chooses among all the GPUs of its node by its number there.
+    unbound = ["--gpu-bind=none"] if settings["gpus_per_task"] is not None else []
     command = [
         "srun", "--kill-on-bad-exit=1", "--export=ALL", f"--cpus-per-task={settings['cpus']}",
-        *(["--label"] if several else []), *settings["srun"],
+        *(["--label"] if several else []), *unbound, *settings["srun"],
         sys.executable, "-m", "molino", "train", *request.overrides,
     ]  # fmt: skip
     environment = os.environ | {HANDED: request.to_text(), "PYTHONUNBUFFERED": "1"}
