@@ -16,7 +16,7 @@ from molino.comparison.statistics import Sample
 from molino.runs.measures import TEST
 
 ORDER = ("failed", "cut off", "running", "queued")
-MOST_QUEUED = 20  # listed one by one; the others are counted
+MOST_LISTED = 20  # of each state one by one; the others are counted
 UNFINISHED = ("run", "state", "step", "error")
 
 
@@ -64,11 +64,14 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
 def unfinished(rows: list[Row]) -> list[list[str]]:
     """Return the cells of the runs that are not done: those that failed first."""
     runs = sorted((run for row in rows for run in row.unfinished), key=_urgency)
-    waiting = sum(run.status.state == "queued" for run in runs)
-    shown = runs[: len(runs) - max(0, waiting - MOST_QUEUED)]
-    cells = [[run.path.name, run.status.state or "unknown", _progress(run), _error(run)] for run in shown]
-    if len(shown) < len(runs):
-        cells.append([f"... and {len(runs) - len(shown)} more", "queued", NOTHING, NOTHING])
+    by_state: dict[str, list[Run]] = {}
+    for run in runs:
+        by_state.setdefault(run.status.state or "unknown", []).append(run)
+    cells = []
+    for state, those in by_state.items():
+        cells += [[run.path.name, state, _progress(run), _error(run)] for run in those[:MOST_LISTED]]
+        if len(those) > MOST_LISTED:
+            cells.append([f"... and {len(those) - MOST_LISTED:,} more", state, NOTHING, NOTHING])
     return cells
 
 
