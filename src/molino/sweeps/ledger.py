@@ -19,6 +19,7 @@ from molino.sweeps.devices import most_demanding
 
 # How long the processes of a sweep that was killed may take to save and end, in seconds.
 GRACE = 15.0
+MOST_LISTED = 20  # of the runs that failed
 
 
 def place(config: DictConfig, names: list[str]) -> Path:
@@ -90,7 +91,8 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     failed = {path: status for path, status in statuses.items() if status.state == FAILED}
     if failed:
         rows = [(path.name, str(status.failures), status.error or "") for path, status in failed.items()]
-        show_rows("failed", ("run", "times", "because"), rows, words=("because",))
+        more = [(f"... and {len(rows) - MOST_LISTED:,} more", "", "")] if len(rows) > MOST_LISTED else []
+        show_rows("failed", ("run", "times", "because"), [*rows[:MOST_LISTED], *more], words=("because",))
     say(f"{directory}: " + ", ".join(f"{counts[state]} {state or 'gone'}" for state in (DONE, *counts.keys() - {DONE})))
     if launcher.waits and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
