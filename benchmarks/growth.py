@@ -195,7 +195,7 @@ def prepared(at: Workplace, kind: str, path: Path, name: str) -> Cost:
     with tempfile.TemporaryDirectory(dir=at.folder) as target:
         seconds, memory = spend([sys.executable, "-m", "benchmarks.preparing", "ours", kind, str(path), target])
     size = path.stat().st_size / 1e6
-    return Cost(name, f"{size:,.0f} MB", seconds, memory, f"{size / seconds:.1f} MB a second")
+    return Cost(name, f"{size:,.{0 if size >= 1 else 1}f} MB", seconds, memory, f"{size / seconds:.1f} MB a second")
 
 
 def write_chinese(path: Path, size: int) -> None:
@@ -206,13 +206,13 @@ def write_chinese(path: Path, size: int) -> None:
     drawn = random.choice(characters, (20_000, 3), p=chances / chances.sum())
     words = np.array(["".join(each[: random.integers(1, 4)]) for each in drawn], dtype=object)
     signs = np.array([""] * 6 + ["，", "。"], dtype=object)
-    _write(path, size, lambda: words[random.zipf(1.2, 100_000) % len(words)] + random.choice(signs, 100_000))
+    _write(path, size, lambda: words[random.zipf(1.2, 10_000) % len(words)] + random.choice(signs, 10_000))
 
 
 def write_genome(path: Path, size: int) -> None:
     """Write about `size` bytes of four letters."""
     random = np.random.default_rng(0)
-    _write(path, size, lambda: random.choice(np.array(list("ACGT")), 100_000))
+    _write(path, size, lambda: random.choice(np.array(list("ACGT")), 10_000))
 
 
 def _write(path: Path, size: int, draw: Callable[[], Any]) -> None:

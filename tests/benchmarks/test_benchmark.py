@@ -17,6 +17,7 @@ from benchmarks import (
     common,
     counting,
     generation,
+    growth,
     loops,
     preparation,
     preparing,
@@ -321,3 +322,75 @@ def test_counting_is_timed_way_by_way(capsys):
     assert figures["tokens"] == 900_000 and all(figures[way] > 0 for way in ("order", "floors", "tables", "parts"))
     assert figures["order MiB"] <= figures["floors MiB"] <= figures["MiB"]
     assert "grammar" in capsys.readouterr().out
+
+
+def pretend(command: list[str]) -> tuple[float, float]:
+    """Leave what a command would, in a moment; it costs a second a run that was not there."""
+    verb, outputs = Path(command[1]).stem, Path(next(word for word in command if word.startswith("paths.outputs"))[14:])
+    if verb == "results":
+        configs = [path.read_text() for path in outputs.rglob("config.yaml")]
+        assert sorted(configs) == sorted(f"seed: {seed}\n  lr: {row}.0e-05\n" for row in (1, 2) for seed in range(10))
+        assert len({path.read_text() for path in outputs.rglob("summary.json")}) == 20
+        return 5.0, 100.0
+    many = next((word for word in command if word.startswith("seed=range")), "seed=range(1)")
+    paths = [outputs / str(number) for number in range(int(many[11:-1]))]
+    new = [path for path in paths if not path.exists()]
+    for path in new:
+        path.mkdir(parents=True)
+        for name in ("environment.json", "metrics.csv", "metrics.json", "overrides.yaml", "status.json"):
+            (path / name).touch()
+        (path / "config.yaml").write_text("seed: 0\n  lr: 0.003\n")
+        (path / "summary.json").write_text('{"val/loss": 1.0}')
+    return 3.0 + len(new), 100.0
+
+
+def test_what_things_cost_is_measured_size_by_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(growth, "spend", pretend)
+    sizes = {"sweep": [20, 10], "results": [20], "steps": [20]}
+    costs = growth.growth("scripts/train.py", tmp_path, ["sweep", "results", "steps"], sizes, ["local"])["costs"]
+    assert [(each["part"], each["size"], each["seconds"], each["each"]) for each in costs] == [
+        ("sweep, local", "10 runs", 13.0, "1000 ms a run"),
+        ("given again, local", "10 runs", 3.0, "300.0 ms a run"),
+        ("one seed more, local", "10 runs", 4.0, "400.0 ms a run"),
+        ("sweep, local", "20 runs", 23.0, "1000 ms a run"),
+        ("given again, local", "20 runs", 3.0, "150.0 ms a run"),
+        ("one seed more, local", "20 runs", 4.0, "200.0 ms a run"),
+        ("results", "20 runs", 5.0, "250.0 ms a run"),
+        ("results page", "20 runs", 5.0, "250.0 ms a run"),
+        ("training", "20 steps", 4.0, "200000 us a step"),
+    ]
+    shown = capsys.readouterr().out
+    assert all(each["part"] in shown for each in costs)
+
+
+def test_commands_of_growth_are_measured(tmp_path, monkeypatch, capsys):
+    """What is real of it: processes whose seconds and memory are taken."""
+    kept = tmp_path / "figures.json"
+    given = ("--parts", "rows", "unspaced", "--size", "rows", "100", "--size", "unspaced", "0.1", "--json", str(kept))
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "growth", *given])
+    benchmark.main(str(ROOT / "scripts" / "benchmark.py"))
+    found = json.loads(kept.read_text("utf-8"))["figures"]["costs"]
+    named = [
+        ("metrics.csv", "100 rows"),
+        *((f"bpe, {what} without white space", "0.1 MB") for what in ("Chinese", "genome")),
+    ]
+    assert [(each["part"], each["size"]) for each in found] == named
+    assert all(0.1 < each["seconds"] < 100 and 10 < each["memory"] < 2000 for each in found)
+    assert "ms a checkpoint" in capsys.readouterr().out
+
+
+def test_the_texts_without_white_space_have_none(tmp_path):
+    for write in (growth.write_chinese, growth.write_genome):
+        write(tmp_path / "text", 400_000)
+        text = (tmp_path / "text").read_text("utf-8")
+        assert not any(map(str.isspace, text)) and 400_000 <= len(text.encode()) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [(("rows", "x"), "float"), (("x", "1"), "no part"), (("rows", "0"), "above 0")]
+)
+def test_sizes_that_are_none_are_refused(size, reason, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "growth", "--size", *size])
+    with pytest.raises(SystemExit):
+        benchmark.main(str(ROOT / "scripts" / "benchmark.py"))
+    assert reason in capsys.readouterr().err

@@ -129,6 +129,18 @@ def test_markdown_escapes_what_would_break_it(rows):
     )
 
 
+def test_of_those_that_failed_and_were_cut_off_so_many_are_listed_as_well(tmp_path):
+    for seed in range(25):
+        state = {"state": "failed", "error": f"no {seed}"} if seed < 23 else {"state": "cut off"}
+        make_run(tmp_path / f"{seed:02}", f"seed={seed}", status=state)
+    rows = make(tmp_path, "val/loss")
+    listed = unfinished(rows)
+    assert [cells[0] for cells in listed if cells[1] == "failed"] == [*(f"{n:02}" for n in range(20)), "... and 3 more"]
+    assert [cells[0] for cells in listed if cells[1] == "cut off"] == ["23", "24"]
+    # What other programs read has them all.
+    assert as_csv(rows, ["val/loss"]).count("failed") == 23
+
+
 def test_many_that_wait_are_counted(tmp_path):
     for seed in range(30):
         make_run(tmp_path / f"{seed:02}", f"seed={seed}", config=False, status={"state": "not begun"})

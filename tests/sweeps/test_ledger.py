@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ import yaml
 from conftest import CPU, ROOT, small_text
 from sweeping import SMALL, places, run_of, runs_of, sweep_dir, weights
 
+from molino.base.errors import SweepFailed
 from molino.base.messages import typed
+from molino.configuration.request import Request
 from molino.runs import directory
-from molino.runs.status import CUT_OFF, DONE, STATUS, read_status
+from molino.runs.status import CUT_OFF, DONE, STATUS, enqueue, fail, read_status
+from molino.sweeps.ledger import conclude
 
 
 def stamps(sweep: Path) -> dict[str, int]:
@@ -79,6 +83,17 @@ def test_what_failed_is_tried_again_up_to_a_limit(molino, tiny, tmp_path):
     assert "1 given up" in done.out
     assert (bad / "traceback.txt").read_text().count("Invalid learning rate: -1") >= 2
     assert molino(*sweep[:-1], "hydra.sweeper.attempts=3").status == 2 and read_status(bad).failures == 3
+
+
+def test_of_many_that_failed_some_are_listed(tmp_path, capsys):
+    requests = [Request({}, [f"seed={number}"], {}, tmp_path / f"{number:02}") for number in range(30)]
+    for request in requests:
+        enqueue(request.path, request.overrides, request.asked)
+        fail(request.path, "it broke")
+    with pytest.raises(SweepFailed, match="30 of 30 runs failed"):
+        conclude(requests, tmp_path, SimpleNamespace(waits=True))
+    told = capsys.readouterr().out
+    assert told.count("it broke") == 20 and "... and 10 more" in told and "30 failed" in told
 
 
 def test_a_defect_of_one_run_does_not_stop_the_others(molino, tiny, tmp_path, monkeypatch):

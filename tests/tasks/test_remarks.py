@@ -31,6 +31,15 @@ def test_each_peculiarity_is_counted_by_split():
     assert [value.split(" of ")[0] for value in counts.values()] == ["1", "1", "3", "2"]
 
 
+def test_of_many_classes_a_few_are_named():
+    train = [*labelled(a=5000), *(Example(f"t{number}", label=f"b{number:03}") for number in range(100))]
+    val = [Example("v", label=f"c{number:03}") for number in range(50)]
+    names = ("a", *(f"b{number:03}" for number in range(100)), *(f"c{number:03}" for number in range(50)))
+    found = remarks_on({"train": train, "val": val}, Classes(names), {"train": 0, "val": 0})
+    assert found["rare"].startswith("b000, b001, ") and "b009 and 90 more: accuracy" in found["rare"]
+    assert found["not in train"].count("c0") == 10 and found["not in train"].endswith(" and 40 more")
+
+
 def test_texts_are_in_train_as_well_only_with_all_their_parts():
     train = [Example("a", "b", score=1.0), Example("q", choices=("x", "y"))]
     other = [

@@ -99,6 +99,13 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"{hint} Known here: {', '.join(known) or 'nothing yet'}"
 
 
+def few(names: Iterable[str], most: int = 10) -> str:
+    """Return names as a list; where there are more than `most`, the first of them, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _explain_hydra(error: BaseException) -> str:
     """Put Hydra's message on one line, with the nearest key in place of its advice to add the misspelt one."""
     from hydra.errors import OverrideParseException

@@ -1,10 +1,10 @@
 """What has to be known to read a table of results, a line each."""
 
+from molino.base.messages import few
 from molino.comparison.rows import Row
 from molino.comparison.show import show_number, show_value
 from molino.runs.measures import TEST, spoken
 
-MOST_NAMES = 10  # in a line
 PAIRED = "Student's t-test of differences seed by seed where rows share seeds and batches"
 
 
@@ -22,12 +22,10 @@ def notes(rows: list[Row], metrics: list[str]) -> list[str]:
         lines.append("pruned: stopped early by a search, so neither averaged nor compared with full runs")
     empty = [run.path.name for row in rows for run in row.runs if run.metric(row.metric) is None]
     if empty:
-        lines.append(f"not averaged, because they have no {metrics[0]}: {', '.join(empty[:MOST_NAMES])}" + _more(empty))
+        lines.append(f"not averaged, because they have no {metrics[0]}: {few(empty)}")
     if repeats := [run for row in rows for run in row.repeats]:
-        names = [run.path.name for run in repeats]
-        lines.append(
-            f"left out, because they repeat a seed of their row: {', '.join(names[:MOST_NAMES])}" + _more(names)
-        )
+        names = few(run.path.name for run in repeats)
+        lines.append(f"left out, because they repeat a seed of their row: {names}")
     return lines
 
 
@@ -77,7 +75,3 @@ def _notes_on_texts(rows: list[Row], metrics: list[str]) -> list[str]:
             f"test splits were looked at {looks} {times}, in {len(runs)} {of}: what is chosen by them has no test left"
         )
     return lines
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

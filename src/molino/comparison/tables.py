@@ -17,8 +17,7 @@ from molino.runs.measures import TEST
 from molino.runs.status import CANCELLED, CUT_OFF, FAILED, NOT_BEGUN, PENDING, RUNNING
 
 ORDER = (FAILED, CUT_OFF, CANCELLED, RUNNING, PENDING, NOT_BEGUN)
-WAITING = (PENDING, NOT_BEGUN)
-MOST_WAITING = 20  # listed one by one; the others are counted
+MOST_LISTED = 20  # of each state one by one; the others are counted
 UNFINISHED = ("run", "state", "step", "error")
 
 
@@ -66,12 +65,14 @@ def table(rows: list[Row], metrics: list[str]) -> tuple[list[str], list[list[str
 def unfinished(rows: list[Row]) -> list[list[str]]:
     """Return the cells of the runs that are not done: those that failed first."""
     runs = sorted((run for row in rows for run in row.unfinished), key=_urgency)
-    waiting = [run for run in runs if run.status.state in WAITING]
-    shown = runs[: len(runs) - max(0, len(waiting) - MOST_WAITING)]
-    cells = [[run.path.name, run.status.state or "unknown", _progress(run), _because(run)] for run in shown]
-    if len(shown) < len(runs):
-        states = dict.fromkeys(run.status.state for run in runs[len(shown) :])
-        cells.append([f"... and {len(runs) - len(shown)} more", ", ".join(states), NOTHING, NOTHING])
+    by_state: dict[str, list[Run]] = {}
+    for run in runs:
+        by_state.setdefault(run.status.state or "unknown", []).append(run)
+    cells = []
+    for state, those in by_state.items():
+        cells += [[run.path.name, state, _progress(run), _because(run)] for run in those[:MOST_LISTED]]
+        if len(those) > MOST_LISTED:
+            cells.append([f"... and {len(those) - MOST_LISTED:,} more", state, NOTHING, NOTHING])
     return cells
 
 

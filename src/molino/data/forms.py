@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from molino.base.errors import ConfigError, DataError
+from molino.base.messages import few
 from molino.data.archives import PACKERS, ZIP, Compressed, File, Zip
 from molino.data.tables import LINES, PARQUET, Row, column, empty, rows_of
 from molino.data.text import FileText, Text, check_unchanged, read_start
@@ -134,7 +135,7 @@ def refuse_without_column(table: File, reading: Reading) -> NoReturn:
     if not names:
         raise empty(table)
     raise ConfigError(
-        f"{table} is a table: say which column holds the texts with data.column=<name>; it has {', '.join(names)}"
+        f"{table} is a table: say which column holds the texts with data.column=<name>; it has {few(names, 50)}"
     )
 
 

@@ -35,7 +35,7 @@ from molino.sweeps.standing import end_of, settled, statuses
 GOES_ON = ("new", "to go on with", "to try again", "being trained", PENDING, CANCELLED)
 # How long the processes of a sweep that was killed may take to save and end, in seconds.
 GRACE = 15.0
-MOST_ROWS = 20  # of a table
+MOST_LISTED = 20  # runs of a table
 
 
 def place(config: DictConfig, names: list[str]) -> Path:
@@ -116,13 +116,12 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     failed = {path: status for path, status in standing.items() if status.state == FAILED}
     if failed:
         rows = [(path.name, str(status.failures), status.error or "") for path, status in failed.items()]
-        show_rows("failed", ("run", "times", "because"), rows, words=("because",))
+        _show_first("failed", ("run", "times", "because"), rows)
     if log := next((status.log for status in failed.values() if end_of(status.log)), None):
         show_rows(f"end of {log}", (), [(line,) for line in end_of(log)])
     if stopped := {path: each for path, each in standing.items() if each.state in (CUT_OFF, CANCELLED) and _why(each)}:
-        rows = [(path.name, status.state, _why(status)) for path, status in list(stopped.items())[:MOST_ROWS]]
-        more = [(f"... and {len(stopped) - MOST_ROWS} more", "", "")] if len(stopped) > MOST_ROWS else []
-        show_rows("stopped", ("run", "state", "because"), [*rows, *more], words=("because",))
+        rows = [(path.name, status.state, _why(status)) for path, status in stopped.items()]
+        _show_first("stopped", ("run", "state", "because"), rows)
     say(f"{directory}: " + ", ".join(_counted(counts, standing.values())))
     if launcher.waits and counts[RUNNING]:
         say("what is running is being trained by another process: give this command again when that has ended")
@@ -139,6 +138,12 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
         raise SweepFailed(
             f"{left} of {len(requests)} runs have not ended: give the command again to go on with them{again}", 1
         )
+
+
+def _show_first(title: str, header: tuple[str, ...], rows: list[tuple[str, str, str]]) -> None:
+    """Show a table of the first runs, and how many more there are."""
+    more = [(f"... and {len(rows) - MOST_LISTED:,} more", "", "")] if len(rows) > MOST_LISTED else []
+    show_rows(title, header, [*rows[:MOST_LISTED], *more], words=("because",))
 
 
 def _counted(counts: Counter, standing: Iterable[Status]) -> list[str]:

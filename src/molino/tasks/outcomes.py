@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from molino.base.errors import ConfigError, DataError
+from molino.base.messages import few
 from molino.data.examples import Example
 from molino.runs.examples import LONGEST, MOST_CLASSES, Outcomes, Wrong
 from molino.runs.measures import MAXIMIZE, Metric
@@ -311,6 +312,6 @@ def _calibration_error(rows: Rows) -> float:
 def _check_known(found: Sequence[str] | set[str], names: Sequence[str], name: str) -> None:
     if unknown := [each for each in sorted(found) if each not in names]:
         raise ConfigError(
-            f"{name} has the class {unknown[0]!r}, and the head is for {', '.join(names)}: rename it with "
+            f"{name} has the class {unknown[0]!r}, and the head is for {few(names)}: rename it with "
             f"data.corpus.classes (data.classes of data=labelled), or train a head of its own"
         )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from molino.base.messages import few
 from molino.data.examples import Example
 from molino.runs.measures import spoken
 from molino.tasks.outcomes import Classes, Outcome
@@ -43,10 +44,10 @@ def _of_classes(splits: Mapping[str, Sequence[Example]], outcome: Classes) -> di
     if many:
         found["classes"] += f", and {outcome.outputs - MOST_CLASSES} more"
     if rare := [name for name in outcome.names if 0 < train[name] / total * outcome.outputs < RARE]:
-        found["rare"] = f"{', '.join(rare)}: accuracy says little of them, task.monitor=val/macro_f1 more"
+        found["rare"] = f"{few(rare)}: accuracy says little of them, task.monitor=val/macro_f1 more"
     unknown = [f"{name} ({counts[split][name]:,} of {_name(split)})" for name in outcome.names if not train[name]
                for split in counts if counts[split][name]]  # fmt: skip
-    return found | ({"not in train": ", ".join(unknown)} if unknown else {})
+    return found | ({"not in train": few(unknown)} if unknown else {})
 
 
 def _twice(splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from molino.base.errors import ConfigError, DataError
+from molino.base.messages import few
 from molino.data.batches import EVALUATION_LOGITS, EVALUATION_TOKENS
 from molino.data.examples import Example
 from molino.data.tokenizers import Tokenizer
@@ -82,7 +83,7 @@ def probe_of(examples: Sequence[Example], template: str | None, words: dict[str,
         return Probe("acceptable", ACCEPTABLE)
     template = TEMPLATES.get(frozenset(classes)) if template is None else template
     if template is None:
-        named = ", ".join(classes)
+        named = few(classes)
         raise ConfigError(f"what to ask of {named} is not known: add template, such as '{{text}} very {{label}}'")
     if not re.fullmatch(r".*\{text\}.*\{label\}\s*", template, re.DOTALL):
         raise ConfigError(f"template={template!r} must hold {{text}} and end with {{label}}")
@@ -91,7 +92,7 @@ def probe_of(examples: Sequence[Example], template: str | None, words: dict[str,
     if len({(words or {}).get(name, name) for name in classes}) < len(classes):
         raise ConfigError(f"words={words} say the same of two classes: they cannot be told apart")
     if words and (unknown := [name for name in words if name not in classes]):
-        raise ConfigError(f"words.{unknown[0]} is none of the classes {', '.join(classes)}")
+        raise ConfigError(f"words.{unknown[0]} is none of the classes {few(classes)}")
     return Probe("words", classes, template)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from molino.base.console import working
 from molino.base.errors import CheckpointError, ConfigError
-from molino.base.messages import typed
+from molino.base.messages import few, typed
 from molino.comparison import crosstab_tables as told
 from molino.comparison.collect import find_folders, find_runs, read_runs
 from molino.comparison.crosstab import cross
@@ -79,7 +79,7 @@ def results(
     folders = find_folders(runs, Path(paths["outputs"]))
     found = find_runs(folders)
     if not found:
-        places = ", ".join(map(str, folders))
+        places = few(map(str, folders))
         raise CheckpointError(f"there is no run below {places}: train one with {typed('train')}, or name a folder")
     if compare is not None:
         # It loads models, which nothing else here does.

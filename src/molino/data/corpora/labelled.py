@@ -4,6 +4,7 @@ import functools
 from typing import Any, NamedTuple
 
 from molino.base.errors import ConfigError, DataError
+from molino.base.messages import few
 from molino.data.corpora.own import LICENCE, OwnFiles, check_fractions
 from molino.data.corpora.remote import remote_file
 from molino.data.corpus import digest
@@ -172,7 +173,7 @@ class OwnExamples:
         found = self.files.split(found)
         labels = {each.label for examples in found.values() for each in examples}
         if unused := [key for key, name in self.classes.items() if name not in labels]:
-            there = ", ".join(sorted(filter(None, labels)))
+            there = few(sorted(filter(None, labels)))
             raise DataError(f"data.classes: {unused[0]} is no label of {self.name}; there are {there}")
         return found
 
