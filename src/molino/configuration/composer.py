@@ -89,6 +89,7 @@ class Composer:
         self.loader, self.master = loader, master
         self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
         self.parser = OverridesParser.create(config_loader=loader)
+        self.parsed: dict[str, Override] = {}  # most of what runs are asked for they share
         self._current: DictConfig | None = None
 
     @property
@@ -121,7 +122,9 @@ class Composer:
         return self._compose(overrides)[0]
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, DictConfig]:
-        parsed = self.parser.parse_overrides(list(overrides))
+        for text in (text for text in overrides if text not in self.parsed):
+            (self.parsed[text],) = self.parser.parse_overrides([text])
+        parsed = [self.parsed[text] for text in overrides]
         groups = [override for override in parsed if chooses_group(self.loader, override)]
         base, whole = self._base(groups)
         config = base.copy()
