@@ -207,7 +207,7 @@ def keep_step_10(monkeypatch, tmp_path):
 
 
 def test_a_process_that_is_handed_no_environment_lets_in_the_same(monkeypatch):
-    context = Context(print)
+    context = Context(print, print)
     monkeypatch.delenv(ALLOW)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     context.enter()
