@@ -1,5 +1,6 @@
 """Where the runs of a sweep stand on a real Slurm with accounting and limits, and what the command given again does."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from conftest import ROOT
 from on_slurm import ENDLESS, HELD, SLURM, WAIT, ask, job_of, queue, running_slurm, script_of, training, until
 from sweeping import SMALL, places, run_of, runs_of, sweep_dir
 
-from molino.runs.status import CANCELLED, CUT_OFF, DONE, PENDING, read_status
+from molino.runs.status import CANCELLED, CUT_OFF, DONE, PENDING, RUNNING, read_status
 from molino.sweeps.slurm import asking
 from molino.sweeps.standing import statuses
 
@@ -102,6 +103,28 @@ def test_what_waits_is_submitted_anew_with_what_is_said_now(train, tmp_path):
     assert read_status(run_of(tmp_path, "seed=0")).summary["steps"] == 7
 
 
+def test_a_correction_that_slurm_refuses_leaves_what_waits_as_it_is(train, tmp_path):
+    assert train("seed=0,1", HELD).status == 0
+    before = queue()
+    done = train("seed=0,1", HELD, "hydra.launcher.account=nobodys")
+    assert done.status == 5 and "those that wait stay as they are" in done.err and "anew" not in done.out
+    assert queue() == before and set(where(sweep_dir(tmp_path)).values()) == {PENDING}
+
+
+def test_odd_names_and_a_folder_that_moves(train, molino, tiny, tmp_path):
+    odd = ("sweep='50%j it\\'s, \"x\"'", f"paths.outputs='{tmp_path}/o %A'")
+    assert train("seed=0,1", HELD, "hydra.launcher.comment='it\\'s \"so\"'", *odd).status == 0
+    before = queue()
+    assert ask("squeue", "--noheader", "--array", "--format=%k").splitlines() == ['it\'s "so"'] * 2
+    (tmp_path / "o %A").rename(tmp_path / "moved")
+    moved = (odd[0], f"paths.outputs='{tmp_path}/moved'")
+    done = train("seed=0,1", WAIT, *moved)
+    assert done.status == 0 and "2 runs that wait are submitted anew" in done.out, done.out + done.err
+    assert not set(queue()) & set(before)
+    again = train("seed=0,1", WAIT, *moved)
+    assert again.status == 0 and "2 done" in again.out and "submitted" not in again.out
+
+
 def test_what_ends_before_it_begins_has_failed_and_its_log_is_shown(train, tmp_path):
     setup = "hydra.launcher.setup=[echo nothing to load, 'false', echo not here]"
     done = train("seed=0", setup, WAIT)
@@ -188,6 +211,11 @@ def test_hardware_auto_asks_for_a_gpu_where_the_partition_has_some(train, tmp_pa
         (["hydra.launcher.srun=[--ntasks=2]"], "follow from hardware"),
         (["hydra.launcher.logs=/proc/nowhere"], "set hydra.launcher.logs"),
         (["hydra.launcher.cpus=0"], "must be at least 1"),
+        (["hydra.launcher.partition=short"], "partition short allows 10"),
+        (["hydra.launcher.cpus=4"], "takes 4 cores of a node (hydra.launcher.cpus), and the default partition has 3"),
+        (["hydra.launcher.options={test-only: true}"], "follows from hydra.launcher.print"),
+        (["hydra.launcher.options={parsable: true}"], "follows from how molino asks for jobs"),
+        (["hydra.launcher.gpus=1", "hydra.launcher.gres='gpu:1'"], "exclude each other"),
     ],
 )
 def test_refused_before_anything_is_submitted(train, tmp_path, arguments, says):
@@ -204,7 +232,7 @@ def test_without_an_answer_nothing_is_submitted_and_results_say_so(train, molino
         done = train("seed=0", HELD)
         assert done.status == 5 and "Slurm does not answer" in done.err and done.err.count("\n") == 1
         table = molino("results", str(sweep_dir(tmp_path)))
-        assert table.status == 0 and "Slurm does not answer" in table.out and "not begun" in table.out
+        assert table.status == 0 and "Slurm does not answer" in table.out and "unknown" in table.out
     assert len(queue()) == 1
 
 
@@ -259,6 +287,25 @@ def test_a_process_that_dies_is_told_and_its_run_goes_on_so_often(train, molino,
     until(lambda: not queue(), "the job to end")
     table = molino("results", str(sweep_dir(tmp_path)))
     assert "lost a process (hydra.launcher.deaths=0)" in table.out, table.out
+
+
+def test_a_task_of_an_array_speaks_for_itself_alone(train, tmp_path):
+    """The last task of an array bears the number of the whole."""
+    assert train(*ENDLESS, "seed=0,1,2").status == 0
+    runs = [run_of(tmp_path, f"seed={seed}") for seed in range(3)]
+    # One is cancelled while it starts up: nothing has begun that could save.
+    until(lambda: read_status(runs[0]).state == RUNNING or _processes(runs[0]), "the first to start")
+    ask("scancel", job_of(runs[0]))
+    until(lambda: statuses([runs[0]])[runs[0]].state == CANCELLED, "the first to end")
+    until(lambda: training(runs[1], after=5) and training(runs[2], after=5), "training")
+    os.kill(_processes(runs[2])[0], signal.SIGKILL)
+    until(lambda: "was ended: Killed" in (read_status(runs[2]).error or ""), "the death to be noticed")
+    until(lambda: statuses([runs[2]])[runs[2]].state == PENDING, "its job to wait")
+    step = read_status(runs[1]).progress["step"]
+    until(lambda: training(runs[2], after=0), "it to come back")
+    assert training(runs[1], after=step) and "resumed" not in (runs[1] / "log.txt").read_text()
+    assert where(sweep_dir(tmp_path))["seed=0"] == CANCELLED
+    assert json.loads((runs[0] / "job.json").read_text())["deaths"] == 0
 
 
 def _processes(run: Path) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from molino.base.errors import ResourceError
+from molino.base.errors import CheckpointError, ResourceError
 from molino.runs.status import (
     CANCELLED,
     CUT_OFF,
@@ -73,7 +73,7 @@ def test_what_the_queue_does_not_know_does_not_wait(sweep):
     (runs[3] / "summary.json").write_text(json.dumps({"val/loss": 1.0}))
     found = list(standing.statuses(runs).values())
     assert [each.state for each in found] == [CANCELLED, FAILED, CUT_OFF, DONE]
-    assert found[0].reason == "is gone from the queue without a trace"
+    assert found[0].reason.startswith("it has left the queue without a trace; hydra.launcher.retry=cancelled")
     assert "before molino began: module: not found: see" in found[1].error and found[1].log == log
     assert found[2].error == "job 7_2 is gone from the queue"
 
@@ -112,7 +112,7 @@ def test_a_scheduler_that_is_silent_is_an_error_only_for_who_has_to_know(sweep, 
 
     monkeypatch.setitem(standing.ASKED, "slurm", silent)
     found = standing.statuses(runs)
-    assert {(each.state, each.reason) for each in found.values()} == {(NOT_BEGUN, "Slurm does not answer: no")}
+    assert {(each.state, each.reason) for each in found.values()} == {("", "Slurm does not answer: no")}
     with pytest.raises(ResourceError, match="does not answer"):
         standing.settled(runs)
 
@@ -132,6 +132,10 @@ def test_a_damaged_record_hides_nothing(sweep, job):
     says |= {0: Told("7_0", PENDING), 1: Told("7_1", PENDING, "Priority")}
     (runs[0] / "job.json").write_text(job)
     assert states(runs[:2])[1] == PENDING and states(runs[:1])[0] in (NOT_BEGUN, CANCELLED)
+    if read_job(runs[0]) is None:
+        # Whether there is a job nobody can tell, so no second one is submitted.
+        with pytest.raises(CheckpointError, match=r"job\.json is damaged: .*squeue"):
+            standing.settled(runs)
 
 
 def test_an_id_that_is_none_of_a_scheduler_is_not_asked_for(sweep):
@@ -141,6 +145,8 @@ def test_an_id_that_is_none_of_a_scheduler_is_not_asked_for(sweep):
     write_submission(home, Submission("--user=x", *list(vars(known).values())[1:]))
     says |= {0: Told("7_0", PENDING)}
     assert read_submission(home) is None and states(runs[:1]) == [NOT_BEGUN]
+    with pytest.raises(CheckpointError, match=r"submission\.json is damaged"):
+        standing.settled(runs)
 
 
 def test_a_folder_that_moves_takes_its_jobs_along(sweep, tmp_path):

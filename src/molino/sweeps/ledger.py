@@ -27,6 +27,7 @@ from molino.runs.status import (
     enqueue,
     read_status,
 )  # fmt: skip
+from molino.sweeps.attempt import LOG
 from molino.sweeps.devices import most_demanding
 from molino.sweeps.jobs import read_job
 from molino.sweeps.standing import end_of, settled, statuses
@@ -128,11 +129,10 @@ def conclude(requests: list[Request], directory: Path, launcher: Any) -> None:
     say(f"next: {typed('results', str(directory))}")
     if failed:
         first = next(iter(failed))
-        raise SweepFailed(
-            f"{len(failed)} of {len(requests)} runs failed: see traceback.txt and log.txt in their "
-            f"directories, such as {first}",
-            failed[first].exit_code,
-        )
+        where = f"traceback.txt and log.txt in their directories, such as {first}"
+        if (log := failed[first].log) and not (first / LOG).is_file():
+            where = f"what their jobs printed, such as {log}"
+        raise SweepFailed(f"{len(failed)} of {len(requests)} runs failed: see {where}", failed[first].exit_code)
     if launcher.waits and (left := len(requests) - counts[DONE] - counts[RUNNING]):
         again = " (hydra.launcher.retry=cancelled: also with what was cancelled)" if counts[CANCELLED] else ""
         raise SweepFailed(

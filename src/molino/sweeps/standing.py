@@ -10,15 +10,26 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from molino.base.errors import ResourceError
+from molino.base.errors import CheckpointError, ResourceError
 from molino.runs.status import CANCELLED, CUT_OFF, DONE, FAILED, PENDING, RUNNING, Status, fail, read_statuses
-from molino.sweeps.jobs import Job, Submission, read_job, read_submission, write_job, write_submission
+from molino.sweeps.jobs import (
+    RECORD,
+    SUBMISSION,
+    Job,
+    Submission,
+    read_job,
+    read_submission,
+    write_job,
+    write_submission,
+)
 from molino.sweeps.scheduler import Told
 from molino.sweeps.slurm import asking
 
 Asked = Callable[[dict[Path, Submission]], dict[tuple[Path, int], Told]]
 # By the name of a scheduler: what tells of the jobs of submissions, each by its folder and number, what it knows.
 ASKED: dict[str, Asked] = {"slurm": asking.ask}
+UNKNOWN = ""
+RETRY = "hydra.launcher.retry=cancelled submits it again"
 LONGEST_LINE = 300  # characters of a log in an error
 
 
@@ -39,6 +50,7 @@ def settled(runs: Iterable[Path]) -> dict[Path, Status]:
 
     Raises:
         ResourceError: a scheduler does not answer.
+        CheckpointError: the record of a job is damaged.
     """
     found = {}
     for run, (status, job) in _look(runs, surely=True).items():
@@ -72,6 +84,11 @@ def _look(runs: Iterable[Path], surely: bool) -> dict[Path, tuple[Status, Job | 
     looked: dict[Path, tuple[Status, Job | None]] = {}
     for run, status in found.items():
         job = jobs.get(run)
+        if surely and status.state != DONE and (damaged := _damaged(run, job, known)):
+            raise CheckpointError(
+                f"{damaged} is damaged: whether {run.name} has a job only squeue --me tells; end it with scancel, if "
+                f"there is one, and delete {run / RECORD}"
+            )
         submission = known[job.submission] if job else None
         if job is None or submission is None or submission.id is None:
             looked[run] = status, None  # a submission that nobody has received
@@ -80,6 +97,14 @@ def _look(runs: Iterable[Path], surely: bool) -> dict[Path, tuple[Status, Job | 
         says = told.get((job.submission, job.index))
         looked[run] = _stand(status, job, says, silent.get(job.scheduler)), job
     return looked
+
+
+def _damaged(run: Path, job: Job | None, known: dict[Path, Submission | None]) -> Path | None:
+    """Return the record of a run's job that is there and cannot be read."""
+    if job is None:
+        return run / RECORD if (run / RECORD).is_file() else None
+    record = job.submission / SUBMISSION
+    return record if known[job.submission] is None and record.is_file() else None
 
 
 def _ask(
@@ -107,20 +132,20 @@ def _stand(status: Status, job: Job, told: Told | None, silent: str | None) -> S
     if status.state == RUNNING:
         return replace(status, reason=f"since {told.since}" if told and told.since else "")
     if job.ended is not None:
-        return replace(status, state=CANCELLED) if job.ended == CANCELLED else status
+        return replace(status, state=CANCELLED, reason=RETRY) if job.ended == CANCELLED else status
     if silent is not None:
-        return replace(status, reason=silent)
+        return replace(status, state=UNKNOWN, reason=silent)
     if told is not None and told.state in (PENDING, RUNNING):
         reason = told.reason if told.state == PENDING else f"since {told.since}"
         return replace(status, state=told.state, reason=reason, error=None)
     if told is not None and told.state == CANCELLED:
-        return replace(status, state=CANCELLED, reason=told.reason)
+        return replace(status, state=CANCELLED, reason=RETRY)
     how = f"ended ({told.reason})" if told is not None else "is gone from the queue"
     if job.began:
         # Its node died, or it was killed with all that was in it.
         return status if status.state == FAILED else replace(status, state=CUT_OFF, error=f"job {status.job} {how}")
     said = end_of(status.log, lines=1)
     if told is None and not said:
-        return replace(status, state=CANCELLED, reason=f"{how} without a trace")
+        return replace(status, state=CANCELLED, reason=f"it has left the queue without a trace; {RETRY}")
     last = f": {said[0][:LONGEST_LINE]}" if said else ""
     return replace(status, state=FAILED, error=f"job {status.job} {how} before molino began{last}: see {status.log}")

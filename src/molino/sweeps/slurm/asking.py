@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from molino.base.errors import ResourceError
@@ -74,24 +75,51 @@ def settings_of_slurm() -> dict[str, str]:
 def job_now(job: str) -> dict[str, str]:
     """Return what scontrol tells of a job, by its own names; nothing where Slurm does not answer."""
     try:
-        words = answer("scontrol", "show", "job", "--oneliner", job).split()
+        words = answer("scontrol", "show", "job", "--oneliner", job).partition("\n")[0].split()
     except ResourceError:
         return {}
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def partitions() -> dict[str, list[str]]:
-    """Return the generic resources, such as GPUs, of the nodes of each partition; the default one also as ``.
+@dataclass(frozen=True)
+class Partition:
+    """What some nodes of a partition have.
+
+    Attributes:
+        resources: generic ones, such as GPUs.
+        minutes: the longest job; None for any.
+        cpus: of a node, at least.
+    """
+
+    resources: str
+    minutes: float | None
+    cpus: int
+
+
+def partitions() -> dict[str, list[Partition]]:
+    """Return the partitions, by the kinds of their nodes; the default one also as ``.
 
     Raises:
         ResourceError: Slurm does not answer.
     """
-    found: dict[str, list[str]] = {}
-    for line in answer("sinfo", "--noheader", "--format=%P|%G").splitlines():
-        name, _, resources = line.partition("|")
+    found: dict[str, list[Partition]] = {}
+    for line in answer("sinfo", "--noheader", "--format=%P|%l|%c|%G").splitlines():
+        name, longest, cpus, resources = line.strip().split("|", 3)
+        partition = Partition(resources, _minutes(longest), int(re.match(r"\d*", cpus)[0] or 0))
         for each in {name.rstrip("*"), *([""] if name.endswith("*") else [])}:
-            found.setdefault(each, []).append(resources.strip())
+            found.setdefault(each, []).append(partition)
     return found
+
+
+def _minutes(text: str) -> float | None:
+    """Return minutes that Slurm writes as days-hours:minutes:seconds; None of what has no end."""
+    days, _, rest = text.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+        return int(days or 0) * 1440 + seconds / 60
+    except ValueError:
+        return None
 
 
 def answer(*command: str) -> str:
@@ -136,6 +164,8 @@ def _told(job: str, state: str, reason: str, since: str, code: str = "") -> Told
         return Told(job, RUNNING, reason, since)
     if word == "CANCELLED":
         return Told(job, CANCELLED)
+    if word == "COMPLETED":
+        word = "COMPLETED, although its setup or template never came to molino"
     why = [word, *([f"exit code {code.partition(':')[0]}"] if code not in CODES else [])]
     return Told(job, FAILED, ", ".join(each for each in (*why, "" if reason == "None" else reason) if each))
 

@@ -17,6 +17,7 @@ PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo")
 MOST_RUNS = 1_000_000  # more than a cluster takes
 LEAST = {"minutes": 1, "cpus": 1, "signal_seconds": 1, "at_once": 1, "requeues": 0, "deaths": 0}
 MEMORIES = ("memory", "memory_per_cpu", "memory_per_gpu")
+GPUS = ("gpus", "gpus_per_task", "gres")
 # File systems that no other machine sees.
 OWN_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs"}
 
@@ -34,8 +35,9 @@ def check_settings(launcher: Any) -> None:
     for name in MEMORIES:
         if getattr(launcher, name) is not None and getattr(launcher, name) <= 0:
             raise ConfigError(f"hydra.launcher.{name}={getattr(launcher, name)} must be more than 0 GB")
-    if sum(getattr(launcher, name) is not None for name in MEMORIES) > 1:
-        raise ConfigError("hydra.launcher.memory, memory_per_cpu and memory_per_gpu exclude each other: give one")
+    for names in (MEMORIES, GPUS):
+        if sum(getattr(launcher, name) is not None for name in names) > 1:
+            raise ConfigError(f"hydra.launcher.{', '.join(names[:-1])} and {names[-1]} exclude each other: give one")
     if launcher.signal_seconds >= launcher.minutes * 60:
         raise ConfigError(
             f"hydra.launcher.signal_seconds={launcher.signal_seconds} is no less than the job's time, "
@@ -61,7 +63,7 @@ def check_cluster(launcher: Any, requests: list[Request]) -> None:
     """Refuse what this cluster has not got, and remember what it has.
 
     Raises:
-        ConfigError: there is no such partition, or it has no GPUs.
+        ConfigError: there is no such partition, or it has not got what is asked for.
         ResourceError: Slurm does not answer, or a folder cannot be written.
     """
     found = asking.partitions()
@@ -71,13 +73,7 @@ def check_cluster(launcher: Any, requests: list[Request]) -> None:
             f"hydra.launcher.partition={unknown[0]} is no partition of this cluster"
             f"{script.unknown(unknown[0], sorted(filter(None, found)))}"
         )
-    launcher.has_gpus = any("gpu" in each for name in names for each in found.get(name, []))
-    wanting = next((r for r in requests if r.accelerator == "gpu"), None)
-    if wanting is not None and not launcher.has_gpus and launcher.gres is None:
-        where = f"partition {launcher.partition}" if launcher.partition else "the default partition"
-        raise ConfigError(
-            f"{wanting.name} asks for a GPU, and {where} has none: choose hydra.launcher.partition=<one with GPUs>"
-        )
+    _check_partition(launcher, requests, [each for name in names for each in found.get(name, [])])
     settings = asking.settings_of_slurm()
     # A task's number is below it.
     launcher.largest_array = max(int(settings.get("MaxArraySize", 1001)), 1)
@@ -86,6 +82,24 @@ def check_cluster(launcher: Any, requests: list[Request]) -> None:
     if not os.access(logs, os.W_OK):
         raise ResourceError(f"{logs} cannot be written: set hydra.launcher.logs")
     _remark_on_places(requests[0])
+
+
+def _check_partition(launcher: Any, requests: list[Request], kinds: list[asking.Partition]) -> None:
+    """Refuse what none of the nodes has that are asked for, and remember whether there are GPUs."""
+    where = f"partition {launcher.partition}" if launcher.partition else "the default partition"
+    launcher.has_gpus = any("gpu" in each.resources for each in kinds)
+    wanting = next((r for r in requests if r.accelerator == "gpu"), None)
+    if wanting is not None and not launcher.has_gpus and launcher.gres is None:
+        raise ConfigError(
+            f"{wanting.name} asks for a GPU, and {where} has none: choose hydra.launcher.partition=<one with GPUs>"
+        )
+    limits = [each.minutes for each in kinds]
+    if limits and None not in limits and launcher.minutes > max(limits):
+        raise ConfigError(f"hydra.launcher.minutes={launcher.minutes}, and {where} allows {max(limits):.0f}")
+    largest = max(requests, key=lambda each: each.devices)
+    cpus = launcher.cpus * (largest.devices if largest.processes > 1 else 1)
+    if kinds and cpus > (most := max(each.cpus for each in kinds)):
+        raise ConfigError(f"{largest.name} takes {cpus} cores of a node (hydra.launcher.cpus), and {where} has {most}")
 
 
 def _remark_on_places(request: Request) -> None:

@@ -29,6 +29,8 @@ from molino.sweeps.slurm.asking import job_now
 ENDED = re.compile(r"srun: error: (?P<node>[^ :]+): tasks? (?P<tasks>[\d,-]+): (?P<how>.*)")
 EXITED = re.compile(r"Exited with exit code (\d+)")
 SAVED = {128 + number: number for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
+# The same signals end a process that has not begun to train.
+UNHEARD = {signal.strsignal(number): number for number in SAVED.values()}
 # Why a run was told to save, beside CANCELLED.
 TIME, GIVES_WAY, REQUEUED = "ran out of time", "gives way to another job", "queued again by somebody"
 LABELLED = re.compile(r"^ *(\d+): ?(.*)$", re.DOTALL)
@@ -42,22 +44,25 @@ class Heard:
         status: the exit status of srun.
         first: the process that ended first of those that did not end well, on which node and how; None if all did.
         last: the last line of each process that said something.
+        refused: why srun has started none of them.
     """
 
     status: int = 0
     first: tuple[int, str, str] | None = None
     last: dict[int, str] = field(default_factory=dict)
+    refused: str = ""
 
     @property
     def saved(self) -> int | None:
-        """The signal upon which the run saved and ended."""
-        code = EXITED.match(self.first[2]) if self.first else None
-        return SAVED.get(int(code[1])) if code else None
+        """The signal upon which the run saved, if it had begun, and ended."""
+        how = self.first[2] if self.first else ""
+        code = EXITED.match(how)
+        return SAVED.get(int(code[1])) if code else UNHEARD.get(how)
 
     @property
     def died(self) -> str | None:
         """Which process was ended from outside, and how; None where none was."""
-        if self.first is None or EXITED.match(self.first[2]):
+        if self.first is None or self.saved is not None or EXITED.match(self.first[2]):
             return None
         task, node, how = self.first
         return f"process {task} on {node} was ended: {how}"
@@ -74,6 +79,9 @@ def main(folder: str) -> int:
     job = read_job(request.path)
     if job is None or (job.submission.name, job.index) != (Path(folder).name, index):
         say(f"{request.path} has been given to another job: nothing is left to do here")
+        return 0
+    if is_done(request.path):
+        write_job(request.path, job, began=True, ended="done")
         return 0
     job = write_job(request.path, job, began=True, ended=None)
     before = read_status(request.path)
@@ -115,6 +123,9 @@ def _hear(line: str, heard: Heard, several: bool) -> str:
     if ended := ENDED.match(line):
         first = int(re.split("[,-]", ended["tasks"])[0])
         heard.first = heard.first or (first, ended["node"], ended["how"].strip())
+        return line
+    if line.startswith("srun: "):
+        heard.refused = heard.refused or line.strip()
         return line
     task, text = 0, line
     if several and (labelled := LABELLED.match(line)):
@@ -160,9 +171,9 @@ def _again(request: Request, job: Job, allowed: bool, why: str, before: Status) 
     """Have the job queued again, or record why it is not."""
     run = request.path
     if allowed:
-        done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True)
+        done = subprocess.run(["scontrol", "requeue", this_job()], capture_output=True, text=True)
         if done.returncode == 0:
-            say(f"job {os.environ['SLURM_JOB_ID']} is queued again: {why}")
+            say(f"job {this_job()} is queued again: {why}")
             return
         why = f"{why}; Slurm does not queue it again: {' '.join(done.stderr.split())}"
     cut_off(run, f"{why}: give the command again to go on", before.failures)
@@ -180,7 +191,8 @@ def _failed(run: Path, heard: Heard, before: Status) -> None:
             cut_off(run, reason, before.failures)
         fail(run, reason)
     elif heard.status and not told and status.state != "running":
-        fail(run, f"its process ended with status {heard.status}: {heard.last.get(0, '')}: see {run / LOG}")
+        said = heard.last.get(0) or heard.refused
+        fail(run, f"its process ended with status {heard.status}: {said}: see {run / LOG}")
 
 
 def why_ended() -> str:
@@ -189,7 +201,7 @@ def why_ended() -> str:
     Slurm would queue one again that gives way at the end of the time of grace, but only if it were still there. A job
     that its owner cancels gets the same signal, and would come back from a requeue.
     """
-    shown = job_now(os.environ.get("SLURM_JOB_ID", ""))
+    shown = job_now(this_job())
     if int(shown.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         return REQUEUED
     if shown.get("Reason") == "TimeLimit":
@@ -197,6 +209,12 @@ def why_ended() -> str:
     if shown.get("JobState") in ("RUNNING", "SIGNALING") and shown.get("PreemptTime", "None") != "None":
         return GIVES_WAY
     return CANCELLED
+
+
+def this_job() -> str:
+    """Return what Slurm calls this job. By its plain number one task of an array stands for all of them."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{what}") for what in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from molino.base.console import say
 from molino.base.errors import ResourceError
 from molino.base.files import lock, make_directory
 from molino.configuration.request import Request
-from molino.runs.status import CANCELLED, PENDING, RUNNING, Status, read_status
+from molino.runs.status import CANCELLED, DONE, PENDING, RUNNING, Status, read_status
 from molino.sweeps.attempt import Context
 from molino.sweeps.display import Display
 from molino.sweeps.jobs import Job, Submission, read_job, read_submission
@@ -194,6 +194,8 @@ class Slurm:
         there = {request.path for request in (*of[PENDING], *of[RUNNING])} - corrected
         if there:
             say(f"{len(there)} runs are in Slurm's queue already, or are being trained")
+        # What has ended since it was looked for is no more to do either.
+        there |= {request.path for request in requests if self.known[request.path].state == DONE}
         stay = {request.path for request in of[CANCELLED] if self.retry != CANCELLED}
         if stay:
             say(f"{len(stay)} runs were cancelled, and stay so: add hydra.launcher.retry=cancelled to train them")
@@ -203,6 +205,7 @@ class Slurm:
         """Cancel jobs that wait; return the directories of the runs for which that was not too late."""
         if not requests:
             return set()
+        submitting.check(requests, self, requests[0].path.parent / FOLDER)
         self.cancel(requests)
         still = settled(request.path for request in requests)
         self.known |= still
@@ -219,7 +222,9 @@ class Slurm:
         """Tell whether a run waits with other settings than are asked for now."""
         job, submission = _submitted(request.path)
         return submission is not None and (
-            submission.settings != self.asked() or submission.asked[job.index] != request.asked
+            submission.settings != self.asked()
+            or submission.asked[job.index] != request.asked
+            or submission.logs != str(submitting.logs_of(self, request))  # its folder has moved
         )
 
 

@@ -1,6 +1,7 @@
 """The batch script of a submission: what is asked of Slurm, line by line, and what a job does."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -14,12 +15,14 @@ from molino.configuration.door import ALLOW
 # The parts of a template of one's own.
 DIRECTIVES, SETUP, COMMAND = "{{directives}}", "{{setup}}", "{{command}}"
 PLAIN = f"#!/bin/bash\n{DIRECTIVES}\n\n{SETUP}\n\n{COMMAND}\n"
+OWN = "how molino asks for jobs"
 # Options of sbatch that follow from the runs, or by which molino knows its jobs again.
 OURS = {
     "array": "hydra.launcher.at_once", "signal": "hydra.launcher.signal_seconds", "output": "hydra.launcher.logs",
     "error": "hydra.launcher.logs", "ntasks": "hardware.devices", "ntasks-per-node": "hardware.devices",
     "nodes": "hardware.num_nodes", "wrap": "hydra.launcher.setup", "chdir": "the folder where you type the command",
-    "open-mode": "nothing", "parsable": "nothing",
+    "wait": "hydra.launcher.wait", "test-only": "hydra.launcher.print", "open-mode": OWN, "parsable": OWN, "quiet": OWN,
+    "help": OWN, "usage": OWN, "version": OWN,
 }  # fmt: skip
 # By the names of the launcher's settings.
 NAMED = {
@@ -121,5 +124,14 @@ def unknown(name: str, known: list[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a value as sbatch reads it in a script."""
-    return f'"{text}"' if any(character.isspace() for character in text) else text
+    """Return a value as sbatch reads it in a script.
+
+    Raises:
+        ConfigError: it has lines.
+    """
+    if "\n" in text:
+        raise ConfigError(f"{text.splitlines()[0]!r} goes on in further lines: sbatch takes one")
+    if re.fullmatch(r"[\w./:=,@%+*|&!()\[\]-]*", text):
+        return text
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'

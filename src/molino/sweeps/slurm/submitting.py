@@ -51,7 +51,8 @@ def script_of(requests: list[Request], launcher: Any, folder: Path) -> str:
         "ntasks-per-node": tasks,
         "array": f"0-{len(requests) - 1}%{launcher.at_once}" if several else None,
         "signal": f"USR2@{launcher.signal_seconds}",
-        "output": str(logs_of(launcher, requests[0]) / ("%A_%a.log" if several else "%j.log")),
+        # A % of the folder's own is none of Slurm's words.
+        "output": str(logs_of(launcher, requests[0])).replace("%", "%%") + ("/%A_%a.log" if several else "/%j.log"),
         "open-mode": "append",
     }
     lines = script.directives(asked, shape, launcher.options)
@@ -86,6 +87,20 @@ def submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> t
     return left, why
 
 
+def check(requests: list[Request], launcher: Any, folder: Path) -> None:
+    """Ask Slurm whether it would take runs, and submit none.
+
+    Raises:
+        ResourceError: it would not, for another reason than that there is no place now.
+    """
+    for alike in by_shape(requests, launcher).values():
+        text = script_of(alike[: launcher.largest_array], launcher, folder)
+        done = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True, errors="replace")
+        said = _said(done.stderr)
+        if done.returncode and not any(words in said for words in FULL):
+            raise ResourceError(f"Slurm refuses the jobs: {said}: those that wait stay as they are")
+
+
 def _submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> str | None:
     """Submit an array; return why there is no place for it, or nothing.
 
@@ -109,7 +124,7 @@ def _submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> 
     # Should this process be killed, sbatch holds the lock until it has ended, and the next command finds what it did.
     command = ["sbatch", "--parsable", str(home.absolute() / asking.SCRIPT)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=[lock])
-    said = " ".join(done.stderr.replace("sbatch: error:", "").split())
+    said = _said(done.stderr)
     number = done.stdout.strip().partition(";")[0] if done.returncode == 0 else asking.find(home)
     if number is None:
         for request in requests:
@@ -117,7 +132,15 @@ def _submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> 
         shutil.rmtree(home)
         if any(words in said for words in FULL):
             return said
-        raise ResourceError(f"Slurm refuses the jobs: {said or 'sbatch says nothing'}: see hydra.launcher.*")
+        raise ResourceError(f"Slurm refuses the jobs: {said}: see hydra.launcher.*")
     write_submission(home, replace(submission, id=number))
-    say(f"submitted {len(requests)} run{'s' * several} as Slurm job {number}" + (f" ({said})" if said else ""))
+    say(
+        f"submitted {len(requests)} run{'s' * several} as Slurm job {number}"
+        + (f" ({said})" if done.stderr.strip() else "")
+    )
     return None
+
+
+def _said(text: str) -> str:
+    """Return what sbatch says, in a line."""
+    return " ".join(text.replace("sbatch: error:", "").split()) or "sbatch says nothing"
