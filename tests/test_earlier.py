@@ -14,7 +14,7 @@ import torch
 from conftest import CPU
 
 from molino.runs import directory
-from molino.runs.status import CUT_OFF, DONE, QUEUED, read_status
+from molino.runs.status import CUT_OFF, DONE, NOT_BEGUN, read_status
 from molino.trained.load import load_run
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -88,7 +88,7 @@ def test_a_run_that_is_done_is_evaluated_sampled_explained_and_exported(molino, 
 def test_a_sweep_goes_on(train, outputs):
     sweep = outputs / "sweeps" / "kept"
     before = stamps(sweep)
-    assert len(before) == 2 and read_status(sweep / "optimizer.lr=0.001,seed=1").state == QUEUED
+    assert len(before) == 2 and read_status(sweep / "optimizer.lr=0.001,seed=1").state == NOT_BEGUN
     # What makes no difference may be said otherwise.
     done = train(*KEPT, "logger.csv=null", "name=other", "hardware.threads=2")
     assert done.status == 0, done.err

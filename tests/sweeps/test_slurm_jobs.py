@@ -64,13 +64,13 @@ def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(train, molino, ti
     assert done.returncode == 0 and "submitted 2 runs as Slurm job" in done.stdout and "0 done, 2 " in done.stdout, done
     long, short = (run_of(tmp_path, f"trainer.max_steps={steps}") for steps in (2000, 200))
     assert job_of(long).partition("_")[0] == job_of(short).partition("_")[0]  # an array
-    # Given again while they wait or run, nothing is submitted twice.
-    again = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))
-    assert again.returncode == 0 and "in Slurm's queue already" in again.stdout and "submitted" not in again.stdout
     until(lambda: training(long), "training")
     ask("scancel", "--signal=USR2", job_of(long))
     until(lambda: read_status(long).state == CUT_OFF, "the signalled run to save")
     until(lambda: "SIGUSR2 after step" in (long / "log.txt").read_text(), "the run to say so")
+    # Given again while they wait or run, nothing is submitted twice.
+    again = train(*SLURM, bare, *sweep, *places(tiny, tmp_path))
+    assert again.returncode == 0 and "in Slurm's queue already" in again.stdout and "submitted" not in again.stdout
     until(lambda: directory.is_done(long) and directory.is_done(short), "both runs to end")
     assert "resumed" in (long / "log.txt").read_text() and "resumed" not in (short / "log.txt").read_text()
     local = molino("train", "-m", *sweep, *places(tiny, tmp_path / "local"))
@@ -155,7 +155,8 @@ def test_a_search_waits_for_its_jobs(train, tiny, tmp_path):
 
 
 def test_without_slurm(molino, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    done = molino("train", "-m", "hydra/launcher=slurm", *SMALL, *places(tiny, tmp_path), "seed=0,1")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("PATH", str(tmp_path))
+        done = molino("train", "-m", "hydra/launcher=slurm", *SMALL, *places(tiny, tmp_path), "seed=0,1")
     assert done.status == 5 and "there is no sbatch here" in done.err and done.err.count("\n") == 1
     assert not list((tmp_path / "outputs").rglob("*.json"))
