@@ -1,4 +1,4 @@
-"""Which runs of a sweep are left, and what became of them: read from their directories alone."""
+"""Which runs of a sweep are left, and what became of them: by where each of them stands."""
 
 import time
 from collections import Counter
