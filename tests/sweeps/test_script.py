@@ -6,21 +6,36 @@ from pathlib import Path
 import pytest
 
 from molino.base.errors import ConfigError
-from molino.sweeps.slurm.script import check_options, compose, directives, read_template
+from molino.sweeps.slurm.script import (
+    arguments,
+    check_options,
+    compose,
+    directives,
+    environment,
+    read_template,
+    sbatch_options,
+)
 
 
 def test_what_is_asked_of_sbatch():
     asked = {"partition": "gpu", "memory": 1.5, "comment": "of the lab", "account": None, "minutes": 30}
-    lines = directives(asked, {"nodes": 1, "array": None}, {"nice": 10, "exclusive": True, "hold": False})
-    assert lines == [
+    options = sbatch_options(asked, {"nodes": 1, "array": None}, {"nice": 10, "exclusive": True, "hold": False})
+    assert arguments(options)[:3] == ["--requeue", "--partition=gpu", "--comment=of the lab"]
+    assert directives(options) == [
         "#SBATCH --requeue", "#SBATCH --partition=gpu", '#SBATCH --comment="of the lab"', "#SBATCH --time=30",
         "#SBATCH --mem=1536M", "#SBATCH --nodes=1", "#SBATCH --nice=10", "#SBATCH --exclusive",
     ]  # fmt: skip
     # What is added is not overruled.
-    assert directives({"job_name": None}, {}, {"job-name": "mine", "requeue": False}) == [
-        "#SBATCH --job-name=mine",
-        "#SBATCH --no-requeue",
-    ]
+    options = sbatch_options({"job_name": None}, {}, {"job-name": 'my "own"', "requeue": False})
+    assert directives(options) == ['#SBATCH --job-name="my \\"own\\""', "#SBATCH --no-requeue"]
+
+
+def test_a_job_in_which_a_command_is_typed_says_nothing_to_those_it_submits(monkeypatch):
+    for name in ("SLURM_CONF", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SBATCH_ACCOUNT", "SBATCH_ARRAY_INX"):
+        monkeypatch.setenv(name, "3")
+    told = {name for name in environment() if name.startswith(("SLURM_", "SBATCH_"))}
+    assert {"SLURM_CONF", "SBATCH_ACCOUNT"} <= told
+    assert not told & {"SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SBATCH_ARRAY_INX"}
 
 
 def test_a_setup_line_that_fails_ends_the_job(tmp_path):
@@ -63,8 +78,14 @@ def test_a_template_has_the_parts_in_its_places(tmp_path):
     assert places == sorted(places) and "{{" not in script
 
 
-def test_options_that_say_what_settings_do():
-    for options, says in (({"array": "1"}, "at_once"), ({"time": 3}, "minutes"), ({"mail_type": 1}, "mail-type")):
-        with pytest.raises(ConfigError, match=says):
-            check_options(options, {"minutes": 60})
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"array": "1"}, "at_once"), ({"time": 3}, "minutes"), ({"mail_type": 1}, "mail-type"),
+        ({"test": True}, "print"), ({"arr": 1}, "at_once"),
+    ],
+)  # fmt: skip
+def test_options_that_say_what_settings_do(options, says):
+    with pytest.raises(ConfigError, match=says):
+        check_options(options, {"minutes": 60})
     check_options({"job-name": "x", "nice": 1}, {"job_name": None})

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from molino.base.errors import ResourceError
 from molino.configuration.request import Request
 from molino.runs.status import DONE, PENDING, RUNNING, Status
 from molino.sweeps.attempt import Context
 from molino.sweeps.display import Display
 from molino.sweeps.slurm import launcher as module
+from molino.sweeps.slurm.asking import Silent
 from molino.sweeps.slurm.launcher import Slurm
 
 
@@ -27,7 +27,7 @@ def runs(tmp_path) -> list[Request]:
 
 
 def test_a_slurm_that_does_not_answer_for_a_while_ends_nothing(slurm, runs, monkeypatch, capsys):
-    answers = [ResourceError("Slurm does not answer: no"), ResourceError("Slurm does not answer: no")]
+    answers = [Silent("Slurm does not answer: no"), Silent("Slurm does not answer: no")]
     answers += [{runs[0].path: Status(DONE), runs[1].path: Status(RUNNING)}]
 
     def settled(paths):
@@ -41,6 +41,19 @@ def test_a_slurm_that_does_not_answer_for_a_while_ends_nothing(slurm, runs, monk
     assert slurm.ask(runs, display) == [] and slurm.ask(runs, display) == []
     assert capsys.readouterr().out.count("Slurm does not answer: no: it is asked again until it does") == 1
     assert slurm.ask(runs, display) == [runs[0]] and slurm.look(runs[1].path).state == RUNNING
+
+
+def test_what_cannot_be_submitted_for_a_while_is_submitted_later(slurm, runs, monkeypatch, capsys):
+    def silent(paths):
+        raise Silent("Slurm does not answer: no")
+
+    monkeypatch.setattr(module, "settled", silent)
+    assert slurm.submit(runs) == runs and slurm.room(0) == 0
+    slurm.ask([], Display(2))
+    assert capsys.readouterr().out.count("it is asked again until it does") == 1
+    slurm.wait = False
+    with pytest.raises(Silent):
+        slurm.submit(runs)
 
 
 def test_there_is_room_for_so_many_at_a_time_or_for_all(slurm, runs, monkeypatch):

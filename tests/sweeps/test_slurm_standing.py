@@ -214,6 +214,8 @@ def test_hardware_auto_asks_for_a_gpu_where_the_partition_has_some(train, tmp_pa
         (["hydra.launcher.partition=short"], "partition short allows 10"),
         (["hydra.launcher.cpus=4"], "takes 4 cores of a node (hydra.launcher.cpus), and the default partition has 3"),
         (["hydra.launcher.options={test-only: true}"], "follows from hydra.launcher.print"),
+        (["hydra.launcher.options={test: true}"], "follows from hydra.launcher.print"),
+        (["sweep='back\\\\sl'"], "for the backslash in its name"),
         (["hydra.launcher.options={parsable: true}"], "follows from how molino asks for jobs"),
         (["hydra.launcher.gpus=1", "hydra.launcher.gres='gpu:1'"], "exclude each other"),
     ],
@@ -341,6 +343,21 @@ def test_a_run_that_is_queued_again_goes_on_and_one_that_runs_out_of_time_too_of
     until(lambda: not queue(), "the job to end")
     status = statuses([run])[run]
     assert status.state == CUT_OFF and "ran out of time (hydra.launcher.requeues=0)" in status.error
+
+
+def test_a_command_that_is_typed_in_a_job_hands_on_nothing_of_it(train, tmp_path, monkeypatch):
+    told = {
+        "SLURM_ARRAY_JOB_ID": "99",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_RESTART_COUNT": "1",
+        "SBATCH_PARTITION": "plain",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    done = train("seed=0", WAIT, "hydra.launcher.partition=high", "hydra.launcher.options={nice: 1}")
+    assert done.status == 0, done.out + done.err
+    run = run_of(tmp_path, "defaults")
+    assert ask("sacct", "--noheader", "--jobs", job_of(run), "--format=Partition", "-X").split() == ["high"]
 
 
 def test_a_job_that_is_handed_no_environment_trains(train, tmp_path, monkeypatch):

@@ -131,10 +131,11 @@ def test_a_damaged_record_hides_nothing(sweep, job):
     runs, says = sweep
     says |= {0: Told("7_0", PENDING), 1: Told("7_1", PENDING, "Priority")}
     (runs[0] / "job.json").write_text(job)
-    assert states(runs[:2])[1] == PENDING and states(runs[:1])[0] in (NOT_BEGUN, CANCELLED)
+    assert states(runs[:2])[1] == PENDING and states(runs[:1])[0] in ("", NOT_BEGUN, CANCELLED)
     if read_job(runs[0]) is None:
+        assert states(runs[:1]) == [""]  # unknown
         # Whether there is a job nobody can tell, so no second one is submitted.
-        with pytest.raises(CheckpointError, match=r"job\.json is damaged: .*squeue"):
+        with pytest.raises(CheckpointError, match=r"job\.json is damaged or gone: .*squeue"):
             standing.settled(runs)
 
 
@@ -144,9 +145,24 @@ def test_an_id_that_is_none_of_a_scheduler_is_not_asked_for(sweep):
     known = read_submission(home)
     write_submission(home, Submission("--user=x", *list(vars(known).values())[1:]))
     says |= {0: Told("7_0", PENDING)}
-    assert read_submission(home) is None and states(runs[:1]) == [NOT_BEGUN]
+    assert read_submission(home) is None and states(runs[:1]) == [""]
     with pytest.raises(CheckpointError, match=r"submission\.json is damaged"):
         standing.settled(runs)
+
+
+@pytest.mark.parametrize("changed", [{"asked": 3}, {"logs": 7}, {"settings": []}, {"array": "yes"}, None])
+def test_a_damaged_submission_hides_nothing(sweep, changed):
+    runs, _ = sweep
+    home = read_job(runs[0]).submission
+    if changed is None:
+        (home / "submission.json").unlink()
+    else:
+        content = json.loads((home / "submission.json").read_text()) | changed
+        (home / "submission.json").write_text(json.dumps(content))
+    assert states(runs) == [""] * 4
+    # What has ended has no job that could wait.
+    write_job(runs[1], read_job(runs[1]), began=True, ended=FAILED)
+    assert states(runs)[1] == NOT_BEGUN
 
 
 def test_a_folder_that_moves_takes_its_jobs_along(sweep, tmp_path):

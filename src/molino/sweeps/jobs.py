@@ -96,7 +96,9 @@ def read_submission(folder: Path) -> Submission | None:
     """Return what was submitted from a folder; None where that is not to be read."""
     with suppress(OSError, ValueError, TypeError):
         submission = Submission(**json.loads(read_text(folder / SUBMISSION)))
-        if submission.id is None or re.fullmatch(r"\w[\w.]*", submission.id):
+        sound = submission.id is None or re.fullmatch(r"\w[\w.]*", submission.id)
+        kinds = {"settings": dict, "asked": list, "array": bool, "logs": str}
+        if sound and all(isinstance(getattr(submission, name), kind) for name, kind in kinds.items()):
             return submission
     return None
 

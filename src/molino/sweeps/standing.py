@@ -84,10 +84,14 @@ def _look(runs: Iterable[Path], surely: bool) -> dict[Path, tuple[Status, Job | 
     looked: dict[Path, tuple[Status, Job | None]] = {}
     for run, status in found.items():
         job = jobs.get(run)
-        if surely and status.state != DONE and (damaged := _damaged(run, job, known)):
+        damaged = _damaged(run, job, known) if status.state != DONE else None
+        if damaged is not None and not surely:
+            looked[run] = replace(status, state=UNKNOWN, reason=f"{damaged} is damaged or gone"), None
+            continue
+        if damaged is not None:
             raise CheckpointError(
-                f"{damaged} is damaged: whether {run.name} has a job only squeue --me tells; end it with scancel, if "
-                f"there is one, and delete {run / RECORD}"
+                f"{damaged} is damaged or gone: whether {run.name} has a job only squeue --me tells; end it with "
+                f"scancel, if there is one, and delete {run / RECORD}"
             )
         submission = known[job.submission] if job else None
         if job is None or submission is None or submission.id is None:
@@ -100,11 +104,10 @@ def _look(runs: Iterable[Path], surely: bool) -> dict[Path, tuple[Status, Job | 
 
 
 def _damaged(run: Path, job: Job | None, known: dict[Path, Submission | None]) -> Path | None:
-    """Return the record of a run's job that is there and cannot be read."""
+    """Return the record of a run's job that cannot be read, or of one that has not ended and is gone."""
     if job is None:
         return run / RECORD if (run / RECORD).is_file() else None
-    record = job.submission / SUBMISSION
-    return record if known[job.submission] is None and record.is_file() else None
+    return job.submission / SUBMISSION if known[job.submission] is None and job.ended is None else None
 
 
 def _ask(

@@ -21,6 +21,10 @@ RUNS = {
 CODES = ("", "0:0")  # exit codes that tell nothing
 
 
+class Silent(ResourceError):
+    """Slurm does not answer; later it may."""
+
+
 def ask(submissions: dict[Path, Submission]) -> dict[tuple[Path, int], Told]:
     """Return what Slurm knows of the jobs of submissions, by folder and number.
 
@@ -133,9 +137,9 @@ def answer(*command: str) -> str:
     except FileNotFoundError:
         raise ResourceError(f"there is no {command[0]} here to ask Slurm with") from None
     except subprocess.TimeoutExpired:
-        raise ResourceError(f"Slurm does not answer: {command[0]} took more than {SECONDS} seconds") from None
+        raise Silent(f"Slurm does not answer: {command[0]} took more than {SECONDS} seconds") from None
     if done.returncode:
-        raise ResourceError(f"Slurm does not answer: {command[0]} says {' '.join(done.stderr.split())}")
+        raise Silent(f"Slurm does not answer: {command[0]} says {' '.join(done.stderr.split())}")
     return done.stdout
 
 

@@ -79,6 +79,8 @@ def check_cluster(launcher: Any, requests: list[Request]) -> None:
     launcher.largest_array = max(int(settings.get("MaxArraySize", 1001)), 1)
     logs = submitting.logs_of(launcher, requests[0])
     make_directory(logs, "; set hydra.launcher.logs")
+    if "\\" in str(logs):
+        raise ConfigError(f"Slurm cannot write to {logs}, for the backslash in its name: set hydra.launcher.logs")
     if not os.access(logs, os.W_OK):
         raise ResourceError(f"{logs} cannot be written: set hydra.launcher.logs")
     _remark_on_places(requests[0])

@@ -71,7 +71,7 @@ class Heard:
 def main(folder: str) -> int:
     """Train the run of this job, and see to what comes next."""
     submission = read_submission(Path(folder))
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)) if submission.array else 0
     told: list[int] = []
     for number in SAVED.values():
         signal.signal(number, lambda number, frame: told.append(number))
@@ -191,7 +191,7 @@ def _failed(run: Path, heard: Heard, before: Status) -> None:
             cut_off(run, reason, before.failures)
         fail(run, reason)
     elif heard.status and not told and status.state != "running":
-        said = heard.last.get(0) or heard.refused
+        said = heard.refused if heard.refused and heard.first is None else heard.last.get(0, "")
         fail(run, f"its process ended with status {heard.status}: {said}: see {run / LOG}")
 
 

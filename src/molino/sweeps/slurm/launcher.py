@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.console import say
-from molino.base.errors import ResourceError
 from molino.base.files import lock, make_directory
 from molino.configuration.request import Request
 from molino.runs.status import CANCELLED, DONE, PENDING, RUNNING, Status, read_status
@@ -20,7 +19,7 @@ from molino.sweeps.display import Display
 from molino.sweeps.jobs import Job, Submission, read_job, read_submission
 from molino.sweeps.scheduler import drive
 from molino.sweeps.slurm import checks, submitting
-from molino.sweeps.slurm.asking import answer
+from molino.sweeps.slurm.asking import Silent, answer
 from molino.sweeps.standing import settled
 
 FOLDER = ".slurm"  # in a sweep's directory: a folder for each submission, and the lock of whoever submits
@@ -139,10 +138,17 @@ class Slurm:
         """Submit runs, but for those that Slurm has; return those that it has no place for."""
         folder = requests[0].path.parent / FOLDER
         make_directory(folder)
-        with lock(folder / "lock") as held:
-            self.known |= settled(request.path for request in requests)
-            new = self._new(requests)
-            left, why = submitting.submit(new, self, folder, held)
+        try:
+            with lock(folder / "lock") as held:
+                self.known |= settled(request.path for request in requests)
+                new = self._new(requests)
+                left, why = submitting.submit(new, self, folder, held)
+        except Silent as error:
+            if not self.wait:
+                raise
+            self._remark(error)
+            self.full = True
+            return requests
         refused = {request.path for request in left}
         self.known |= {request.path: Status(PENDING) for request in new if request.path not in refused}
         self.full = bool(left)
@@ -163,10 +169,8 @@ class Slurm:
                 break
         try:
             now = settled(request.path for request in held)
-        except ResourceError as error:
-            if not self.silent:
-                say(f"{error}: it is asked again until it does")
-            self.silent = True
+        except Silent as error:
+            self._remark(error)
             return []
         self.silent = False
         if not self.news or any(now[path].state != self.known[path].state for path in now if path in self.known):
@@ -176,6 +180,12 @@ class Slurm:
         # Others may have left places that one held none of.
         self.full = self.full and bool(held) and not ended
         return ended
+
+    def _remark(self, error: Silent) -> None:
+        """Say once that Slurm does not answer."""
+        if not self.silent:
+            say(f"{error}: it is asked again until it does")
+        self.silent = True
 
     def cancel(self, held: list[Request], number: int | None = None) -> None:
         """Have Slurm end jobs that wait; where a signal is named also those that run."""

@@ -15,6 +15,8 @@ from molino.configuration.door import ALLOW
 # The parts of a template of one's own.
 DIRECTIVES, SETUP, COMMAND = "{{directives}}", "{{setup}}", "{{command}}"
 PLAIN = f"#!/bin/bash\n{DIRECTIVES}\n\n{SETUP}\n\n{COMMAND}\n"
+KEPT = ("SLURM_CONF", "SLURM_JWT")  # of the environment
+UNSAID = ("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_ERROR")
 OWN = "how molino asks for jobs"
 # Options of sbatch that follow from the runs, or by which molino knows its jobs again.
 OURS = {
@@ -33,11 +35,12 @@ NAMED = {
     "mail_type": "mail-type",
 }  # fmt: skip
 GIGABYTES = ("memory", "memory_per_cpu", "memory_per_gpu")
+Options = list[tuple[str, str | None]]
 CARRIED = ("PYTHONPATH", ALLOW, "MOLINO_CACHE", "MOLINO_MIRROR")
 
 
-def directives(asked: dict[str, Any], shape: dict[str, Any], options: dict[str, Any]) -> list[str]:
-    """Return the options of sbatch, each as its script says it.
+def sbatch_options(asked: dict[str, Any], shape: dict[str, Any], options: dict[str, Any]) -> Options:
+    """Return the options of sbatch, and the value of each that has one.
 
     Args:
         asked: settings of the launcher, by the names in NAMED; None is not said.
@@ -51,11 +54,27 @@ def directives(asked: dict[str, Any], shape: dict[str, Any], options: dict[str, 
     found |= shape | {str(name): value for name, value in options.items()}
     if not found["requeue"]:
         found["no-requeue"] = True
-    return [
-        f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(str(value))}")
-        for name, value in found.items()
-        if value is not None and value is not False
-    ]
+    said = {name: value for name, value in found.items() if value is not None and value is not False}
+    return [(name, None if value is True else str(value)) for name, value in said.items()]
+
+
+def directives(options: Options) -> list[str]:
+    """Return options of sbatch as a script says them."""
+    return [f"#SBATCH --{name}" + ("" if value is None else f"={_quoted(value)}") for name, value in options]
+
+
+def arguments(options: Options) -> list[str]:
+    """Return options of sbatch as a command says them, which counts more than SBATCH_* of the environment."""
+    return [f"--{name}" + ("" if value is None else f"={value}") for name, value in options]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for sbatch: of a job in which a command is typed nothing is said to those it submits."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (not name.startswith("SLURM_") or name in KEPT) and name not in UNSAID
+    }
 
 
 def check_options(options: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -66,8 +85,9 @@ def check_options(options: dict[str, Any], asked: dict[str, Any]) -> None:
     """
     said = {option: name for name, option in NAMED.items() if asked.get(name) is not None}
     for name, value in options.items():
-        if name in OURS:
-            raise ConfigError(f"hydra.launcher.options.{name}={value}: this follows from {OURS[name]}; leave it out")
+        # sbatch takes the beginning of a name for the whole.
+        if ours := next((each for each in OURS if each.startswith(str(name))), None):
+            raise ConfigError(f"hydra.launcher.options.{name}={value}: this follows from {OURS[ours]}; leave it out")
         if name in said:
             raise ConfigError(f"hydra.launcher.options.{name} says what hydra.launcher.{said[name]} does: give one")
         if "_" in str(name):

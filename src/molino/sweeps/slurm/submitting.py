@@ -17,6 +17,7 @@ from molino.sweeps.slurm import asking, script
 
 # In what sbatch says when somebody has as many jobs as may be; see slurm.conf(5), sacctmgr(1).
 FULL = ("submit limit", "SubmitLimit", "SubmitJobs", "MaxSubmit", "SubmitJobPer")
+LOST = ("Unable to contact slurm controller", "Socket timed out")
 Shape = tuple[int, int, Any]
 
 
@@ -37,12 +38,8 @@ def gpus_of(request: Request, launcher: Any) -> int | str | None:
     return request.devices if wants else None
 
 
-def script_of(requests: list[Request], launcher: Any, folder: Path) -> str:
-    """Return the batch script for runs of one shape.
-
-    Args:
-        folder: of their submission.
-    """
+def options_of(requests: list[Request], launcher: Any) -> script.Options:
+    """Return the options of sbatch for runs of one shape."""
     ((nodes, tasks, gpus),) = by_shape(requests, launcher)
     several = len(requests) > 1
     asked = launcher.asked() | {"gpus": gpus, "job_name": launcher.job_name or requests[0].path.parent.name[:50]}
@@ -55,7 +52,16 @@ def script_of(requests: list[Request], launcher: Any, folder: Path) -> str:
         "output": str(logs_of(launcher, requests[0])).replace("%", "%%") + ("/%A_%a.log" if several else "/%j.log"),
         "open-mode": "append",
     }
-    lines = script.directives(asked, shape, launcher.options)
+    return script.sbatch_options(asked, shape, launcher.options)
+
+
+def script_of(requests: list[Request], launcher: Any, folder: Path) -> str:
+    """Return the batch script for runs of one shape.
+
+    Args:
+        folder: of their submission.
+    """
+    lines = script.directives(options_of(requests, launcher))
     template = script.read_template(launcher.template, launcher.setup)
     return script.compose(lines, launcher.setup, folder, launcher.context.folder, launcher.cpus, template)
 
@@ -94,8 +100,12 @@ def check(requests: list[Request], launcher: Any, folder: Path) -> None:
         ResourceError: it would not, for another reason than that there is no place now.
     """
     for alike in by_shape(requests, launcher).values():
-        text = script_of(alike[: launcher.largest_array], launcher, folder)
-        done = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True, errors="replace")
+        part = alike[: launcher.largest_array]
+        done = subprocess.run(
+            ["sbatch", "--test-only", *script.arguments(options_of(part, launcher))],
+            input=script_of(part, launcher, folder), capture_output=True, text=True, errors="replace",
+            env=script.environment(),
+        )  # fmt: skip
         said = _said(done.stderr)
         if done.returncode and not any(words in said for words in FULL):
             raise ResourceError(f"Slurm refuses the jobs: {said}: those that wait stay as they are")
@@ -122,11 +132,17 @@ def _submit(requests: list[Request], launcher: Any, folder: Path, lock: int) -> 
         make_directory(request.path)
         write_job(request.path, Job("slurm", home, index))
     # Should this process be killed, sbatch holds the lock until it has ended, and the next command finds what it did.
-    command = ["sbatch", "--parsable", str(home.absolute() / asking.SCRIPT)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=[lock])
+    told = script.arguments(options_of(requests, launcher))
+    done = subprocess.run(
+        ["sbatch", "--parsable", *told, str(home.absolute() / asking.SCRIPT)],
+        capture_output=True, text=True, errors="replace", env=script.environment(), pass_fds=[lock],
+    )  # fmt: skip
     said = _said(done.stderr)
+    if any(words in said for words in LOST):
+        # It may have come through: what lies here tells the next look at the queue.
+        raise asking.Silent(f"Slurm does not answer: sbatch says {said}")
     number = done.stdout.strip().partition(";")[0] if done.returncode == 0 else asking.find(home)
-    if number is None:
+    if not number:
         for request in requests:
             (request.path / RECORD).unlink(missing_ok=True)
         shutil.rmtree(home)
