@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import subprocess
 import time
 
 QUESTION = "prompt: "
@@ -15,10 +16,12 @@ def type_at(command: list[str], typed: list[tuple[str, str]], seconds: float = 6
     Args:
         typed: what is to be shown since the one before, and what is then typed.
     """
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["TERM"] = "dumb"
-        os.execvp(command[0], command)
+    terminal, other = pty.openpty()
+    # Not pty.fork: a copy of a process that has run a thousand tests may be more than there is memory for.
+    child = subprocess.Popen(
+        ["setsid", "--ctty", *command], stdin=other, stdout=other, stderr=other, env=os.environ | {"TERM": "dumb"}
+    )
+    os.close(other)
     shown, deadline, answered, seen = b"", time.monotonic() + seconds, 0, 0
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.1)[0]:
@@ -34,7 +37,7 @@ def type_at(command: list[str], typed: list[tuple[str, str]], seconds: float = 6
             os.write(terminal, typed[answered][1].encode())
             answered += 1
     else:
-        os.kill(child, 9)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        child.kill()
+    status = child.wait()
     os.close(terminal)
     return status, re.sub(r"\x1b\[\?2004[hl]\r?", "", shown.decode("utf-8")).replace("\r\n", "\n")
