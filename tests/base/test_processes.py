@@ -5,7 +5,7 @@ import os
 import pytest
 from ranks import bare, by_hand, mpirun, srun
 
-from molino.base.processes import is_further, is_main_process, started
+from molino.base.processes import is_further, is_main_process, slurm_job, started
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "GROUP_RANK": "1"}
 STEP = {**srun(3, (2, 2)), "SLURM_CLUSTER_NAME": "alps"}
@@ -97,3 +97,11 @@ def test_starts_are_told_apart(environment):
             environment(values(rank, (2,)))
             names.add(started().job)
         assert len(names) == 1
+
+
+def test_a_task_of_an_array_has_a_name_of_its_own(monkeypatch):
+    for name, value in {"JOB_ID": "9", "ARRAY_JOB_ID": "9", "ARRAY_TASK_ID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert slurm_job() == "9_2"
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    assert slurm_job() == "9"

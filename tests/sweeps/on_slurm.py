@@ -14,6 +14,7 @@ import cluster
 import pytest
 from sweeping import SMALL
 
+from molino.base.processes import environment
 from molino.runs.status import RUNNING, read_status
 
 # The rare checkpoints are those of a signal. ENDLESS is over when a test says so, however fast the machine trains.
@@ -37,6 +38,16 @@ def running_slurm(**settings: Any) -> Iterator[dict[str, str]]:
             yield environment
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def using(slurm: dict[str, str]) -> Iterator[None]:
+    """Have the commands of a test ask this cluster; afterwards no job of it is left."""
+    with environment(slurm):
+        yield
+        ask("scancel", "--me", "--signal=KILL")
+        ask("scancel", "--me")
+        until(lambda: not queue(), "the jobs to leave the queue")
 
 
 def ask(*command: str) -> str:

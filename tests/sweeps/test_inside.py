@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from molino.runs.status import FAILED, Status, read_status, update
-from molino.sweeps.slurm.inside import Heard, _failed, _hear, this_job
+from molino.sweeps.slurm.inside import Heard, _failed, _hear
 
 
 def heard_of(*lines: str, several: bool = False) -> tuple[Heard, str]:
@@ -55,11 +55,3 @@ def test_the_process_that_failed_first_is_named_and_not_the_echo(tmp_path):
     _failed(run, heard, Status(""))
     assert read_status(run).error == "process 1 on n2 failed first: molino: the loss is nan"
     assert read_status(run).failures == 1
-
-
-def test_a_task_of_an_array_has_a_name_of_its_own(monkeypatch):
-    for name, value in {"JOB_ID": "9", "ARRAY_JOB_ID": "9", "ARRAY_TASK_ID": "2"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert this_job() == "9_2"
-    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
-    assert this_job() == "9"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from on_slurm import ENDLESS, RARE, SLURM, WAIT, ask, job_of, queue, running_slurm, script_of, training, until
+from on_slurm import ENDLESS, RARE, SLURM, WAIT, ask, job_of, queue, running_slurm, script_of, training, until, using
 from sweeping import SMALL, places, run_of, runs_of, sweep_dir, weights
 
 from molino.configuration.door import ALLOW
@@ -29,13 +29,9 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(autouse=True)
-def on_slurm(slurm, monkeypatch) -> Iterator[None]:
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
-    yield
-    ask("scancel", "--me", "--signal=KILL")
-    ask("scancel", "--me")
-    until(lambda: not queue(), "the jobs to leave the queue")
+def on_slurm(slurm) -> Iterator[None]:
+    with using(slurm):
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 # In the environment of a process that is started by a command: the request that it is to train, in place of what its
@@ -71,6 +73,30 @@ def is_further() -> bool:
     """Tell whether somebody has started this process beside a first one, which is asked for the same."""
     place = started()
     return place is not None and place.rank > 0
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment, for this process and those that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def slurm_job() -> str:
+    """Return what Slurm calls the job of this process; nothing outside of jobs.
+
+    By its plain number the last task of an array stands for all of them.
+    """
+    array, task = (os.environ.get(f"SLURM_ARRAY_{what}") for what in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _by_torchrun() -> Place | None:

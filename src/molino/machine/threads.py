@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from molino.base.processes import started
+from molino.base.processes import environment, started
 
 # What torch reads when it is imported.
 VARIABLE = "OMP_NUM_THREADS"
@@ -32,15 +32,8 @@ def threads_as_set() -> Iterator[None]:
 
     Lightning sets another one, by the cores that a process sees, where the environment names none.
     """
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(torch.get_num_threads())
-    try:
+    with environment({VARIABLE: str(torch.get_num_threads())}):
         yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 def _given(processes: int) -> int | None:

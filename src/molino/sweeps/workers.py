@@ -10,12 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from molino.base.processes import HANDED
+from molino.base.processes import HANDED, environment
 from molino.configuration.request import Request
 from molino.runs.status import CUT_OFF, NOT_BEGUN, RUNNING, fail, read_status
 from molino.sweeps.attempt import LOG, PARENT, Context, leave_with, output_to
@@ -97,17 +96,17 @@ class Worker:
         processes = multiprocessing.get_context("spawn")
         connection, other = processes.Pipe()
         process = processes.Process(target=_work, args=(other, self.context, self.log))
-        with _environment(self.environment):
+        with environment(self.environment):
             process.start()
         other.close()
         self.process, self.connection = process, connection
 
     def _start_command(self, request: Request) -> subprocess.Popen:
         request.path.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | self.environment | {HANDED: request.to_text()}
+        variables = os.environ | self.environment | {HANDED: request.to_text()}
         with (request.path / LOG).open("ab") as log:
             command = [sys.executable, "-m", "molino", "train", *request.overrides]
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
 
     def _drop_process(self) -> None:
         self.connection.close()
@@ -137,18 +136,3 @@ def _work(connection: Connection, context: Context, log: Path) -> None:
         while (request := connection.recv()) is not None:
             context.attempt(request)
             connection.send(None)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

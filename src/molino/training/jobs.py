@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from molino.base.errors import Interrupted
 from molino.base.files import write_text
-from molino.base.processes import is_main_process
+from molino.base.processes import is_main_process, slurm_job
 from molino.configuration.identity import canonical
 from molino.configuration.request import Request
 from molino.runs import directory
@@ -77,7 +77,7 @@ def _requeue(stop: Interrupted) -> Interrupted:
     if threading.current_thread() is threading.main_thread():
         # Slurm ends what is left of the job at once, and this process has yet to say so.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    job, said = _name(), str(stop)
+    job, said = slurm_job(), str(stop)
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=PATIENCE)
         refused = " ".join(done.stderr.split()) or f"status {done.returncode}" if done.returncode else ""
@@ -115,13 +115,7 @@ def _life() -> int:
     return int(count) if count.isdecimal() else 0
 
 
-def _name() -> str:
-    """Return the job as Slurm's commands know it: of an array it is a task."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{what}") for what in ("JOB_ID", "TASK_ID"))
-    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-
-
 def _record(request: Request) -> dict[str, Any]:
     cluster = os.environ.get("SLURM_CLUSTER_NAME", "")
     # What was typed: `latest` and the like are other settings once the run is there.
-    return {"cluster": cluster, "job": _name(), "life": _life(), "typed": json.loads(canonical(request.overrides))}
+    return {"cluster": cluster, "job": slurm_job(), "life": _life(), "typed": json.loads(canonical(request.overrides))}

@@ -1,6 +1,5 @@
 """The run that is being trained: new, to go on with, or done; whoever writes its directory has claimed it."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from molino.base.errors import CheckpointError
-from molino.base.processes import HANDED, is_main_process
+from molino.base.processes import HANDED, environment, is_main_process
 from molino.configuration.identity import LENGTHS, complete, refuse_other
 from molino.configuration.overrides import check_length
 from molino.configuration.request import Request
@@ -122,15 +121,8 @@ class Run:
             with meeting.handed_over(told):
                 yield
             return
-        before = os.environ.get(HANDED)
-        os.environ[HANDED] = told.to_text()
-        try:
+        with environment({HANDED: told.to_text()}):
             yield
-        finally:
-            if before is None:
-                del os.environ[HANDED]
-            else:
-                os.environ[HANDED] = before
 
     def _read_settings(self) -> dict[str, Any]:
         asked = self.request

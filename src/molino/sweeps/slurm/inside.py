@@ -17,7 +17,7 @@ from typing import Any
 
 from molino.base.console import say
 from molino.base.files import is_locked
-from molino.base.processes import HANDED
+from molino.base.processes import HANDED, slurm_job
 from molino.configuration.request import Request
 from molino.runs.directory import LOCK, is_done
 from molino.runs.status import CANCELLED, FAILED, Status, cut_off, fail, read_status
@@ -171,9 +171,9 @@ def _again(request: Request, job: Job, allowed: bool, why: str, before: Status) 
     """Have the job queued again, or record why it is not."""
     run = request.path
     if allowed:
-        done = subprocess.run(["scontrol", "requeue", this_job()], capture_output=True, text=True)
+        done = subprocess.run(["scontrol", "requeue", slurm_job()], capture_output=True, text=True)
         if done.returncode == 0:
-            say(f"job {this_job()} is queued again: {why}")
+            say(f"job {slurm_job()} is queued again: {why}")
             return
         why = f"{why}; Slurm does not queue it again: {' '.join(done.stderr.split())}"
     cut_off(run, f"{why}: give the command again to go on", before.failures)
@@ -201,7 +201,7 @@ def why_ended() -> str:
     Slurm would queue one again that gives way at the end of the time of grace, but only if it were still there. A job
     that its owner cancels gets the same signal, and would come back from a requeue.
     """
-    shown = job_now(this_job())
+    shown = job_now(slurm_job())
     if int(shown.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         return REQUEUED
     if shown.get("Reason") == "TimeLimit":
@@ -209,12 +209,6 @@ def why_ended() -> str:
     if shown.get("JobState") in ("RUNNING", "SIGNALING") and shown.get("PreemptTime", "None") != "None":
         return GIVES_WAY
     return CANCELLED
-
-
-def this_job() -> str:
-    """Return what Slurm calls this job. By its plain number one task of an array stands for all of them."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{what}") for what in ("JOB_ID", "TASK_ID"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 if __name__ == "__main__":
